@@ -1,0 +1,38 @@
+"""Keys for random draws: key = hash(seed, name, index).
+
+No draw ever reads a global generator. Each one names what it is for, so its bits depend on the seed and that name
+alone: not on the order of calls, the batch size, the number of workers, or what else ran before.
+
+    key = first 63 bits of blake2b(len(seed) seed len(name) name len(index) index)
+
+Every field carries its length, so two different triples can never spell the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+_BITS = 63  # torch seeds are signed 64-bit integers
+
+
+def key(seed: int, name: str, index: int = 0) -> int:
+    """Return the key of the draw ``(seed, name, index)``, an integer in [0, 2**63).
+
+    ``seed`` is the user's seed, ``name`` says what is drawn, ``index`` counts draws of the same name.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for field in (str(int(seed)), name, str(int(index))):
+        encoded = field.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return int.from_bytes(digest.digest(), "little") >> (64 - _BITS)
+
+
+def generator(seed: int, name: str, index: int = 0) -> torch.Generator:
+    """Return a fresh CPU generator for the draw ``(seed, name, index)``.
+
+    Draw on the CPU and move the result: CPU and accelerator generators give different numbers for the same seed.
+    """
+    return torch.Generator().manual_seed(key(seed, name, index))
