@@ -1,0 +1,142 @@
+"""Intervals against SciPy's closed forms and bootstrap, and their coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
+from dtheta.score import (
+    Accuracy,
+    Interval,
+    MacroF1,
+    bootstrap,
+    mean_interval,
+    metric_interval,
+    paired_bootstrap,
+    paired_interval,
+    wilson,
+)
+from dtheta.score.student import student_cdf, student_quantile
+
+stats = pytest.importorskip("scipy.stats")
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4.5, 9, 30, 1000])
+@pytest.mark.parametrize("probability", [0.005, 0.1, 0.4999, 0.5, 0.6, 0.9, 0.975, 0.9995])
+def test_student_equals_scipy(freedom: float, probability: float) -> None:
+    t = student_quantile(probability, freedom)
+    assert t == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-9, abs=1e-12)
+    assert student_cdf(t, freedom) == pytest.approx(probability, rel=1e-10)
+
+
+@pytest.mark.parametrize("successes, count", [(0, 10), (1, 7), (47, 50), (50, 50), (200, 1000)])
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+def test_wilson_equals_scipy(successes: int, count: int, level: float) -> None:
+    ours = wilson(successes, count, level)
+    theirs = stats.binomtest(successes, count).proportion_ci(level, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0 <= ours.low <= ours.estimate <= ours.high <= 1
+
+
+def test_mean_and_paired_intervals_equal_scipy() -> None:
+    a, b = [0.91, 0.93, 0.90, 0.94, 0.92], [0.90, 0.90, 0.89, 0.93, 0.90]
+    theirs = stats.t.interval(0.95, 4, loc=np.mean(a), scale=stats.sem(a))
+    ours = mean_interval(a)
+    assert (ours.low, ours.high) == pytest.approx(theirs, rel=1e-10)
+    theirs = stats.ttest_rel(a, b).confidence_interval(0.9)
+    paired = paired_interval(a, b, 0.9)
+    assert (paired.low, paired.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind, scipy_kind", [("percentile", "percentile"), ("bca", "BCa")])
+@pytest.mark.parametrize("sample", ["skewed", "binary"])
+def test_bootstrap_agrees_with_scipy_within_its_noise(kind: str, scipy_kind: str, sample: str) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.exponential(size=80) if sample == "skewed" else (generator.random(300) < 0.9).astype(float)
+    ours = bootstrap(torch.from_numpy(values), kind=kind, resamples=4000)
+    theirs = stats.bootstrap((values,), np.mean, method=scipy_kind, n_resamples=4000, rng=1).confidence_interval
+    width = theirs.high - theirs.low
+    assert abs(ours.low - theirs.low) < 0.08 * width and abs(ours.high - theirs.high) < 0.08 * width
+
+
+def test_bca_bends_towards_the_long_tail() -> None:
+    values = torch.from_numpy(np.random.default_rng(3).exponential(size=60))
+    plain, corrected = (bootstrap(values, kind=kind) for kind in ("percentile", "bca"))
+    assert corrected.low > plain.low and corrected.high > plain.high
+
+
+def test_draws_depend_on_seed_and_name_alone() -> None:
+    values = torch.arange(40.0)
+    torch.manual_seed(1)
+    first = bootstrap(values, seed=5)
+    torch.rand(3)
+    assert bootstrap(values, seed=5) == first
+    assert bootstrap(values, seed=6) != first and bootstrap(values, seed=5, name="other") != first
+
+
+def test_function_of_several_means() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(3, 1, 200))
+    ratio = bootstrap([x, x.square()], lambda mean, square: (square - mean**2).sqrt(), resamples=500)
+    assert ratio.estimate == pytest.approx(float(x.std(correction=0)))
+    assert ratio.low < 1 < ratio.high
+
+
+def test_metric_intervals_hold_the_metric_and_agree_with_wilson() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(3, (400,), generator=generator)
+    labels = torch.where(torch.rand(400, generator=generator) < 0.8, target, (target + 1) % 3)
+    accuracy = metric_interval(Accuracy(), labels, target)
+    reference = wilson(int((labels == target).sum()), 400)
+    assert (accuracy.low, accuracy.high) == pytest.approx((reference.low, reference.high), abs=0.006)
+    f1 = metric_interval(MacroF1(3), labels, target, resamples=300)
+    assert f1.low < f1.estimate < f1.high and f1.method == "bootstrap-bca"
+
+
+def test_pairing_narrows_the_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    difficulty = torch.rand(500, generator=generator)
+    a, b = (difficulty < 0.90).double(), (difficulty < 0.85).double()
+    paired = paired_bootstrap(a, b, resamples=500)
+    assert paired.estimate == pytest.approx(float((a - b).mean())) and paired.excludes(0)
+    assert paired.high - paired.low < wilson(float(a.sum()), 500).high - wilson(float(a.sum()), 500).low
+
+
+@pytest.mark.parametrize("kind", ["t", "wilson"])
+def test_coverage_is_near_the_level(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    trials, inside = 300, 0
+    for _ in range(trials):
+        if kind == "t":
+            inside += not mean_interval(generator.normal(0.3, 1, 5).tolist(), 0.9).excludes(0.3)
+        else:
+            inside += not wilson(int(generator.binomial(60, 0.3)), 60, 0.9).excludes(0.3)
+    assert inside / trials == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / trials))
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: wilson(3, 2), ConfigError, "3 of 2"),
+        (lambda: wilson(0, 0), ConfigError, "count > 0"),
+        (lambda: wilson(1, 2, level=95), ConfigError, "found 95"),
+        (lambda: mean_interval([0.9]), ConfigError, "at least 2"),
+        (lambda: mean_interval([0.9, float("nan")]), NonFinite, "1 of 2"),
+        (lambda: paired_interval([1.0, 2.0], [1.0]), ShapeMismatch, "cannot be paired"),
+        (lambda: bootstrap(torch.ones(30)), NotConverged, "wilson"),
+        (lambda: bootstrap(torch.ones(30), kind="basic"), ConfigError, "percentile"),
+        (lambda: bootstrap([torch.ones(3), torch.ones(4)]), ShapeMismatch, "one N"),
+        (lambda: student_quantile(1.0, 3), ConfigError, "probability"),
+    ],
+)
+def test_refusals(act, error, message) -> None:
+    with pytest.raises(error, match=message):
+        act()
+
+
+def test_interval_says_what_it_excludes() -> None:
+    interval = Interval(0.5, 0.4, 0.6)
+    assert interval.excludes(0.39) and not interval.excludes(0.4) and str(interval) == "0.5 [0.4, 0.6]"
