@@ -28,7 +28,9 @@ from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
 class Statistic(Protocol):
     """Maps (prediction, target) to float64 values (N, ...); hashable, equal when class and fields are equal."""
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Prediction and target of a batch -> values (N, ...)."""
+        ...
 
     def __hash__(self) -> int: ...
 

@@ -33,7 +33,7 @@ def test_student_equals_scipy(freedom: float, probability: float) -> None:
     assert student_cdf(t, freedom) == pytest.approx(probability, rel=1e-10)
 
 
-@pytest.mark.parametrize("successes, count", [(0, 10), (1, 7), (47, 50), (50, 50), (200, 1000)])
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (1, 7), (47, 50), (50, 50), (200, 1000)])
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
 def test_wilson_equals_scipy(successes: int, count: int, level: float) -> None:
     ours = wilson(successes, count, level)
@@ -52,7 +52,7 @@ def test_mean_and_paired_intervals_equal_scipy() -> None:
     assert (paired.low, paired.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
 
 
-@pytest.mark.parametrize("kind, scipy_kind", [("percentile", "percentile"), ("bca", "BCa")])
+@pytest.mark.parametrize(("kind", "scipy_kind"), [("percentile", "percentile"), ("bca", "BCa")])
 @pytest.mark.parametrize("sample", ["skewed", "binary"])
 def test_bootstrap_agrees_with_scipy_within_its_noise(kind: str, scipy_kind: str, sample: str) -> None:
     generator = np.random.default_rng(0)

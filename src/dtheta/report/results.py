@@ -1,0 +1,151 @@
+"""What the main job found: model x tasks x methods, as plain records that a file can hold.
+
+The report is a function of these records alone, so any training loop can fill them in and any later version of the
+page can be drawn from the saved JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dtheta.core.output import write_file
+from dtheta.errors import ConfigError, FormatError
+from dtheta.report.measure import ACCURACY, Measure
+from dtheta.report.record import decode
+from dtheta.score.interval import Interval
+
+Curve = tuple[tuple[float, float], ...]
+"""(optimizer step, value) pairs, steps increasing."""
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """How far training moved one weight matrix W, seen through its singular value decomposition.
+
+    Attributes:
+        name: Parameter name.
+        shift: dSigma = mean_i |s_i' - s_i|, in the unit of the weights.
+        direction: dD = 1 - mean_i (|<u_i', u_i>| + |<v_i', v_i>|) / 2, in [0, 1]; index by index, so two singular
+            values that swap places count as a full turn.
+        subspace: 1 - mean cosine of the principal angles between the leading singular subspaces, in [0, 1]; blind to
+            such swaps.
+    """
+
+    name: str
+    shift: float
+    direction: float
+    subspace: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method on one task.
+
+    Attributes:
+        name: Method, e.g. "PiSSA".
+        score: On the test examples, with its interval; what it measures is the job's ``measure``.
+        losses: Training loss, one curve per seed (nats).
+        parameters: Trainable parameters of the delta.
+        file_bytes: Size of the saved delta.
+        seconds: Wall time of training, mean over seeds.
+        scores: The score of every seed, if there are several.
+        gain: By how much it is better than the baseline (positive is better), paired over the same test examples or
+            seeds; without it the two intervals are compared, which is more cautious.
+        orthogonality: Mean Frobenius distance of A A^T and B^T B from the identity, one curve per seed; for methods
+            whose factors start orthonormal (SORSA, and SORSA with gamma 0 as its control).
+        layers: Per weight matrix, how far it moved.
+        settings: What was chosen: rank, learning rate, steps.
+    """
+
+    name: str
+    score: Interval
+    losses: tuple[Curve, ...]
+    parameters: int
+    file_bytes: int
+    seconds: float
+    scores: tuple[float, ...] = ()
+    gain: Interval | None = None
+    orthogonality: tuple[Curve, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.losses or not all(self.losses):
+            raise ConfigError(f"report: {self.name} needs at least one loss curve of at least one step")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: numbers of training and test examples, the baseline's score, every method's result, and classes."""
+
+    name: str
+    train: int
+    test: int
+    baseline: Interval
+    methods: tuple[MethodResult, ...]
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A sentence and, if there is one, the command to run."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class AdaptResults:
+    """The main job's results.
+
+    Attributes:
+        model: Its name.
+        model_parameters: Weights of the whole model.
+        model_bytes: Size of the whole model's file.
+        tasks: What was found on each.
+        measure: What the scores are: `ACCURACY` of a classifier, or `TOKEN_LOSS` of a language model.
+        provenance: Versions, seeds, base digest: nothing that names a machine.
+        next_steps: What to try next.
+    """
+
+    model: str
+    model_parameters: int
+    model_bytes: int
+    tasks: tuple[TaskResult, ...]
+    measure: Measure = ACCURACY
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    next_steps: tuple[NextStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks or any(not task.methods for task in self.tasks):
+            raise ConfigError("report: expected at least one task, each with at least one method's result")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods, in order of first appearance."""
+        return tuple(dict.fromkeys(method.name for task in self.tasks for method in task.methods))
+
+    @property
+    def runs(self) -> tuple[MethodResult, ...]:
+        """Every method's result on every task."""
+        return tuple(method for task in self.tasks for method in task.methods)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write as JSON, completely or not at all. Raises `OutputError`."""
+        with write_file(path) as stream:
+            stream.write((json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AdaptResults:
+        """Read what `save` wrote. Raises `FormatError` where the file is not that."""
+        try:
+            document: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{path}: not a readable JSON file of results ({error})") from error
+        return decode(document, cls, str(path))

@@ -1,0 +1,139 @@
+"""Survey: what a set of deltas is, as plain records: made by what, of which base, how large, how alike."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+from dtheta.core.delta import Delta
+from dtheta.core.files import load
+from dtheta.errors import BaseMismatch, ConfigError, DthetaError
+
+
+@dataclass(frozen=True)
+class ChangeSummary:
+    """One parameter's change: how it is stored, its Euclidean norm (unit of the weights), its bytes."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    rank: int | None
+    norm: float
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class DeltaSummary:
+    """One delta. ``origin`` holds what its provenance says, in words.
+
+    ``method`` is empty where no method made it (a sum, an extraction), ``base`` where it names none; else hex.
+    """
+
+    name: str
+    method: str
+    base: str
+    digest: str
+    norm: float
+    file_bytes: int
+    changes: tuple[ChangeSummary, ...]
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Deltas and the cosines between them; None where there is no angle, and ``notes`` say why."""
+
+    deltas: tuple[DeltaSummary, ...]
+    cosines: tuple[tuple[float | None, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.deltas:
+            raise ConfigError("report: expected at least one delta file")
+
+
+def survey(paths: Sequence[str | os.PathLike[str]]) -> Survey:
+    """Load ``.delta`` files and describe them. Raises what loading raises (`FormatError`)."""
+    return survey_of(
+        [(name, load(path), Path(path).stat().st_size) for name, path in zip(_names(paths), paths, strict=True)]
+    )
+
+
+def survey_of(entries: Sequence[tuple[str, Delta, int]]) -> Survey:
+    """Describe deltas that are in memory: (name, delta, bytes of its file)."""
+    found: dict[tuple[int, int], float | None] = {}
+    reasons: dict[str, list[str]] = {}
+    for i, j in combinations_with_replacement(range(len(entries)), 2):
+        cosine, why = _cosine(entries[i][1], entries[j][1])
+        found[i, j] = found[j, i] = cosine
+        if why:
+            reasons.setdefault(why, []).append(f"{entries[i][0]} and {entries[j][0]}" if i != j else entries[i][0])
+    everyone = range(len(entries))
+    cosines = tuple(tuple(found[i, j] for j in everyone) for i in everyone)
+    notes = tuple(f"{why}: {', '.join(pairs)}" for why, pairs in reasons.items())
+    return Survey(tuple(summary(*entry) for entry in entries), cosines, notes)
+
+
+def summary(name: str, delta: Delta, file_bytes: int) -> DeltaSummary:
+    """One delta in plain numbers and words."""
+    changes = tuple(
+        ChangeSummary(parameter, change.kind, tuple(change.shape), change.rank, change.norm(), change.nbytes)
+        for parameter, change in delta.changes.items()
+    )
+    made = delta.provenance
+    method = str(made.method.get("name", ""))
+    base = delta.base.digest if delta.base.digests or delta.base.root else ""
+    return DeltaSummary(name, method, base, delta.digest, delta.norm(), file_bytes, changes, _origin(delta))
+
+
+def _origin(delta: Delta) -> dict[str, str]:
+    made = delta.provenance
+    fields = {key: value for key, value in made.method.items() if key != "name"}
+    words = {
+        "operation": made.operation,
+        "method": str(made.method.get("name", "")),
+        "fields": _text(fields),
+        "settings": _text(made.settings),
+        "task": _text(made.task),
+        "seed": "" if made.seed is None else str(made.seed),
+        "parents": _text(list(made.parents)),
+        "created": made.created,
+        "versions": _text(made.versions),
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _text(value: Any) -> str:
+    """A record's value in words: ``rank 16, alpha none``; lists by commas."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return "none" if value is None else str(value)
+
+
+def _cosine(a: Delta, b: Delta) -> tuple[float | None, str]:
+    """The cosine, or None and the reason: other bases, zero length, singular values shifted without their basis."""
+    if a is b:
+        return (1.0, "") if a.norm() > 0 else (None, "zero")
+    try:
+        cosine = a.cosine(b)
+    except BaseMismatch:
+        return None, "different bases"
+    except DthetaError as error:
+        return None, str(error)
+    return (cosine, "") if not math.isnan(cosine) else (None, "one is zero")
+
+
+def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """File stems; where two are alike, with their folders."""
+    stems = [Path(path).stem for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else str(Path(path).with_suffix(""))
+        for stem, path in zip(stems, paths, strict=True)
+    ]
