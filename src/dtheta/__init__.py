@@ -1,0 +1,149 @@
+"""dtheta: moves in the parameter space of a pretrained network.
+
+One exact object, the ``Delta``: what changed, relative to which base, made by what. Everything else is a verb on it.
+
+    import dtheta as dt
+
+    model = dt.load_model("minilm")
+    adapter = dt.attach(model, dt.PiSSA(rank=16))
+    dt.fit(adapter, train, steps=200)
+    adapter.delta().save("news.delta")
+
+The names below are the public ones; everything else may change. They load on first use, so that importing dtheta
+stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dtheta._version import __version__
+from dtheta.errors import (
+    BaseMismatch,
+    ConfigError,
+    DthetaError,
+    DthetaWarning,
+    FormatError,
+    MissingExtra,
+    NonFinite,
+    NotConverged,
+    OutputError,
+    ShapeMismatch,
+    UnknownParameter,
+    UnsupportedLayer,
+)
+
+if TYPE_CHECKING:
+    from dtheta.adapt.adapter import Adapter as Adapter
+    from dtheta.adapt.attach import attach as attach
+    from dtheta.adapt.bitfit import BitFit as BitFit
+    from dtheta.adapt.clip_svd import CLIPSVD as CLIPSVD
+    from dtheta.adapt.full import Full as Full
+    from dtheta.adapt.lora import LoRA as LoRA
+    from dtheta.adapt.method import Method as Method
+    from dtheta.adapt.pissa import PiSSA as PiSSA
+    from dtheta.adapt.sorsa import SORSA as SORSA
+    from dtheta.adapt.variation import variation as variation
+    from dtheta.core.apply import applied as applied, merge as merge
+    from dtheta.core.change import Change as Change
+    from dtheta.core.delta import Delta as Delta
+    from dtheta.core.extract import extract as extract
+    from dtheta.core.files import load as load
+    from dtheta.core.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
+    from dtheta.core.interop import from_peft as from_peft, to_peft as to_peft
+    from dtheta.core.recompress import recompress as recompress
+    from dtheta.data.table import load_table as load_table
+    from dtheta.data.tasks import load_task as load_task
+    from dtheta.fit.loop import fit as fit
+    from dtheta.fit.trainer_callback import trainer_callback as trainer_callback
+    from dtheta.models.classifier import classifier as classifier
+    from dtheta.models.load import load_model as load_model, load_tokenizer as load_tokenizer
+
+# Public names that need torch or more, and the module that each comes from.
+_LAZY = {
+    "Adapter": "dtheta.adapt.adapter",
+    "BitFit": "dtheta.adapt.bitfit",
+    "CLIPSVD": "dtheta.adapt.clip_svd",
+    "Change": "dtheta.core.change",
+    "Delta": "dtheta.core.delta",
+    "Fingerprint": "dtheta.core.fingerprint",
+    "Full": "dtheta.adapt.full",
+    "LoRA": "dtheta.adapt.lora",
+    "Method": "dtheta.adapt.method",
+    "PiSSA": "dtheta.adapt.pissa",
+    "SORSA": "dtheta.adapt.sorsa",
+    "applied": "dtheta.core.apply",
+    "attach": "dtheta.adapt.attach",
+    "classifier": "dtheta.models.classifier",
+    "extract": "dtheta.core.extract",
+    "fingerprint": "dtheta.core.fingerprint",
+    "fit": "dtheta.fit.loop",
+    "from_peft": "dtheta.core.interop",
+    "load": "dtheta.core.files",
+    "load_model": "dtheta.models.load",
+    "load_table": "dtheta.data.table",
+    "load_task": "dtheta.data.tasks",
+    "load_tokenizer": "dtheta.models.load",
+    "merge": "dtheta.core.apply",
+    "recompress": "dtheta.core.recompress",
+    "to_peft": "dtheta.core.interop",
+    "trainer_callback": "dtheta.fit.trainer_callback",
+    "variation": "dtheta.adapt.variation",
+}
+
+__all__ = [
+    "Adapter",
+    "BaseMismatch",
+    "BitFit",
+    "CLIPSVD",
+    "Change",
+    "ConfigError",
+    "Delta",
+    "DthetaError",
+    "DthetaWarning",
+    "Fingerprint",
+    "FormatError",
+    "Full",
+    "LoRA",
+    "Method",
+    "MissingExtra",
+    "NonFinite",
+    "NotConverged",
+    "OutputError",
+    "PiSSA",
+    "SORSA",
+    "ShapeMismatch",
+    "UnknownParameter",
+    "UnsupportedLayer",
+    "__version__",
+    "applied",
+    "attach",
+    "classifier",
+    "extract",
+    "fingerprint",
+    "fit",
+    "from_peft",
+    "load",
+    "load_model",
+    "load_table",
+    "load_task",
+    "load_tokenizer",
+    "merge",
+    "recompress",
+    "to_peft",
+    "trainer_callback",
+    "variation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dtheta' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,111 @@
+"""The sum of a base tensor and changes of it, rounded once.
+
+    tensor = round(base + D1 + D2 + ...)        in float64, slab by slab, to the dtype of the base
+
+Accumulating in float64 makes the result independent of the order of the changes and of precision flags, and costs no
+more than float32 as long as a slab stays in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dtheta.core.change import Change, matrix_shape, slabs
+from dtheta.errors import NonFinite, UnsupportedLayer
+
+
+def displaced(
+    base: Tensor, changes: Sequence[Change], name: str, dtype: torch.dtype | None = None, check: bool = True
+) -> Tensor:
+    """Return ``base`` plus the changes, in the dtype and memory format of ``base``, or in another ``dtype``.
+
+    Args:
+        base: Any real tensor; it is not written to.
+        changes: Changes of its shape.
+        name: Of the parameter, for messages.
+        dtype: Of the result.
+        check: Whether to raise where the sum is not finite although the base is.
+
+    Raises:
+        UnsupportedLayer: If the base is complex, or of integers and the sum is none that its dtype holds.
+        NonFinite: If the sum overflows, or a change holds NaN or infinity.
+    """
+    result = _empty(base, dtype)
+    for (start, stop), _, total in _sums(base, changes, name):
+        _round_into(result[start:stop], total, name)
+    return _checked(base, result, name, check)
+
+
+def displaced_with_error(
+    base: Tensor, changes: Sequence[Change], name: str, dtype: torch.dtype | None = None
+) -> tuple[Tensor, float]:
+    """Return what ``displaced`` does, and ||realized - wanted|| / ||wanted|| of the displacement (0 if it is zero)."""
+    result = _empty(base, dtype)
+    wanted, lost = [], []
+    for (start, stop), before, total in _sums(base, changes, name):
+        _round_into(result[start:stop], total, name)
+        lost.append(float(torch.linalg.vector_norm(result[start:stop].to(total) - total)))
+        wanted.append(float(torch.linalg.vector_norm(total.sub_(before))))
+    length = math.hypot(*wanted)
+    return _checked(base, result, name, True), math.hypot(*lost) / length if length else 0.0
+
+
+def _sums(base: Tensor, changes: Sequence[Change], name: str) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+    """Yield ranges of rows with the base's rows, and with their sum with the changes in float64.
+
+    The sums share one buffer: fresh memory for each slab would cost more than the arithmetic.
+    """
+    if base.is_complex():
+        raise UnsupportedLayer(f"{name}: cannot move a tensor of {base.dtype}")
+    home = base.device if base.device.type != "mps" else torch.device("cpu")  # mps has no float64
+    changes = [change.map(lambda t: t.to(home)) for change in changes]
+    matrix = base.detach().reshape(matrix_shape(base.shape)).to(home)
+    rows, columns = matrix.shape
+    buffer = None
+    for start, stop in slabs(rows, columns):
+        before = matrix[start:stop]
+        if buffer is None:
+            buffer = torch.empty(before.shape, dtype=torch.float64, device=home)
+        total = buffer[: stop - start].copy_(before)
+        for change in changes:
+            cut = change if stop - start == rows else change.window(0, start, stop)
+            if cut is not None:
+                cut.add_to(total)
+        yield (start, stop), before, total
+
+
+def _empty(base: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return torch.empty(matrix_shape(base.shape), dtype=dtype or base.dtype, device=base.device)
+
+
+def _round_into(result: Tensor, total: Tensor, name: str) -> None:
+    """Round float64 values into ``result``; integers must come out as they are."""
+    result.copy_(total)
+    if result.dtype.is_floating_point:
+        return
+    if not torch.equal(result.to(total), total) or bool((total.abs() >= 2**53).any()):
+        raise UnsupportedLayer(f"{name}: the base holds {result.dtype} and the sum is not all integers of that type")
+
+
+def _checked(base: Tensor, result: Tensor, name: str, check: bool) -> Tensor:
+    if check and not _finite(result) and _finite(base):
+        raise NonFinite(
+            f"{name}: base plus delta is not finite in {result.dtype}: the delta overflows it, or is damaged"
+        )
+    result = result.reshape(base.shape)
+    if result.stride() != base.stride():  # keep the memory format, such as channels-last
+        result = torch.empty_like(base, dtype=result.dtype).copy_(result)
+    return result
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    if tensor.dtype.itemsize == 1:  # few operations exist for eight-bit floats
+        tensor = tensor.float()
+    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())

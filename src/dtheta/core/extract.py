@@ -1,0 +1,285 @@
+"""extract: the delta between two checkpoints.
+
+    D = tuned - base          per tensor, in float64, stored as float32
+
+Tensors that are equal bit for bit are not in the delta. Where at most a quarter of the rows of a matrix changed, only
+those are stored. With a rank, matrices are replaced by their best approximation of that rank (Eckart and Young 1936),
+and the share of the energy that this discards is on record.
+
+Adding the stored difference to the base gives the tuned tensor up to half a unit in the last place of the
+*difference*; ``dtype=torch.float64`` makes that exact for float32 checkpoints wherever float64 holds the difference.
+
+Checkpoints on disk are read one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.core.change import Change, Dense, LowRank, New, Rows, matrix_shape, slabs
+from dtheta.core.checkpoints import open_checkpoint
+from dtheta.core.delta import Delta
+from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
+from dtheta.core.provenance import Provenance
+from dtheta.core.svd import full_svd, truncated_svd
+from dtheta.core.tensors import aliases, attached_to, base_tensors, matches, same_bits, why_unreadable
+from dtheta.errors import (
+    ConfigError,
+    DthetaWarning,
+    NonFinite,
+    ShapeMismatch,
+    UnknownParameter,
+    UnsupportedLayer,
+)
+
+Source = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
+
+# A matrix of which at most this share of the rows changed is stored by rows.
+ROWS_SHARE = 0.25
+
+
+def extract(
+    base: Source,
+    tuned: Source,
+    rank: int | float | None = None,
+    select: str | None = None,
+    strict: bool = True,
+    *,
+    new: Literal["refuse", "keep"] = "refuse",
+    dtype: torch.dtype = torch.float32,
+) -> Delta:
+    """Return the delta that leads from one checkpoint to another.
+
+    Args:
+        base: A module, tensors by name, or the path of a checkpoint.
+        tuned: Likewise.
+        rank: None for the exact difference. An integer: matrices at least that large become low-rank of that rank.
+            A float in (0, 1): each matrix gets the smallest rank that holds that share of its energy (sum of squared
+            singular values). A matrix whose factors would not be smaller than itself stays exact.
+        select: Glob over names of the base, alternatives joined by ``|``; everything by default.
+        strict: Whether both must have the same names; else names that one side lacks are left out, and on record.
+        new: What to do with tensors that only ``tuned`` has: ``"refuse"``, or ``"keep"`` them as new vectors.
+        dtype: Dtype of the stored difference, float32 or float64.
+
+    Returns:
+        The delta. ``provenance.settings["discarded"]`` holds the discarded share of the energy by parameter.
+
+    Raises:
+        UnknownParameter: If one side lacks tensors of the other, or ``select`` matches nothing.
+        ShapeMismatch: If a tensor has another shape in each.
+        UnsupportedLayer: If a tensor is sharded, on the meta device, or of integers in one and floats in the other.
+        NonFinite: If a changed tensor holds NaN or infinity.
+        ConfigError: For a rank or dtype that cannot be meant, or an adapter attached to ``tuned``.
+        FormatError: If a checkpoint is damaged.
+    """
+    _check_arguments(rank, new, dtype)
+    before, after = _Side.of(base, "base"), _Side.of(tuned, "tuned")
+    pairs, missing, extra = _paired(before, after, select)
+    if strict and (missing or (extra and new == "refuse")):
+        raise UnknownParameter(_names_differ(missing, extra if new == "refuse" else []))
+    work = _Extraction(rank, dtype)
+    for name, others in pairs.items():
+        work.compare(name, before.tensors[name], [after.tensors[other] for other in others])
+    kept = extra if new == "keep" else []
+    for name in kept:
+        work.changes[name] = New(_finite(after.tensors[name], name, "tuned").to(dtype))
+    settings: dict[str, Any] = {"rank": rank, "select": select, "discarded": work.discarded}
+    settings["left_out"] = [*missing, *(n for n in extra if n not in kept)]
+    work.warn()
+    root = merkle_root(work.digests) if select is None and not missing else None
+    found = Fingerprint(work.digests, root).restrict(work.changes)
+    made = Provenance("extract", settings={key: value for key, value in settings.items() if value})
+    return Delta(work.changes, found, made)
+
+
+def _check_arguments(rank: int | float | None, new: str, dtype: torch.dtype) -> None:
+    whole = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+    if rank is not None and not whole and not (isinstance(rank, float) and 0 < rank < 1):
+        raise ConfigError(f"rank must be a positive integer, or a share of the energy in (0, 1); found {rank!r}")
+    if new not in ("refuse", "keep"):
+        raise ConfigError(f"new must be 'refuse' or 'keep', found {new!r}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ConfigError(f"dtype must be torch.float32 or torch.float64, found {dtype}")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two checkpoints: its tensors, and the names that each of them goes by."""
+
+    tensors: Mapping[str, Tensor]
+    names: Mapping[str, list[str]]
+
+    @classmethod
+    def of(cls, source: Source, role: str) -> _Side:
+        """Read what the caller gave."""
+        if isinstance(source, nn.Module):
+            if role == "tuned" and (attached := attached_to(source)):
+                raise ConfigError(
+                    f"an adapter is attached to {attached[0] or 'the tuned model'!r}, and its tensors do not show "
+                    "what it does; its change is adapter.delta()"
+                )
+            names = {name: [o.name for o in held] for name, held in aliases(source).items()}
+            return cls(base_tensors(source), names)
+        if isinstance(source, (str, os.PathLike)):
+            source = open_checkpoint(source)
+        if not isinstance(source, Mapping):
+            raise ConfigError(f"{role} is a {type(source).__name__}; expected a module, tensors by name, or a path")
+        return cls(source, {name: [name] for name in source})
+
+
+def _paired(before: _Side, after: _Side, select: str | None) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """Return the tensors of ``after`` by the tensor of ``before`` they belong to, and the names without a partner."""
+    wanted = [name for name in before.tensors if select is None or matches(name, select)]
+    canonical = {alias: name for name in before.tensors for alias in before.names[name]}
+    pairs: dict[str, list[str]] = {name: [] for name in wanted}
+    extra = []
+    for name in after.tensors:
+        partners = dict.fromkeys(canonical[alias] for alias in after.names[name] if alias in canonical)
+        for partner in partners:
+            if partner in pairs:
+                pairs[partner].append(name)
+        if not partners and (select is None or matches(name, select)):
+            extra.append(name)
+    if select is not None and not wanted and not extra:
+        first = list(before.tensors)[:3]
+        raise UnknownParameter(f"no tensor of the base matches {select!r}; the first names are {first}")
+    missing = [name for name, others in pairs.items() if not others]
+    return {name: others for name, others in pairs.items() if others}, missing, extra
+
+
+def _names_differ(missing: list[str], extra: list[str]) -> str:
+    parts = []
+    if missing:
+        first = ", ".join(missing[:3])
+        parts.append(f"{len(missing)} tensors of the base are not in the tuned checkpoint, first: {first}")
+    if extra:
+        first = ", ".join(extra[:3])
+        parts.append(f"{len(extra)} tensors of the tuned checkpoint are not in the base, first: {first}")
+    advice = "; select=... compares a part of the names, strict=False those that both have"
+    if extra:
+        advice += ", and new='keep' takes new tensors, such as a head, into the delta"
+    return "; ".join(parts) + advice
+
+
+@dataclass
+class _Extraction:
+    """A comparison under way, one tensor at a time."""
+
+    rank: int | float | None
+    dtype: torch.dtype
+    changes: dict[str, Change] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    discarded: dict[str, float] = field(default_factory=dict)
+    dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = field(default_factory=dict)
+
+    def compare(self, name: str, base: Tensor, tuned: list[Tensor]) -> None:
+        """Take the difference of one tensor of the base and what became of it, under one name or several."""
+        for tensor in (base, *tuned):
+            if why := why_unreadable(tensor):
+                raise UnsupportedLayer(f"{name}: cannot be compared: {why}")
+        self.digests[name] = tensor_digest(base)
+        if not all(same_bits(tuned[0], tensor) for tensor in tuned[1:]):
+            raise UnsupportedLayer(f"{name}: tied in the base, but the tuned checkpoint holds different tensors for it")
+        if same_bits(base, tuned[0]):
+            return
+        _check_pair(name, base, tuned[0])
+        if base.dtype != tuned[0].dtype:
+            self.dtypes[name] = (base.dtype, tuned[0].dtype)
+        change = self._change(name, _difference(name, base, tuned[0], self.dtype))
+        if change is not None:
+            self.changes[name] = change
+
+    def _change(self, name: str, difference: Tensor) -> Change | None:
+        rows, columns = matrix_shape(difference.shape)
+        matrix = difference.reshape(rows, columns)
+        touched = (matrix != 0).any(1).nonzero().flatten()
+        if not touched.numel():  # -0.0 and 0.0: other bits, no displacement
+            return None
+        if difference.ndim == 2 and touched.numel() <= ROWS_SHARE * rows:
+            return Rows(touched, matrix[touched], (rows, columns))
+        if self.rank is None or difference.ndim < 2:
+            return Dense(difference)
+        return self._low_rank(name, matrix, tuple(difference.shape)) or Dense(difference)
+
+    def _low_rank(self, name: str, matrix: Tensor, shape: tuple[int, ...]) -> Change | None:
+        """Return the truncated change, or None where its factors would not be smaller than the matrix."""
+        m, n = matrix.shape
+        most = (m * n - 1) // (m + n)
+        if isinstance(self.rank, int):
+            if self.rank > min(m, n, most):
+                return None
+            svd = truncated_svd(matrix, self.rank)
+        else:
+            svd = full_svd(matrix)
+            svd = svd.truncate(_smallest_rank(svd.S, float(self.rank or 1.0)))
+            if svd.rank > most:
+                return None
+        root = svd.S.sqrt()
+        self.discarded[name] = min(1.0, svd.residual**2)
+        return LowRank(svd.U * root, root[:, None] * svd.Vh, full_shape=shape)
+
+    def warn(self) -> None:
+        """Say once that the two checkpoints are not of one precision."""
+        if not self.dtypes:
+            return
+        name, (base, tuned) = next(iter(self.dtypes.items()))
+        warnings.warn(
+            f"{len(self.dtypes)} tensors are stored in another dtype in each checkpoint (first: {name}, {base} in the "
+            f"base, {tuned} in the tuned one). The delta is the exact difference, so it holds what rounding to the "
+            "coarser dtype did beside what training did; compare checkpoints of one dtype to avoid that",
+            DthetaWarning,
+            stacklevel=3,
+        )
+
+
+def _smallest_rank(singular_values: Tensor, energy: float) -> int:
+    """Return the smallest rank that holds a share of the sum of squares."""
+    squares = singular_values.double().square()
+    tail = squares.flip(0).cumsum(0).flip(0)  # tail[i]: the energy from i on
+    return max(1, int((tail > (1 - energy) * tail[0]).sum()))
+
+
+def _check_pair(name: str, base: Tensor, tuned: Tensor) -> None:
+    if base.shape != tuned.shape:
+        hint = ""
+        if base.ndim == tuned.ndim and base.ndim >= 1 and base.shape[1:] == tuned.shape[1:]:
+            hint = (
+                "; if this is an embedding or output layer that was resized for added tokens, resize that of the base "
+                "in the same way first (model.resize_token_embeddings(n)), or leave it out with select"
+            )
+        shapes = f"{tuple(base.shape)}, the tuned checkpoint {tuple(tuned.shape)}"
+        raise ShapeMismatch(f"{name}: the base has {shapes}{hint}")
+    if base.is_floating_point() != tuned.is_floating_point() or base.is_complex() or tuned.is_complex():
+        raise UnsupportedLayer(
+            f"{name}: {base.dtype} in the base and {tuned.dtype} in the tuned checkpoint cannot be subtracted; if one "
+            "of them is quantized, compare the unquantized checkpoints"
+        )
+
+
+def _difference(name: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``tuned - base``, taken in float64."""
+    if not base.is_floating_point():
+        dtype = torch.float64
+    shape = matrix_shape(base.shape)
+    before, after = base.detach().reshape(shape), tuned.detach().reshape(shape)
+    result = torch.empty(shape, dtype=dtype)
+    for start, stop in slabs(*shape):
+        step = after[start:stop].to("cpu", torch.float64) - before[start:stop].to("cpu", torch.float64)
+        if not bool(torch.isfinite(step).all()):
+            _finite(base, name, "base")
+            _finite(tuned, name, "tuned")
+        result[start:stop] = step
+    return _finite(result.reshape(base.shape), name, "difference")
+
+
+def _finite(tensor: Tensor, name: str, role: str) -> Tensor:
+    if not bool(torch.isfinite(tensor).all()):
+        raise NonFinite(f"{name}: the {role} holds NaN or infinity; there is no difference to take")
+    return tensor

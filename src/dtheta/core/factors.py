@@ -1,0 +1,116 @@
+"""Singular vectors that are computed once: `truncated_svd` behind a cache on disk.
+
+    key = xxh3_128(dtype, shape, bytes of the weight), rank, accuracy, seed, route, version of the algorithm
+
+A weight is known by its content, so a renamed, reloaded or copied model finds its factors again, and a changed weight
+never finds wrong ones. The digest is a fast one: it guards against accidents, and a cache of one's own needs no
+more (a fingerprint of a base, core/fingerprint.py, is cryptographic). A stored larger rank serves a smaller one.
+
+The cache lives in the folder "factors" of $DTHETA_CACHE and holds at most $DTHETA_FACTOR_CACHE_BYTES, 4e9 by default;
+0 turns it off. What was used longest ago goes first.
+
+Shape legend: weight (m, n), rank r.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+import xxhash
+from torch import Tensor
+
+from dtheta.core.cache import cache_dir
+from dtheta.core.factorfile import load_stored, store, store_path
+from dtheta.core.svd import Route, TruncatedSVD, check_arguments, truncated_svd
+from dtheta.errors import ConfigError, DthetaError
+
+VERSION = 1  # raised whenever the same request gives other numbers
+_CAPACITY = 4_000_000_000
+_T = TypeVar("_T")
+
+
+def cached_svd(
+    weight: Tensor, rank: int, *, accuracy: float | None = 1e-5, seed: int = 0, route: Route = "auto"
+) -> TruncatedSVD:
+    """Return ``truncated_svd(weight, rank, ...)``, from disk when the same matrix was factored before.
+
+    Arguments and errors are those of `truncated_svd`. The tensors are on the device of ``weight`` and free to be
+    written to; the cache is never changed by that.
+    """
+    check_arguments(weight, rank, accuracy, route)
+    return _cached({"": weight}, rank, accuracy, seed, route)[""]
+
+
+def cached_svds(
+    weights: Mapping[str, Tensor],
+    rank: int,
+    *,
+    accuracy: float | None = 1e-5,
+    seed: int = 0,
+    route: Route = "auto",
+) -> dict[str, TruncatedSVD]:
+    """Return `cached_svd` of every matrix by name; all of them are stored in one file, which is read at once.
+
+    Equal matrices (tied weights) are factored once and share their tensors. Errors name the matrix.
+    """
+    for name, weight in weights.items():
+        _naming(name, lambda w=weight: check_arguments(w, rank, accuracy, route))
+    return _cached(weights, rank, accuracy, seed, route)
+
+
+def _cached(
+    weights: Mapping[str, Tensor], rank: int, accuracy: float | None, seed: int, route: Route
+) -> dict[str, TruncatedSVD]:
+    capacity, folder = _capacity(), cache_dir("factors")
+    request = f"v{VERSION} accuracy={accuracy} seed={seed} route={route}"
+    digests = {name: weight_digest(weight) for name, weight in weights.items()}
+    first = {digest: name for name, digest in reversed(digests.items())}
+    found = load_stored(folder, request, first, rank) if capacity else {}
+    missing = {digest: name for digest, name in first.items() if digest not in found}
+    for digest, name in missing.items():
+        found[digest] = _naming(
+            name, lambda w=weights[name]: truncated_svd(w, rank, accuracy=accuracy, seed=seed, route=route)
+        )
+    if missing and capacity:
+        store(store_path(folder, request, first, rank), request, {d: found[d] for d in first}, capacity)
+    return {name: _ready(found[digest], rank, weights[name].device) for name, digest in digests.items()}
+
+
+def _naming(name: str, run: Callable[[], _T]) -> _T:
+    """Return ``run()``; an error of ours gets the name of the matrix."""
+    try:
+        return run()
+    except DthetaError as error:
+        if not name:
+            raise
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _ready(found: TruncatedSVD, rank: int, device: torch.device) -> TruncatedSVD:
+    if found.rank > rank:
+        found = found.truncate(rank)
+    if found.U.device != device:
+        found = replace(found, U=found.U.to(device), S=found.S.to(device), Vh=found.Vh.to(device))
+    return found
+
+
+def weight_digest(weight: Tensor) -> str:
+    """Return the xxh3_128 of dtype, shape and bytes of a tensor, as hex; the same on every device."""
+    host = weight.detach().to("cpu").contiguous()
+    digest = xxhash.xxh3_128(f"{host.dtype}{tuple(host.shape)}".encode())
+    digest.update(memoryview(host.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def _capacity() -> int:
+    """Bytes that the cache may hold; 0 when it is off."""
+    text = os.environ.get("DTHETA_FACTOR_CACHE_BYTES", "")
+    if not text:
+        return _CAPACITY
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"DTHETA_FACTOR_CACHE_BYTES={text!r} is not a number of bytes; 0 turns the cache off")
+    return int(text)

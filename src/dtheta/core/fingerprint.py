@@ -1,0 +1,136 @@
+"""Fingerprint: which base is this? A digest of every tensor, and one root over all.
+
+    digest(tensor) = sha256(dtype, shape, bytes)
+    root           = sha256 over the lines "name digest", sorted by name
+
+A delta carries the digests of the tensors it touches and the root of the base it was made on. Only the touched
+tensors have to match for it to apply; the root says whether the whole base is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.core.tensors import base_tensors, why_unreadable
+from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the sha256 of a tensor's dtype, shape and bytes, as hex; the same on every device.
+
+    Raises:
+        UnsupportedLayer: For a tensor without plain data (meta device, sharded, sparse, quantized).
+    """
+    if why := why_unreadable(tensor):
+        raise UnsupportedLayer(f"cannot take the digest of a tensor: {why}")
+    host = tensor.detach().to("cpu").contiguous()
+    head = json.dumps([str(host.dtype).removeprefix("torch."), list(host.shape)]).encode()
+    digest = hashlib.sha256(head)
+    if host.numel():
+        digest.update(memoryview(host.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def tensor_digests(tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return the digests of tensors by name, on all cores; a lazy mapping is read a few tensors at a time.
+
+    Raises:
+        UnsupportedLayer: For a tensor without plain data, naming it.
+    """
+
+    def digest(name: str) -> str:
+        try:
+            return tensor_digest(tensors[name])
+        except UnsupportedLayer as error:
+            raise UnsupportedLayer(f"{name}: {error}") from None
+
+    names = list(tensors if names is None else names)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digests by parameter name, and the root over the whole base (None when only some tensors are known)."""
+
+    digests: Mapping[str, str]
+    root: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The root over the whole base, as hex."""
+        return self.root or merkle_root(self.digests)
+
+    def diff(self, other: Fingerprint) -> list[str]:
+        """Return the names, sorted, that only one side has or whose digests differ."""
+        names = set(self.digests) | set(other.digests)
+        return sorted(n for n in names if self.digests.get(n) != other.digests.get(n))
+
+    def restrict(self, names: Iterable[str]) -> Fingerprint:
+        """Return the same root and, of ``names``, the digests that are known: a new vector has none."""
+        return Fingerprint({n: self.digests[n] for n in names if n in self.digests}, self.root)
+
+    def check(self, model: nn.Module | Mapping[str, Tensor], names: Iterable[str] | None = None) -> None:
+        """Raise unless the tensors of ``model`` are those of this fingerprint.
+
+        Args:
+            model: A module, or tensors by name.
+            names: The names to compare, as far as this fingerprint knows them; all its digests by default.
+
+        Raises:
+            BaseMismatch: Naming the first tensors that differ or are missing.
+        """
+        tensors = model if isinstance(model, Mapping) else base_tensors(model)
+        wanted = {n: self.digests[n] for n in (self.digests if names is None else names) if n in self.digests}
+        missing = [n for n in wanted if n not in tensors]
+        found = tensor_digests(tensors, (n for n in wanted if n in tensors))
+        differ = [n for n, digest in found.items() if digest != wanted[n]]
+        if missing or differ:
+            raise BaseMismatch(_mismatch(missing, differ, len(wanted), tensors))
+
+
+def _mismatch(missing: list[str], differ: list[str], total: int, tensors: Mapping[str, Tensor]) -> str:
+    lines = [f"this delta was made for another base: of the {total} tensors it touches,"]
+    if differ:
+        lines.append(f"  {len(differ)} differ in content, first: {', '.join(differ[:3])}")
+    if missing:
+        near = did_you_mean(missing[0], tensors)
+        lines.append(f"  {len(missing)} are missing, first: {', '.join(missing[:3])}{near}")
+    lines.append("  load the base it was made on ('dtheta show FILE' names it), or ask for strict=False, knowing why")
+    return "\n".join(lines)
+
+
+def merkle_root(digests: Mapping[str, str]) -> str:
+    """Return the sha256 over the sorted lines ``name digest``, as hex."""
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def fingerprint(model: nn.Module | Mapping[str, Tensor], names: Iterable[str] | None = None) -> Fingerprint:
+    """Return the fingerprint of a model's parameters and persistent buffers (tied ones once).
+
+    Args:
+        model: A module, with or without adapters attached, or tensors by name.
+        names: Take only these digests (the root is then None); everything by default.
+
+    Raises:
+        UnknownParameter: If the model does not have one of the names.
+        UnsupportedLayer: For a tensor without plain data, naming it.
+    """
+    tensors = model if isinstance(model, Mapping) else base_tensors(model)
+    if names is None:
+        digests = tensor_digests(tensors)
+        return Fingerprint(digests, merkle_root(digests))
+    names = list(names)
+    for name in names:
+        if name not in tensors:
+            raise UnknownParameter(f"the model has no tensor {name!r}{did_you_mean(name, tensors)}")
+    return Fingerprint(tensor_digests(tensors, names))

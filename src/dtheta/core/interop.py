@@ -1,0 +1,229 @@
+"""Adapter folders of the peft library: write one that it loads on the untouched base, and read what it wrote.
+
+    ours   W x + L R x        any number of low-rank terms, multiples and sums of them, on one base
+    peft   W x + c B A x      one pair of factors a module
+
+A delta is written as its stacked factors, so the rank adds up: 2r for a PiSSA or SORSA delta of rank r, since
+B A - B0 A0 = [B, -B0] [A; A0], and r1 + r2 for a sum. Nothing is rounded to a lower rank; ``recompress`` does that on
+request. Ranks that differ by module go into rank_pattern, with alpha equal to the rank so that c = 1.
+
+peft itself is not needed here; its version 0.21 is what the tests compare with. The base's digests go into the header
+of the safetensors file, where peft does not look and ``from_peft`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.core.apply import bind
+from dtheta.core.change import Change, Factors
+from dtheta.core.delta import Delta
+from dtheta.core.output import require_space, write_folder
+from dtheta.core.peft_config import CONFIG
+from dtheta.core.peft_layers import Layout, Uses, layouts, uses
+from dtheta.core.peft_reader import BASE, WEIGHTS, read_delta
+from dtheta.core.tensorfile import data_of, write_tensors
+from dtheta.core.tensors import base_tensors, canonical_names
+from dtheta.errors import ConfigError, UnsupportedLayer
+
+
+def to_peft(
+    delta: Delta,
+    folder: str | PathLike[str],
+    base_name: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    model: nn.Module | None = None,
+    modules_to_save: Sequence[str] = (),
+) -> Path:
+    """Write a delta as a LoRA folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads.
+
+    Args:
+        delta: Low-rank changes of linear layers (also GPT-2's), embeddings, convolutions and attention projections.
+        folder: Where to; it must not exist, or be empty, and appears complete or not at all.
+        base_name: Name or path of the base, for peft's configuration.
+        dtype: Of the stored factors; float32 by default. A narrower one rounds.
+        model: The base. Needed where the delta does not record how modules use its parameters: deltas that an adapter
+            made record it, others (extracted, loaded from elsewhere) may not.
+        modules_to_save: Names of modules, such as a head, to store in full as base plus change, whatever the kind of
+            their changes; needs ``model``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UnsupportedLayer: For a change that LoRA cannot carry; the message names the parameter and what to do.
+        ConfigError: If a spectral change is not bound to its base, or ``model`` is needed.
+        BaseMismatch: If ``model`` is not the base of the delta.
+        OutputError: If the folder cannot be written, or exists.
+    """
+    if model is not None:
+        delta = bind(delta, model)
+    saved = _saved_in_full(delta, modules_to_save, model)
+    rest = {name: change for name, change in delta.changes.items() if not _inside(name, modules_to_save)}
+    recorded = _recorded(delta, model) if rest else {}
+    pairs = [pair for name, change in rest.items() for pair in _pairs(name, change, recorded)]
+    if not pairs:
+        raise ConfigError("nothing is left for LoRA's factors: peft has no adapter folder without any")
+    stored = [*pairs, *_companions(pairs)]
+    tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
+    config = _config(pairs, base_name, list(modules_to_save))
+    return _write(Path(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})
+
+
+def from_peft(
+    folder: str | PathLike[str],
+    model: nn.Module,
+    *,
+    modules_to_save: bool = False,
+    pissa_start: bool = False,
+    strict: bool = True,
+) -> Delta:
+    """Read a LoRA folder that peft wrote, as a delta of ``model``; the factors stay as they are.
+
+    Args:
+        folder: With adapter_config.json and adapter_model.safetensors.
+        model: The base that the adapter was trained on; its modules say how the factors are to be read.
+        modules_to_save: Read modules that the folder stores in full too, as dense changes relative to ``model``.
+        pissa_start: For folders saved with init_lora_weights "pissa" and not converted: compute the start from the
+            model's weights, by the same full SVD that peft runs whenever it loads such a folder.
+        strict: Whether a folder that names its base's digests (ours do) must have been made on this very model.
+
+    Returns:
+        The delta; its method is LoRA, so that ``attach(model, delta)`` trains on.
+
+    Raises:
+        UnsupportedLayer: If it is not plain LoRA (DoRA, trained biases, other peft types, ...), by name.
+        FormatError: If a file is damaged, or tensors are missing, left over or of another shape than configured.
+        UnknownParameter: For a module that the model does not have.
+        BaseMismatch: If the folder names another base.
+    """
+    return read_delta(Path(folder), model, modules_to_save, pissa_start, strict)
+
+
+def _recorded(delta: Delta, model: nn.Module | None) -> Uses:
+    """Return how modules use the parameters: from the model, else from what the delta records."""
+    if model is not None:
+        return uses(model, delta)
+    record = delta.provenance.settings.get("uses")
+    if not isinstance(record, Mapping):
+        raise ConfigError(
+            "this delta does not record how the modules use its parameters (a linear layer, GPT-2's transposed one, an "
+            "embedding), and shapes alone do not say: pass the base, dt.to_peft(delta, folder, model=model)"
+        )
+    return {str(name): dict(entry) for name, entry in record.items()}
+
+
+def _pairs(name: str, change: Change, recorded: Uses) -> list[tuple[Layout, Factors]]:
+    """Return the factors of one change for every module that uses its parameter."""
+    found = layouts(name, tuple(change.shape), recorded)
+    if any(layout.use == "bypassed" for layout in found):
+        raise UnsupportedLayer(
+            f"{name}: a module around this layer uses its weight past its forward, and there peft adds LoRA twice "
+            "(out_proj of nn.MultiheadAttention) or not at all (nn.TransformerEncoderLayer); leave it out with "
+            "delta.restrict(...), or merge the delta"
+        )
+    if any(layout.use == "bare" for layout in found) or len(change.shape) < 2:
+        raise UnsupportedLayer(
+            f"{name}: peft's LoRA has no layer for a parameter of shape {tuple(change.shape)} used in this way (a "
+            "bias, a norm, a bare parameter, a dilated or transposed convolution); leave it out with "
+            "delta.restrict(...), store its module in full with modules_to_save=[...], or merge the delta"
+        )
+    try:
+        factors = change.factors(torch.float64)
+    except ConfigError as error:  # a spectral change without its base
+        raise ConfigError(f"{name}: {error}, or pass model=...") from None
+    if factors is None:
+        raise UnsupportedLayer(
+            f"{name}: a {change.kind} change has no low-rank factors for peft; approximate it with "
+            "dt.recompress(delta, rank=...), leave it out with delta.restrict(...), or merge the delta"
+        )
+    return [(layout, layout.pack(*factors)) for layout in found]
+
+
+def _companions(pairs: Sequence[tuple[Layout, Factors]]) -> list[tuple[Layout, Factors]]:
+    """Return the zeros that peft wants beside the factors of an attention's input projection."""
+    found = []
+    for layout, (a, _) in pairs:
+        if (companion := layout.companion) is not None:
+            a_shape, b_shape = companion.shapes(len(a))
+            found.append((companion, (a.new_zeros(a_shape), a.new_zeros(b_shape))))
+    return found
+
+
+def _named_factors(layout: Layout, factors: Factors, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:
+    moved = [t.to("cpu", dtype or torch.float32).contiguous() for t in factors]
+    return list(zip(layout.names, moved, strict=True))
+
+
+def _config(pairs: Sequence[tuple[Layout, Factors]], base_name: str | None, whole: list[str]) -> dict[str, Any]:
+    """Return peft's configuration: c = 1 everywhere, and modules named by their full paths and nothing else."""
+    ranks = {layout.path: len(a) for layout, (a, _) in pairs}
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    other = {f"^{re.escape(path)}": rank for path, rank in ranks.items() if rank != common}
+    transposed = any(layout.use == "transposed" for layout, _ in pairs)
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base_name,
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": other,
+        "alpha_pattern": other,
+        "use_rslora": False,
+        # a list would also take every module whose path ends in one of its names
+        "target_modules": "|".join(re.escape(path) for path in ranks),
+        "modules_to_save": whole or None,
+        "fan_in_fan_out": transposed,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "task_type": None,
+    }
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _saved_in_full(delta: Delta, modules: Sequence[str], model: nn.Module | None) -> dict[str, Tensor]:
+    """Return base plus change of every parameter of the modules that are stored in full."""
+    if not modules:
+        return {}
+    if model is None:
+        raise ConfigError("modules_to_save stores base plus change and needs the base: to_peft(..., model=model)")
+    tensors, canonical = base_tensors(model), canonical_names(model)
+    known = [path for path, _ in model.named_modules()]
+    for module in modules:
+        if (hits := [path for path in known if path.endswith(module)]) != [module]:
+            raise ConfigError(
+                f"modules_to_save: peft takes {module!r} for every module whose name ends so, here {hits}; expected one"
+            )
+    names = [name for name in canonical if _inside(name, modules)]
+    return {f"base_model.model.{name}": _moved(delta, canonical[name], tensors) for name in names}
+
+
+def _moved(delta: Delta, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    base = tensors[name].detach().cpu()
+    if name not in delta:
+        return base.clone()
+    return (base.double() + delta[name].dense().double()).to(base.dtype)
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], header: dict[str, str]) -> Path:
+    specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    require_space(folder, sum(t.numel() * t.element_size() for t in tensors.values()))
+    with write_folder(folder) as made:
+        with (made / WEIGHTS).open("xb") as handle:
+            write_tensors(handle, specs, {"format": "pt", **header}, lambda name: [data_of(tensors[name])])
+        (made / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,207 @@
+"""What a file says of each kind of change, and how it becomes a change again.
+
+    kind      fields beside kind and shape   tensors (dtype, shape)                        besides
+    dense                                    values (float, shape)
+    new                                      values (float, shape)
+    low-rank  rank, core                     left (float, m r), right (float, r n),
+                                             if core: core (float, r)
+    rows      count                          index (int64, k), values (float, k n)
+    spectral  rank                           shift (float, k)                              probe (float, m), or
+                                                                                           left (m k) and right (k n)
+    block     axis, start, term              those of the term, as "term.NAME"
+    scaled    factor, term                   those of the term, as "term.NAME"
+    sum       terms                          those of term i, as "i.NAME"
+
+Everything is checked from the description alone: no tensor is read before its dtype and shape are known to be right.
+
+Shape legend: (m, n) the matrix in which a parameter of that shape is seen; r rank; k count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dtheta.core.change import Block, Change, Dense, LowRank, New, Rows, Scaled, Sum, matrix_shape
+from dtheta.core.spectral import Spectral
+from dtheta.core.tensorfile import is_shape
+from dtheta.errors import FormatError, did_you_mean
+
+MAX_DEPTH = 16  # of blocks, multiples and sums inside each other; sums and multiples made by ``+ *`` never nest
+
+FLOATS = (torch.float32, torch.float64)
+Part = tuple[tuple[torch.dtype, ...], tuple[int, ...]]
+Meta = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of change that is not made of others.
+
+    Attributes:
+        fields: Types of the fields beside kind and shape.
+        parts: From the description to the dtypes and shapes of its tensors.
+        build: From the description and the tensors to the change.
+        besides: From the description to the further tensors, of which a file has one group, or none.
+    """
+
+    fields: Mapping[str, type]
+    parts: Callable[[Meta], dict[str, Part]]
+    build: Callable[[Meta, Mapping[str, Tensor]], Change]
+    besides: Callable[[Meta], list[dict[str, Part]]] = lambda meta: []
+
+
+def _low_rank_parts(meta: Meta) -> dict[str, Part]:
+    (m, n), r = matrix_shape(meta["shape"]), meta["rank"]
+    parts: dict[str, Part] = {"left": (FLOATS, (m, r)), "right": (FLOATS, (r, n))}
+    return {**parts, "core": (FLOATS, (r,))} if meta["core"] else parts
+
+
+def _rows_parts(meta: Meta) -> dict[str, Part]:
+    k = meta["count"]
+    return {"index": ((torch.int64,), (k,)), "values": (FLOATS, (k, matrix_shape(meta["shape"])[1]))}
+
+
+def _spectral_besides(meta: Meta) -> list[dict[str, Part]]:
+    (m, n), k = matrix_shape(meta["shape"]), meta["rank"]
+    return [{"probe": (FLOATS, (m,))}, {"left": (FLOATS, (m, k)), "right": (FLOATS, (k, n))}]
+
+
+KINDS: dict[str, Kind] = {
+    "dense": Kind({}, lambda meta: {"values": (FLOATS, tuple(meta["shape"]))}, lambda meta, t: Dense(t["values"])),
+    "new": Kind({}, lambda meta: {"values": (FLOATS, tuple(meta["shape"]))}, lambda meta, t: New(t["values"])),
+    "low-rank": Kind(
+        {"rank": int, "core": bool},
+        _low_rank_parts,
+        lambda meta, t: LowRank(t["left"], t["right"], t.get("core"), tuple(meta["shape"])),
+    ),
+    "rows": Kind({"count": int}, _rows_parts, lambda meta, t: Rows(t["index"], t["values"], tuple(meta["shape"]))),
+    "spectral": Kind(
+        {"rank": int},
+        lambda meta: {"shift": (FLOATS, (meta["rank"],))},
+        lambda meta, t: Spectral(t["shift"], tuple(meta["shape"]), t.get("left"), t.get("right"), t.get("probe")),
+        _spectral_besides,
+    ),
+}
+
+_COMPOSITES: dict[str, dict[str, type]] = {
+    "block": {"axis": int, "start": int, "term": dict},
+    "scaled": {"factor": float, "term": dict},
+    "sum": {"terms": list},
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A checked description of a change: what it is made of, and the tensors a file must have for it."""
+
+    meta: Meta
+    children: Mapping[str, Form]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameter."""
+        return tuple(self.meta["shape"])
+
+    def parts(self) -> dict[str, Part]:
+        """Return dtypes and shapes of the tensors that hold the change, by name."""
+        if self.children:
+            return {f"{c}.{n}": part for c, child in self.children.items() for n, part in child.parts().items()}
+        return KINDS[self.meta["kind"]].parts(self.meta)
+
+    def besides(self) -> list[list[dict[str, Part]]]:
+        """Return, for each change at the ends of the tree, groups of further tensors: it has one of them at most."""
+        if not self.children:
+            return [KINDS[self.meta["kind"]].besides(self.meta)]
+        return [
+            [{f"{c}.{n}": part for n, part in group.items()} for group in groups]
+            for c, child in self.children.items()
+            for groups in child.besides()
+        ]
+
+    def build(self, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> Change:
+        """Return the change; ``digests`` of its tensors, already verified, save taking them again."""
+        meta = self.meta
+        built = [c.build(_below(tensors, n), _below(digests, n)) for n, c in self.children.items()]
+        if meta["kind"] == "block":
+            return Block(built[0], meta["axis"], meta["start"], self.shape)
+        if meta["kind"] == "scaled":
+            return Scaled(float(meta["factor"]), built[0])
+        if meta["kind"] == "sum":
+            return Sum(tuple(built))
+        change = KINDS[meta["kind"]].build(meta, tensors)
+        if all(tensors.get(name) is tensor for name, tensor in change.tensors().items()):
+            object.__setattr__(change, "digests", {name: digests[name] for name in change.tensors()})
+        return change
+
+
+def _below(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(f"{prefix}."): value for n, value in table.items() if n.startswith(f"{prefix}.")}
+
+
+def parse(meta: Any, depth: int = 0) -> Form:
+    """Check the description of a change.
+
+    Raises:
+        FormatError: For an unknown kind or field, a wrong type, numbers that cannot be, or too much nesting.
+    """
+    if not isinstance(meta, dict) or not isinstance(meta.get("kind"), str):
+        raise FormatError("a change is not described by a kind")
+    kind = meta["kind"]
+    known = [*KINDS, *_COMPOSITES]
+    if kind not in known:
+        raise FormatError(
+            f"unknown kind of change {kind[:40]!r}{did_you_mean(kind[:40], known)}; it may take a newer dtheta"
+        )
+    if depth > MAX_DEPTH:
+        raise FormatError(f"changes are nested more than {MAX_DEPTH} deep")
+    _check_fields(meta, KINDS[kind].fields if kind in KINDS else _COMPOSITES[kind])
+    inner = meta["terms"] if kind == "sum" else [meta["term"]] if kind in _COMPOSITES else []
+    names = [str(i) for i in range(len(inner))] if kind == "sum" else ["term"]
+    form = Form(meta, {n: parse(m, depth + 1) for n, m in zip(names, inner, strict=False)})
+    if problem := _problem(form):
+        raise FormatError(f"a change of kind {kind!r} cannot be: {problem}")
+    return form
+
+
+def _check_fields(meta: Meta, fields: Mapping[str, type]) -> None:
+    known = {"kind": str, "shape": list, **fields}
+    for name in meta:
+        if name not in known:
+            raise FormatError(
+                f"a change of kind {meta['kind']!r} has an unknown field {name[:40]!r}{did_you_mean(name[:40], known)}"
+            )
+    for name, expected in known.items():
+        if name not in meta:
+            raise FormatError(f"a change of kind {meta['kind']!r} has no field {name!r}")
+        value = meta[name]
+        if type(value) is not expected or (expected is int and not 0 <= value < 1 << 53):
+            raise FormatError(f"field {name!r} of a change of kind {meta['kind']!r} is not a valid {expected.__name__}")
+    if not is_shape(meta["shape"]):
+        raise FormatError(f"the shape of a change of kind {meta['kind']!r} is not valid")
+
+
+def _problem(form: Form) -> str:
+    """Return what is wrong with numbers that have the right types, or an empty string."""
+    meta, shape = form.meta, matrix_shape(form.shape)
+    terms = list(form.children.values())
+    if any(term.meta["kind"] == "new" for term in terms):
+        return "a new vector is no term of an existing parameter"
+    if meta["kind"] in ("sum", "scaled") and (not terms or any(term.shape != form.shape for term in terms)):
+        return "its terms have other shapes"
+    if meta["kind"] == "scaled" and not math.isfinite(meta["factor"]):
+        return "its factor is not finite"
+    if meta["kind"] == "block":
+        axis, inner = meta["axis"], matrix_shape(terms[0].shape)
+        if axis not in (0, 1) or inner[1 - axis] != shape[1 - axis] or meta["start"] + inner[axis] > shape[axis]:
+            return "the block does not fit into the parameter"
+    if meta["kind"] == "spectral" and not 1 <= meta["rank"] <= min(shape):
+        return f"{meta['rank']} shifts do not fit a parameter of {list(form.shape)}"
+    if meta["kind"] == "rows" and meta["count"] > shape[0]:
+        return f"{meta['count']} rows of {shape[0]}"
+    return ""

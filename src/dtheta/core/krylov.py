@@ -1,0 +1,206 @@
+"""Leading eigenpairs of a symmetric positive semi-definite operator, by block Lanczos with thick restarts.
+
+    K = span{X, H X, H^2 X, ...},   V H V^T = T,   T P = P diag(theta),   Ritz vectors P^T V
+
+The operator H is W W^T, as an explicit Gram matrix or as two products with W. A polynomial in H is all that one can
+build from products with H, and the Krylov space holds the best one; subspace iteration (torch.svd_lowrank) keeps only
+the last power and needs about three times the products for the same singular values.
+
+Every new block is made orthogonal to all rows of V twice, the recurrence's own two blocks first, so T is accurate to
+the rounding of H; no ghost copies appear. When the basis is full, the leading Ritz vectors are kept and the space
+grows on from the residual (thick restart; Wu and Simon 2000, "Thick-restart Lanczos method for large symmetric
+eigenvalue problems"; for blocks, Musco and Musco 2015, arXiv 1504.05477).
+
+Error of a Ritz value, from its residual rho = |H u - theta u| and the gap to the part of the spectrum outside V:
+
+    0 <= lambda - theta <= min(rho, rho^2 / gap)
+
+That holds for the eigenvalues that the start block has a share in. A block of b random rows sees at most b copies of a
+repeated eigenvalue: `find_missed` looks for more with fresh rows, and core/gram.py proves that there are none.
+
+Shape legend: k size of H, b rows of a block, n rows of the basis, V (n, k), T (n, n), P (n, n); vectors are rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]  # rows (b, k) to rows (b, k)
+RandomRows = Callable[[int], Tensor]  # b to fresh random rows (b, k)
+
+FLOOR = 1e-2  # singular values below this share of the largest count as that share in a relative error
+_CYCLES = 24
+_PROBE = 32  # rows that `find_missed` may add
+_SAFETY = 2.0  # the bare estimate is within a factor 2 of the true error on the spectra of tests/unit/core/test_svd.py
+
+
+@dataclass(frozen=True)
+class RitzPairs:
+    """Approximate eigenpairs: ``theta`` (r,) descending, ``vectors`` (r, k) orthonormal rows, and their error.
+
+    ``error`` estimates max_i |sqrt(theta_i) - sqrt(lambda_i)| / max(sqrt(lambda_i), FLOOR sqrt(lambda_1)), the relative
+    error of singular values when H = W W^T; ``floor`` is the part of it that more steps in this precision cannot
+    remove.
+    """
+
+    theta: Tensor
+    vectors: Tensor
+    error: float
+    floor: float
+
+
+def singular_value_error(theta: Tensor, rho: Tensor, gap: Tensor) -> float:
+    """Relative error of the singular values sqrt(theta) (r,), from residuals ``rho`` and spectral gaps ``gap`` (r,)."""
+    theta = theta.double().clamp(min=0)
+    rho, gap = rho.double(), gap.double()
+    growth = torch.where(gap > rho, rho.square() / gap.clamp(min=torch.finfo(torch.float64).tiny), rho)
+    values = theta.sqrt()
+    scale = values.clamp(min=FLOOR * float(values[0]))
+    return float((((theta + growth).sqrt() - values) / scale).max()) if float(values[0]) > 0 else 0.0
+
+
+class KrylovBasis:
+    """Orthonormal rows V (n, k), the projection T = V H V^T, and the next block, not yet multiplied by H.
+
+    ``start`` (b, k) spans the first block, ``random`` gives fresh rows where the space is exhausted, ``capacity`` is
+    the largest n, ``rounding`` the error of a product with H, in units of eps |H|.
+    """
+
+    def __init__(
+        self, operator: Operator, start: Tensor, random: RandomRows, capacity: int, rounding: float = 8.0
+    ) -> None:
+        self.operator, self.random = operator, random
+        self.rounding = rounding * torch.finfo(start.dtype).eps
+        self.block = block = start.shape[0]
+        self.capacity = capacity
+        self.V = start.new_empty((capacity + _PROBE, start.shape[1]))
+        self.T = start.new_zeros((capacity + _PROBE, capacity + _PROBE))
+        self.n = 0
+        self.coupled_from = 0  # first row of V that H times the next block has a share in
+        self.next = torch.linalg.qr(start.mT).Q.mT
+        self.coupling = start.new_zeros((block, block))  # <next, H last block>
+        self.scale = 0.0  # largest coefficient so far, about the norm of H
+
+    def expand(self, steps: int) -> None:
+        """Multiply the next block by H and append it, ``steps`` times."""
+        for _ in range(steps):
+            low, top = self.coupled_from, self.n + self.block
+            self.V[self.n : top] = self.next
+            image = self.operator(self.next)
+            coefficients = _project_out(image, self.V[low:top])
+            _project_out(image, self.V[:top])
+            self.T[self.n : top, low:top] = coefficients
+            self.scale = max(self.scale, float(coefficients.abs().max()))
+            self.coupled_from, self.n = self.n, top
+            self._set_next(image)
+
+    def _set_next(self, residual: Tensor) -> None:
+        """Make the next block from what H added to the space."""
+        q, self.coupling = torch.linalg.qr(residual.mT)
+        self.next = q.mT
+        norms = self.coupling.diagonal().abs()
+        smallest, largest = (float(norm) for norm in torch.aminmax(norms))
+        negligible = 32 * torch.finfo(norms.dtype).eps * self.scale
+        if smallest <= negligible:  # H maps V to itself there: only fresh directions lead on
+            self._refresh(norms <= negligible)
+        elif smallest < 0.03 * largest:  # the rows were nearly parallel: what set them apart is rounding in part
+            rows = self.next.contiguous()
+            _project_out(rows, self.V[: self.n])
+            q, change = torch.linalg.qr(rows.mT)
+            self.next, self.coupling = q.mT, change @ self.coupling
+
+    def _refresh(self, lost: Tensor) -> None:
+        fresh = self.random(self.block)
+        rows = torch.where(lost[:, None], fresh, self.next)
+        for _ in range(2):
+            _project_out(rows, self.V[: self.n])
+            rows = torch.linalg.qr(rows.mT).Q.mT.contiguous()
+        self.next = rows
+        self.coupling = torch.where(lost[:, None], 0.0, self.coupling)
+
+    def inject(self, rows: int) -> None:
+        """Put fresh random rows, orthogonal to V, in the place of the next block."""
+        self.block, self.next = rows, self.V[:rows]
+        self.coupling = self.V.new_zeros((rows, rows))
+        self._refresh(torch.ones(rows, dtype=torch.bool, device=self.V.device))
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Return theta (n,) descending and P (n, n), columns in the same order."""
+        theta, P = torch.linalg.eigh(self.T[: self.n, : self.n])
+        return theta.flip(0), P.flip(1)
+
+    def residuals(self, P: Tensor) -> Tensor:
+        """Norms |H u - theta u| of the Ritz vectors with coefficients ``P`` (n, r)."""
+        last = P[self.n - self.block : self.n]
+        return torch.linalg.vector_norm(self.coupling @ last, dim=0)
+
+    def restart(self, theta: Tensor, P: Tensor, keep: int) -> None:
+        """Keep the ``keep`` leading Ritz vectors and the next block."""
+        self.V[:keep] = P[:, :keep].mT @ self.V[: self.n]
+        self.T[:keep, :keep] = torch.diag(theta[:keep])
+        self.n, self.coupled_from = keep, 0
+
+
+def _project_out(rows: Tensor, basis: Tensor) -> Tensor:
+    """Subtract from ``rows`` (b, k), in place, their share in ``basis`` (n, k); return the coefficients (b, n)."""
+    coefficients = rows @ basis.mT
+    rows.addmm_(coefficients, basis, alpha=-1)
+    return coefficients
+
+
+def leading_pairs(basis: KrylovBasis, rank: int, accuracy: float, first: int, keep: int) -> RitzPairs:
+    """Grow ``basis`` until its ``rank`` leading Ritz values are within ``accuracy``, and return them.
+
+    ``first`` rows are built before the first look, ``keep`` Ritz vectors survive a restart. An iteration that stalls
+    returns what it has; its ``error`` tells.
+    """
+    basis.expand(-(-first // basis.block))
+    errors: list[float] = []
+    while True:
+        theta, P = basis.ritz()
+        gap = theta[:rank] - theta[_outside(theta, rank)]
+        rounding = (basis.rounding * theta[0].abs()).expand(rank)
+        floor = _SAFETY * singular_value_error(theta[:rank], rounding, gap)
+        error = _SAFETY * singular_value_error(theta[:rank], basis.residuals(P[:, :rank]) + rounding, gap)
+        errors.append(error)
+        if error <= accuracy or floor > accuracy or _stalled(errors):
+            return RitzPairs(theta[:rank], P[:, :rank].mT @ basis.V[: basis.n], error, floor)
+        basis.restart(theta, P, keep)
+        most = (basis.capacity - keep) // basis.block
+        basis.expand(min(most, _steps(theta, rank, error / accuracy)))
+
+
+def _outside(theta: Tensor, rank: int) -> int:
+    """Index of a Ritz value that is close to an eigenvalue not found; further ones are lower than any of those."""
+    return min(theta.numel() - 1, rank + max(1, rank // 4))
+
+
+def _steps(theta: Tensor, rank: int, excess: float) -> int:
+    """Steps until the error has fallen by the factor ``excess``: Chebyshev polynomials on [0, outside]."""
+    at, outside = float(theta[rank - 1]), float(theta[_outside(theta, rank)])
+    if outside <= 0 or at <= outside:
+        return 8
+    rate = math.acosh(max(2 * at / outside - 1, 1.001))
+    return max(2, math.ceil(math.acosh(math.sqrt(max(2.0, 2 * excess))) / rate))
+
+
+def _stalled(errors: list[float]) -> bool:
+    return len(errors) >= _CYCLES or (len(errors) > 4 and errors[-1] > 0.5 * errors[-4])
+
+
+def find_missed(basis: KrylovBasis, pairs: RitzPairs, steps: int = 2) -> bool:
+    """Look outside the basis, with fresh random rows, for an eigenvalue above the smallest of ``pairs``.
+
+    Takes products with 32 rows and leaves the basis of no further use. False is no proof: an eigenvalue just above the
+    others takes more steps to be seen.
+    """
+    before = basis.n
+    basis.inject(min(_PROBE, basis.V.shape[1] - before) // steps)
+    basis.expand(steps)
+    outside = torch.linalg.eigvalsh(basis.T[before : basis.n, before : basis.n])[-1]
+    return bool(outside > pairs.theta[-1])

@@ -1,0 +1,84 @@
+"""Files written by earlier versions stay readable, number by number; see write.py for how they came to be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dtheta.core.change import Block, Dense, LowRank, New, Rows, Sum
+from dtheta.core.files import FORMAT, check, load, read_header
+from dtheta.core.spectral import Spectral
+from tests.golden.write import FOLDER, base, every_kind, main
+
+VERSION_1 = FOLDER / "version-1.delta"
+DIGEST_1 = "94de6090fd2cbfb1efd9af1a09fb94878c0cf98f05246476864a397a7f37bf27"
+
+
+def test_version_1_is_read_to_the_last_bit() -> None:
+    delta, expected = load(VERSION_1, base()), every_kind()
+    assert check(VERSION_1).digest == delta.digest == expected.digest == DIGEST_1
+    assert list(delta) == list(expected)
+    for name, change in expected.changes.items():
+        assert type(delta[name]) is type(change) and delta[name].meta() == change.meta()
+        assert torch.equal(delta[name].dense(), change.dense()) and delta[name].dtype == change.dtype
+    assert delta.base == expected.base
+    assert delta.provenance.to_dict() == expected.provenance.to_dict()
+
+
+def test_version_1_holds_these_numbers() -> None:
+    """Written out, so that neither the writer nor the hash behind it has to be believed."""
+    delta = load(VERSION_1, base())
+    kinds = [Dense, LowRank, LowRank, Rows, Spectral, Block, Sum, Dense, New]
+    assert [type(delta[name]) for name in delta] == kinds
+    assert delta["dense"].dense().tolist() == [[-0.5, 1.375, 0.75], [-1.875, 0.0, -0.125]]
+    assert delta["plain"].dense()[0].tolist() == [0.421875, -0.1875, -0.8125]
+    assert delta["core"].dense()[0].tolist() == [[-1.953125, -2.5625], [0.0234375, 2.7734375]]
+    assert delta["rows"].dense().tolist() == [
+        [0.0, 0.0],
+        [-0.5, 0.625],
+        [0.0, 0.0],
+        [0.0, 0.0],
+        [-1.625, -0.875],
+        [0.0, 0.0],
+    ]
+    assert torch.equal(delta["spectral"].dense(), torch.diag(torch.tensor([0.5, -0.25, 0.125])))
+    assert torch.equal(delta["fused"].dense()[3:6], torch.diag(torch.tensor([1.0, 0.5, 0.0])))
+    assert not delta["fused"].dense()[:3].any() and not delta["fused"].dense()[6:].any()
+    assert delta["sum"].dense().tolist() == [
+        [0.2109375, -0.09375, -1.78125],
+        [-0.1484375, -0.34375, 1.125],
+        [0.1015625, -0.21875, -0.0625],
+        [0.2890625, -0.03125, 0.71875],
+    ]
+    assert delta["counter"].dense().item() == 3.0
+    assert delta["prompt"].dense().tolist() == [[-1.125, -1.5, 1.625], [-0.625, 1.0, 1.625]]
+    assert delta.provenance.settings == {"select": "*", "unicode": "Ω — ü"} and delta.provenance.seed == 7
+    assert delta.provenance.created == "2026-01-01T00:00:00+00:00" and delta.provenance.parents == ["0" * 64]
+
+
+def test_todays_writer_writes_the_same_file(tmp_path: Path) -> None:
+    assert FORMAT == 1, "a new version of the format needs a golden file of its own, and this test goes"
+    assert every_kind().save(tmp_path / "a.delta").read_bytes() == VERSION_1.read_bytes()
+
+
+def test_header_without_tensors(tmp_path: Path) -> None:
+    header = read_header(VERSION_1)
+    assert header.version == 1 and header.changes["core"] == {
+        "kind": "low-rank",
+        "shape": [4, 2, 2],
+        "rank": 2,
+        "core": True,
+    }
+    assert header.changes["sum"]["terms"][1]["term"]["kind"] == "block"
+    shutil.copy(VERSION_1, tmp_path / "another name")
+    assert read_header(tmp_path / "another name").digest == header.digest
+
+
+def test_golden_files_are_never_written_again() -> None:
+    before = VERSION_1.read_bytes()
+    with pytest.raises(SystemExit, match="never written again"):
+        main()
+    assert VERSION_1.read_bytes() == before

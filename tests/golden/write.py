@@ -1,0 +1,84 @@
+"""Write the golden files of the current format: ``python -m tests.golden.write``.
+
+A golden file is written once for a version of the format and never again: later versions must go on reading it. What
+it holds comes from a hash, not from a random generator that may change, so that a test can always rebuild it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dtheta.core.change import Block, Dense, LowRank, New, Rows
+from dtheta.core.delta import Delta
+from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.provenance import Provenance
+from dtheta.core.spectral import Spectral
+
+FOLDER = Path(__file__).parent
+
+
+def numbers(name: str, *shape: int) -> Tensor:
+    """Multiples of 1/8 in [-2, 2): the same on every machine, and exact in every product below."""
+    data = hashlib.shake_256(f"golden {name}".encode()).digest(math.prod(shape))
+    return torch.tensor([byte % 32 - 16 for byte in data], dtype=torch.float32).reshape(shape) / 8.0
+
+
+def base() -> dict[str, Tensor]:
+    """The base of the golden delta: diagonal weights where singular vectors are needed, so that none can rotate."""
+    return {
+        "dense": numbers("base dense", 2, 3),
+        "plain": numbers("base plain", 4, 3),
+        "core": numbers("base core", 4, 2, 2),
+        "rows": numbers("base rows", 6, 2),
+        "spectral": torch.diag(torch.tensor([4.0, 2.0, 1.0])),
+        "fused": torch.cat([torch.eye(3), torch.diag(torch.tensor([3.0, 2.0, 1.0])), torch.ones(3, 3)]),
+        "sum": numbers("base sum", 4, 3),
+        "counter": torch.tensor(5),
+    }
+
+
+def every_kind() -> Delta:
+    """A delta with every kind of change of format version 1."""
+    found = base()
+    low = LowRank(numbers("left", 4, 2), numbers("right", 2, 3))
+    spectral = Spectral(torch.tensor([0.5, -0.25, 0.125]), (3, 3)).bind(found["spectral"])
+    window = Spectral(torch.tensor([1.0, 0.5]), (3, 3)).bind(found["fused"][3:6])
+    changes = {
+        "dense": Dense(numbers("dense", 2, 3)),
+        "plain": low,
+        "core": LowRank(numbers("left", 4, 2), numbers("wide", 2, 4), torch.tensor([1.0, -0.5]), (4, 2, 2)),
+        "rows": Rows(torch.tensor([1, 4]), numbers("rows", 2, 2), (6, 2)),
+        "spectral": spectral,
+        "fused": Block(window, 0, 3, (9, 3)),
+        "sum": 0.5 * low - Block(Dense(numbers("block", 4, 1)), 1, 2, (4, 3)),
+        "counter": Dense(torch.tensor(3)),
+        "prompt": New(numbers("prompt", 2, 3)),
+    }
+    made = Provenance(
+        "train",
+        {"name": "Golden", "rank": 2, "ratio": 0.5},
+        ["0" * 64],
+        {"select": "*", "unicode": "Ω — ü"},
+        seed=7,
+        task={"labels": ["a", "b"]},
+        versions={"dtheta": "0.1"},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return Delta(changes, Fingerprint(fingerprint(found).digests, fingerprint(found).root), made)
+
+
+def main() -> None:
+    """Write the golden file of this version, unless it is there."""
+    path = FOLDER / "version-1.delta"
+    if path.exists():
+        raise SystemExit(f"{path.name} is there already; golden files are never written again")
+    every_kind().save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The public names, the laziness of their import, and the error tree."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import dtheta
+from dtheta import errors
+
+
+def test_every_public_name_loads_and_has_a_docstring() -> None:
+    for name in dtheta.__all__:
+        value = getattr(dtheta, name)
+        assert name == "__version__" or (value.__doc__ or "").strip(), name
+
+
+def test_the_lazy_table_and_the_list_of_names_agree() -> None:
+    eager = {n for n in dtheta.__all__ if n in vars(errors) or n == "__version__"}
+    assert set(dtheta.__all__) == eager | set(dtheta._LAZY)
+
+
+def test_importing_dtheta_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, dtheta; print([m for m in ('torch', 'numpy', 'transformers', 'rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'atach'"):
+        dtheta.atach  # noqa: B018
+
+
+def test_the_error_tree_in_the_docstring_is_the_error_tree() -> None:
+    tree = {n: c for n, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, errors.DthetaError)}
+    assert all(name in (errors.__doc__ or "") for name in tree)
+    assert {name: c.exit_code for name, c in tree.items() if c.exit_code != 1} == {"BaseMismatch": 3, "ConfigError": 2}
+
+
+def test_did_you_mean_names_the_nearest() -> None:
+    assert errors.did_you_mean("qurey", ["query", "value"]) == "; did you mean 'query'?"
+    assert errors.did_you_mean("zzz", ["query"]) == ""
