@@ -1,0 +1,164 @@
+"""Adapter: a model with trainable terms beside it. The model's own tensors are never written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from dtheta.adapt.freeze import Freeze
+from dtheta.adapt.method import Method
+from dtheta.adapt.term import Term
+from dtheta.adapt.wiring import Link, Source, connect, take_back
+from dtheta.core.apply import original
+from dtheta.core.change import Block, Change, Dense, LowRank, New, add, scale
+from dtheta.core.delta import Delta
+from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.peft_layers import uses
+from dtheta.core.provenance import Provenance
+from dtheta.core.selection import Site
+from dtheta.core.spectral import Spectral
+from dtheta.core.tensors import base_tensors
+from dtheta.errors import ConfigError, UnknownParameter, did_you_mean
+
+
+class Adapter(nn.Module):
+    """A model and, beside it, the trainable terms of one method.
+
+    Calling the adapter calls the model, whose output now includes the terms; so does calling the model itself. The
+    adapter reads like the model: attributes that it does not have are the model's.
+
+    Attributes:
+        model: The base. Its parameters are frozen while anything is attached, and their flags restored after.
+        terms: Trainable terms, by site.
+        method: The method that made them.
+        weight: Factor with which the displacement counts; 1 by default.
+        enabled: False switches the displacement off.
+    """
+
+    model: nn.Module
+    terms: nn.ModuleDict
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, Site],
+        terms: Mapping[str, Term],
+        method: Method,
+        *,
+        weight: float = 1.0,
+        origin: Delta | None = None,
+        settings: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.terms = nn.ModuleDict({_module_key(key): term for key, term in terms.items()})
+        self.method = method
+        self.weight = weight
+        self.enabled = True
+        self.settings = dict(settings or {})
+        self.seed = seed
+        self._sites = dict(sites)
+        self._origin = origin
+        self._attached = True
+        self._links: list[Link] = []
+        self._freeze = Freeze(model)
+        try:
+            for key, site in self._sites.items():
+                self.term(key).to(site.tensor.device)
+                self._links += connect(site, Source(self.term(key), site.window, self._effective_weight))
+        except Exception:
+            self.detach()
+            raise
+
+    def _effective_weight(self) -> float:
+        return self.weight if self.enabled else 0.0
+
+    def term(self, key: str) -> Term:
+        """Return the term of a site.
+
+        Raises:
+            UnknownParameter: If nothing is attached there.
+        """
+        if key not in self._sites:
+            raise UnknownParameter(f"nothing is attached to {key!r}{did_you_mean(key, self._sites)}")
+        return self.terms[_module_key(key)]  # type: ignore[return-value]
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """The sites by key, in the order of the model."""
+        return self._sites
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that train, by name: site, then factor."""
+        return {name.replace("/", "."): p for name, p in self.terms.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def disabled(self) -> Iterator[nn.Module]:
+        """Run a block with the plain base; the flag is what it was after it, also when the block raises."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield self.model
+        finally:
+            self.enabled = before
+
+    def delta(self) -> Delta:
+        """Return what the terms add to the original base, detached from the model and from further training."""
+        parts: dict[str, list[Change]] = {}
+        for key, site in self._sites.items():
+            parts.setdefault(site.name, []).append(_placed(self.term(key).change(), site))
+        changes = {name: scale(add(found), self.weight) for name, found in parts.items()}
+        changes = {name: change.map(lambda t: t.to("cpu")) for name, change in changes.items()}
+        return Delta(changes, self._fingerprint(list(changes)), self._made(list(changes)))
+
+    def _fingerprint(self, names: list[str]) -> Fingerprint:
+        return fingerprint({name: original(t) for name, t in base_tensors(self.model).items()}).restrict(names)
+
+    def _made(self, names: list[str]) -> Provenance:
+        parents = [self._origin.digest] if self._origin is not None else []
+        task = self._origin.provenance.task if self._origin is not None else {}
+        settings = {**self.settings, "uses": uses(self.model, names)}
+        return Provenance("train", self.method.to_dict(), parents, settings, self.seed, task)
+
+    def detach(self) -> nn.Module:
+        """Take every term off the model and give its parameters their flags back; return the model."""
+        if not self._attached:
+            raise ConfigError("this adapter is detached already")
+        take_back(self._links)
+        self._freeze.thaw()
+        self._attached = False
+        return self.model
+
+
+def _module_key(key: str) -> str:
+    """Return a site's key as torch allows it for a submodule: dots are taken."""
+    return key.replace(".", "/")
+
+
+def _placed(change: Change, site: Site) -> Change:
+    """Return the change of a site's matrix as one of the whole parameter."""
+    shape = tuple(site.tensor.shape)
+    if site.window is not None:
+        return Block(change, site.window.axis, site.window.start, shape)
+    if isinstance(change, Spectral):
+        return Spectral(change.shift, shape, change.left, change.right, change.probe)
+    if isinstance(change, LowRank):
+        return LowRank(change.left, change.right, change.core, shape)
+    if isinstance(change, Dense) and not isinstance(change, New):
+        return Dense(change.values.reshape(shape))
+    return change

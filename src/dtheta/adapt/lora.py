@@ -1,0 +1,80 @@
+"""LoRA: a low-rank displacement that starts at zero. The baseline of every method here.
+
+    W x + c B A x,   A (r, n) ~ U(-1/sqrt(n), 1/sqrt(n)),   B (m, r) = 0,   c = alpha / r  (or alpha / sqrt(r))
+
+Hu et al. 2021, arXiv 2106.09685; the square root from Kalajdzievski 2023, arXiv 2312.03732. ``alpha`` None is c = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from dtheta.adapt.method import Method, check_rank, check_weight, restored, working_dtype
+from dtheta.adapt.term import FactoredTerm, Term
+from dtheta.core.change import Change, LowRank
+from dtheta.core.seeds import generator
+from dtheta.core.selection import Site
+from dtheta.errors import ConfigError
+
+
+def scaling(rank: int, alpha: float | None, rslora: bool) -> float:
+    """Return c: alpha / r, alpha / sqrt(r) with ``rslora``, and 1 where alpha is None.
+
+    Raises:
+        ConfigError: If alpha is not a positive finite number.
+    """
+    if alpha is None:
+        return 1.0
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ConfigError(f"alpha must be a positive number, found {alpha}")
+    return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Low-rank adaptation.
+
+    Attributes:
+        rank: r.
+        alpha: Scaling c = alpha / r; None for c = 1.
+        rslora: c = alpha / sqrt(r) instead.
+        dropout: Probability of dropping inputs of the adapter while training.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    rslora: bool = False
+    dropout: float = 0.0
+
+    summary: ClassVar[str] = "low-rank displacement that starts at zero (baseline)"
+    paper: ClassVar[str] = "2106.09685"
+
+    def term(self, site: Site, seed: int) -> FactoredTerm:
+        """Return factors with A drawn by (seed, parameter) and B zero."""
+        check_rank(site, self.rank)
+        check_weight(site)
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}")
+        (m, n), scale = site.shape, scaling(self.rank, self.alpha, self.rslora)
+        # torch layout: the factor on the input side is drawn. A layer stored as (in, out) has its input on the left.
+        fan_in = m if site.kind == "transposed" else n
+        drawn = torch.empty(self.rank, fan_in).uniform_(
+            -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator(seed, f"LoRA/{site.key}")
+        )
+        if site.kind == "transposed":
+            left, right = drawn.T.contiguous(), torch.zeros(self.rank, n)
+        else:
+            left, right = torch.zeros(m, self.rank), drawn
+        left, right = (t.to(site.tensor.device, working_dtype(site.tensor)) for t in (left, right))
+        return FactoredTerm(left, right, scale=scale, dropout=self.dropout)
+
+    def restore(self, site: Site, change: Change) -> Term:
+        """Return the term that goes on from a stored change; c is that of the file, where it is one number."""
+        if not isinstance(change, LowRank) or (change.core is not None and bool((change.core != change.core[0]).any())):
+            return restored(change)
+        scale = 1.0 if change.core is None else float(change.core[0])
+        return FactoredTerm(change.left.clone(), change.right.clone(), scale=scale, dropout=self.dropout)

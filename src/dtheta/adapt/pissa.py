@@ -1,0 +1,87 @@
+"""PiSSA: train the principal singular vectors.
+
+    W = U S V^T,   A0 = diag(sqrt(S_r / c)) V_r^T,   B0 = U_r diag(sqrt(S_r / c)),   c = alpha / r
+    output = W x + c (B A - B0 A0) x,   A and B trained from A0 and B0
+
+Meng, Wang and Zhang 2024, arXiv 2404.02948. The paper freezes the residual W - c B0 A0 in place of W; written as
+above the base stays what it is, so switching off, a second adapter, reloading and exporting cannot go wrong. The price
+is one more rank-r product, without gradients to weights. Dropout is absent on purpose: dropping principal components
+breaks the equality at the start.
+
+Shape legend: W (m, n), A (r, n), B (m, r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dtheta.adapt.lora import scaling
+from dtheta.adapt.method import Method, check_rank, restored, split_start
+from dtheta.adapt.term import FactoredTerm, Term
+from dtheta.core.change import Change, LowRank
+from dtheta.core.factors import cached_svds
+from dtheta.core.selection import Site
+from dtheta.core.svd import TruncatedSVD
+
+
+@dataclass(frozen=True)
+class PiSSA(Method):
+    """Principal singular values and vectors adaptation.
+
+    Attributes:
+        rank: r.
+        alpha: Scaling c = alpha / r; None for c = 1 (the paper's alpha = r).
+        rslora: c = alpha / sqrt(r) instead.
+        accuracy: Relative accuracy of the singular values at the start; None for the fast sketch.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    rslora: bool = False
+    accuracy: float | None = 1e-5
+
+    summary: ClassVar[str] = "trains the principal singular vectors of the weight"
+    paper: ClassVar[str] = "2404.02948"
+
+    def terms(self, sites: Sequence[Site], seed: int) -> dict[str, Term]:
+        """Return the terms; the factors come from the disk cache when these weights were factored before."""
+        found = principal(sites, self.rank, self.accuracy, seed)
+        return {site.key: self._term(found[site.key]) for site in sites}
+
+    def _term(self, svd: TruncatedSVD) -> FactoredTerm:
+        scale = scaling(self.rank, self.alpha, self.rslora)
+        root = (svd.S / scale).sqrt()
+        return FactoredTerm(svd.U * root, root[:, None] * svd.Vh, scale=scale, subtract_start=True)
+
+    def restore(self, site: Site, change: Change) -> Term:
+        """Return the term that goes on from a stored change, with the same start subtracted."""
+        return continued(change, self.rank, scaling(self.rank, self.alpha, self.rslora))
+
+
+def principal(sites: Sequence[Site], rank: int, accuracy: float | None, seed: int) -> dict[str, TruncatedSVD]:
+    """Return the leading singular triplets of the weights at all sites, by key."""
+    for site in sites:
+        check_rank(site, rank)
+    return cached_svds({site.key: site.matrix() for site in sites}, rank, accuracy=accuracy, seed=seed)
+
+
+def continued(change: Change, rank: int, scale: float, with_core: bool = False) -> Term:
+    """Return a factored term from stacked factors, or from whatever form the change has by now."""
+    halves = split_start(change, rank)
+    if halves is None:
+        return restored(change)
+    now, start = halves
+    if not with_core:
+        return FactoredTerm(now.left, now.right, scale=scale, start=(start.left, start.right, None))
+    core, core0 = (_divided(half, scale) for half in halves)
+    return FactoredTerm(now.left, now.right, core, scale=scale, start=(start.left, start.right, core0))
+
+
+def _divided(half: LowRank, scale: float) -> Tensor:
+    """Return the core without c, in the dtype of the factors: the very numbers that ``FactoredTerm.change`` took."""
+    assert half.core is not None, "split_start"
+    return (half.core / scale).to(half.left.dtype)

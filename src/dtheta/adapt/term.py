@@ -1,0 +1,268 @@
+"""Term: the trainable displacement D of one parameter, in the form its method trains.
+
+A term knows how to act without becoming a matrix, how to become one, and how to leave as a Change:
+
+    product(x)     x (..., n) -> x D^T (..., m)       behind a linear layer that stores W as (out, in)
+    transposed(x)  x (..., m) -> x D   (..., n)       behind one that stores it as (in, out)
+    rows(index)    D[index]                           behind an embedding
+    matrix()       D (m, n)                           where a module hands its weight to a function
+    pair()         D = pair[0] @ pair[1]              where the term is factored
+    change()       the Change to store
+
+Shape legend: D (m, n), r rank, q columns of the pair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dtheta.core.change import Change, Dense, LowRank
+from dtheta.core.spectral import Spectral
+
+
+class Term(nn.Module, ABC):
+    """Displacement of one parameter, as a module whose parameters train."""
+
+    #: A term that is a matrix anyway adds itself to the weight: one product in place of two.
+    materialize: bool = False
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """Return D (m, n)."""
+
+    @abstractmethod
+    def change(self) -> Change:
+        """Return D as a Change of the (m, n) matrix, detached and copied."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x D^T (..., m) for x (..., n)."""
+        return F.linear(x, self.matrix())
+
+    def transposed(self, x: Tensor) -> Tensor:
+        """Return x D (..., n) for x (..., m)."""
+        return x @ self.matrix()
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the rows D[index] (..., n)."""
+        return F.embedding(index, self.matrix())
+
+    def triple(self) -> Triple | None:
+        """Return the factors from which ``product.py`` makes output and gradients at once; None to act by itself."""
+        return None
+
+
+class DenseTerm(Term):
+    """D itself, starting at zero; for full fine-tuning and for vectors."""
+
+    materialize = True
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def matrix(self) -> Tensor:
+        """Return D."""
+        return self.values
+
+    def change(self) -> Change:
+        """Return a copy of D."""
+        return Dense(self.values.detach().clone())
+
+
+@dataclass(frozen=True)
+class Triple:
+    """c L diag(s) R, less the same of the start where there is one.
+
+    Attributes:
+        left: L (m, r).
+        right: R (r, n).
+        core: s (r,), or None for ones.
+        scale: c.
+        start: L0, s0, R0, or None.
+    """
+
+    left: Tensor
+    right: Tensor
+    core: Tensor | None
+    scale: float
+    start: tuple[Tensor, Tensor | None, Tensor] | None = None
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return two matrices whose product is D.
+
+        With a start, c (L s R - L0 s0 R0) = c (L s - L0 s0) R + c (L0 s0) (R - R0): the differences are those of the
+        small factors. Before the first step both are exact zeros, and so is D; after it D is as accurate as it is
+        large, where the difference of two products would be as inaccurate as W is large.
+        """
+        left = self._weigh(self.left, self.core)
+        if self.start is None:
+            return left, self.right
+        start = self._weigh(self.start[0], self.start[1])
+        return torch.cat([left - start, start], 1), torch.cat([self.right, self.right - self.start[2]])
+
+    def _weigh(self, left: Tensor, core: Tensor | None) -> Tensor:
+        weight = self.scale if core is None else core if self.scale == 1.0 else core * self.scale
+        return left if core is None and self.scale == 1.0 else left * weight
+
+
+class FactoredTerm(Term):
+    """D = c (L diag(s) R - L0 diag(s0) R0): the trained product less what it was at the start.
+
+    The start is subtracted here, beside the base, and never from the base.
+
+    Args:
+        left: L (m, r).
+        right: R (r, n).
+        core: s (r,), or None for ones.
+        scale: c.
+        subtract_start: Whether L0, s0, R0 are copies of the factors; False where the product starts at zero.
+        start: L0, R0, s0, when they are not copies of the factors (training that goes on from a file).
+        dropout: Probability with which entries of x are dropped on the way into the factors while training.
+    """
+
+    left0: Tensor | None
+    right0: Tensor | None
+    core0: Tensor | None
+
+    def __init__(
+        self,
+        left: Tensor,
+        right: Tensor,
+        core: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        subtract_start: bool = False,
+        start: tuple[Tensor, Tensor, Tensor | None] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.left = nn.Parameter(left)
+        self.right = nn.Parameter(right)
+        self.core = None if core is None else nn.Parameter(core)
+        self.scale = scale
+        self.dropout = dropout
+        if subtract_start and start is None:
+            start = (left.detach().clone(), right.detach().clone(), None if core is None else core.detach().clone())
+        for name, value in zip(("left0", "right0", "core0"), start or (None, None, None), strict=True):
+            self.register_buffer(name, value)
+
+    def triple(self) -> Triple | None:
+        """Return the factors; None while inputs are dropped, which no displacement of a weight does."""
+        return None if self.dropout and self.training else self._triple()
+
+    def _triple(self) -> Triple:
+        if self.left0 is None or self.right0 is None:
+            return Triple(self.left, self.right, self.core, self.scale)
+        return Triple(self.left, self.right, self.core, self.scale, (self.left0, self.core0, self.right0))
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return (m, q) and (q, n) whose product is D; exactly zero at the start. See ``Triple.pair``."""
+        return self._triple().pair()
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x D^T."""
+        left, right = self.pair()
+        return F.linear(F.linear(self._enter(x), right), left)
+
+    def transposed(self, x: Tensor) -> Tensor:
+        """Return x D."""
+        left, right = self.pair()
+        return (self._enter(x) @ left) @ right
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return rows of D by gathering rows of the left factor."""
+        left, right = self.pair()
+        return F.embedding(index, left) @ right
+
+    def matrix(self) -> Tensor:
+        """Return D as a matrix."""
+        left, right = self.pair()
+        return left @ right
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Bring x to the dtype of the factors (autocast does so by itself), and drop entries while training."""
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.left.dtype)
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def change(self) -> Change:
+        """Return D as stacked factors ``[L L0]``, ``[c s, -c s0]``, ``[R; R0]``: exact, of rank 2r or r."""
+        left, right, core = [self.left], [self.right], [self._scaled_core(self.core)]
+        if self.left0 is not None and self.right0 is not None:
+            left.append(self.left0)
+            right.append(self.right0)
+            core.append(-self._scaled_core(self.core0))
+        ones = len(core) == 1 and self.core is None and self.scale == 1.0
+        stacked = None if ones else torch.cat(core).detach().clone()
+        return LowRank(torch.cat(left, 1).detach().clone(), torch.cat(right, 0).detach().clone(), stacked)
+
+    def _scaled_core(self, core: Tensor | None) -> Tensor:
+        if core is None:
+            return self.left.new_full((self.left.shape[1],), self.scale)
+        # in float64, so that dividing by c gives back the very numbers, and training goes on from a file without a step
+        return core if self.scale == 1.0 else core.double() * self.scale
+
+
+class SpectralTerm(Term):
+    """D = U diag(shift) V^T: only the shift trains.
+
+    Acting by itself, ``product`` picks the cheaper of two equal routes by the number of tokens T: through the factors,
+    or with D made first where T > m n / (m + n).
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, left: Tensor, right: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("left", left, persistent=False)
+        self.register_buffer("right", right, persistent=False)
+        self.shift = nn.Parameter(shift)
+
+    def triple(self) -> Triple:
+        """Return U, the shifts and V^T."""
+        return Triple(self.left, self.right, self.shift, 1.0)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x D^T."""
+        x = self._enter(x)
+        if prefers_matrix(x, self.left.shape[0], self.right.shape[1]):
+            return F.linear(x, self.matrix())
+        return F.linear(F.linear(x, self.right) * self.shift, self.left)
+
+    def transposed(self, x: Tensor) -> Tensor:
+        """Return x D."""
+        x = self._enter(x)
+        if prefers_matrix(x, self.left.shape[0], self.right.shape[1]):
+            return x @ self.matrix()
+        return ((x @ self.left) * self.shift) @ self.right
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return rows of D by gathering rows of U."""
+        return (F.embedding(index, self.left) * self.shift) @ self.right
+
+    def matrix(self) -> Tensor:
+        """Return D as a matrix."""
+        return (self.left * self.shift) @ self.right
+
+    def _enter(self, x: Tensor) -> Tensor:
+        return x if torch.is_autocast_enabled(x.device.type) else x.to(self.left.dtype)
+
+    def change(self) -> Change:
+        """Return the shifts with their basis at hand; a file stores the shifts and a probe."""
+        shape = (self.left.shape[0], self.right.shape[1])
+        return Spectral(self.shift.detach().clone(), shape, self.left, self.right)
+
+
+def prefers_matrix(x: Tensor, m: int, n: int) -> bool:
+    """Tell whether an (m, n) displacement of any rank is cheaper made into a matrix than kept in factors.
+
+    Through factors of rank r, T tokens cost T r (m + n) multiplications a pass; making the matrix costs r m n once,
+    and then nothing where it is added to a weight that is multiplied anyway.
+    """
+    return x.shape[:-1].numel() * (m + n) > m * n

@@ -1,0 +1,54 @@
+"""Adapters that have moved: what the tests against peft export, read and compare."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.adapt.adapter import Adapter
+from dtheta.adapt.attach import attach
+from dtheta.adapt.method import Method
+from dtheta.core.delta import Delta
+from dtheta.core.seeds import generator
+
+
+def shake(adapter: Adapter, size: float = 0.05) -> None:
+    """Move every trainable parameter by keyed noise, as training would."""
+    with torch.no_grad():
+        for name, parameter in adapter.trainable().items():
+            noise = torch.randn(parameter.shape, generator=generator(0, name))
+            parameter.add_(noise.to(parameter), alpha=size)
+
+
+def moved(model: nn.Module, method: Method, select: str | None = None, **settings: float) -> Delta:
+    """The delta of an adapter whose factors were shaken; the model is left as it was."""
+    adapter = attach(model, method, select)
+    shake(adapter, **settings)
+    delta = adapter.delta()
+    adapter.detach()
+    return delta
+
+
+def outputs(model: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    """The model's output in evaluation mode, without a graph."""
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        result = model(*inputs)
+    model.train(was)
+    if isinstance(result, Tensor):
+        return result
+    return result.logits if hasattr(result, "logits") else result[0]
+
+
+def with_delta(model: nn.Module, delta: Delta, inputs: Sequence[Tensor]) -> Tensor:
+    """The output of a copy of the base whose weights are base plus dense change: the plain reference."""
+    reference = copy.deepcopy(model)
+    named = dict(reference.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, change in delta.changes.items():
+            named[name].add_(change.dense().reshape(named[name].shape))
+    return outputs(reference, inputs)

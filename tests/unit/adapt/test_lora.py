@@ -1,0 +1,74 @@
+"""LoRA: zero at the start, drawn by seed and name, scaled by alpha over r or its root."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dtheta.adapt.attach import attach
+from dtheta.adapt.lora import LoRA, scaling
+from dtheta.core.change import Dense, LowRank
+from dtheta.core.selection import sites
+from dtheta.errors import ConfigError
+
+
+def test_scaling():
+    assert scaling(8, None, False) == 1.0
+    assert scaling(8, 16.0, False) == 2.0
+    assert scaling(4, 6.0, True) == 3.0
+    for alpha in (0.0, -2.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="alpha"):
+            scaling(8, alpha, False)
+
+
+def test_start_is_uniform_in_and_zero_out(tiny_gpt2):
+    model = nn.Sequential(nn.Linear(400, 30), nn.Embedding(50, 20))
+    adapter = attach(model, LoRA(rank=16), "0|1")
+    for key, fan_in in (("0.weight", 400), ("1.weight", 20)):
+        drawn = adapter.term(key).right.detach()
+        assert not adapter.term(key).left.any()
+        assert drawn.abs().max() <= 1 / math.sqrt(fan_in)
+        torch.testing.assert_close(float(drawn.std()), 1 / math.sqrt(3 * fan_in), rtol=0.1, atol=0)
+    adapter.detach()
+    adapter = attach(tiny_gpt2, LoRA(rank=2), "*.c_fc#0")  # stored as (in, out): the input side is the left
+    term = adapter.term("transformer.h.0.mlp.c_fc.weight")
+    assert (term.left.shape, term.right.any().item(), term.left.any().item()) == ((16, 2), False, True)
+    adapter.detach()
+
+
+def test_both_factors_train_from_the_second_step_on():
+    model = nn.Sequential(nn.Linear(6, 5))
+    adapter = attach(model, LoRA(rank=2, alpha=4.0))
+    term, x = adapter.term("0.weight"), torch.randn(3, 6)
+    adapter(x).sum().backward()
+    assert term.left.grad.any()
+    assert not term.right.grad.any()
+    with torch.no_grad():
+        term.left.sub_(term.left.grad)
+    adapter(x).sum().backward()
+    assert term.right.grad.any()
+    torch.testing.assert_close(adapter.delta()["0.weight"].dense(), 2.0 * (term.left @ term.right).detach())
+    adapter.detach()
+
+
+def test_float64_base_trains_in_float64():
+    model = nn.Sequential(nn.Linear(6, 5)).double()
+    adapter = attach(model, LoRA(rank=2))
+    assert adapter.term("0.weight").left.dtype == torch.float64
+    assert adapter(torch.randn(3, 6).double()).dtype == torch.float64
+    adapter.detach()
+
+
+def test_restore_takes_the_scaling_of_the_file():
+    site = sites(nn.Sequential(nn.Linear(6, 5)))["0.weight"]
+    left, right = torch.randn(5, 3), torch.randn(3, 6)
+    term = LoRA(rank=2, dropout=0.2).restore(site, LowRank(left, right, torch.full((3,), 2.5)))
+    assert (term.scale, term.core, term.dropout) == (2.5, None, 0.2)
+    assert torch.equal(term.change().core, torch.full((3,), 2.5))
+    assert LoRA().restore(site, LowRank(left, right)).scale == 1.0
+    several = LowRank(left, right, torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(LoRA().restore(site, several).matrix(), several.dense())
+    assert LoRA().restore(site, Dense(torch.ones(5, 6))).materialize
