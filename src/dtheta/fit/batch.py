@@ -1,0 +1,100 @@
+"""What a batch is made of: how many rows, which of them are a process's own, how many items its mean loss is over.
+
+    loss of a step = sum_i n_i loss_i / sum_i n_i        over micro-batches and processes i
+
+n_i is the number of items that ``loss_i`` is the mean of. With it, neither a short last batch, nor padding, nor the
+number of processes or of accumulated batches changes what a step minimizes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dtheta.core.tensorfile import data_of
+from dtheta.fit.trainable import Batch
+
+IGNORED = -100  # the label that transformers and torch leave out of a loss
+
+
+def tensors(batch: Batch) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors(value)
+
+
+def rows(batch: Batch) -> int:
+    """Return the first dimension of the first tensor that has one; 1 where there is none."""
+    return next((len(t) for t in tensors(batch) if t.ndim), 1)
+
+
+def share(batch: Batch, rank: int, size: int) -> tuple[Batch, bool]:
+    """Return the rows of a batch that belong to process ``rank`` of ``size``, and whether there are any.
+
+    A process for which there is no row gets the first one: it has to take part in the step, with weight zero.
+    """
+    count = rows(batch)
+    start, stop = count * rank // size, count * (rank + 1) // size
+    if start == stop:
+        return _rows(batch, count, slice(0, 1)), False
+    return (batch if stop - start == count else _rows(batch, count, slice(start, stop))), True
+
+
+def _rows(batch: Batch, count: int, which: slice) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch[which] if batch.ndim and len(batch) == count else batch
+    if isinstance(batch, Mapping):
+        return {name: _rows(value, count, which) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == count and next(tensors(batch), None) is None:
+            return batch[which]  # one text, name or number a row
+        parts = [_rows(value, count, which) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def item_counter(model: Any, own_loss: bool) -> Callable[[Batch], int]:
+    """Return the function that counts the items of a batch.
+
+    With the model's own loss: the labels that count, as transformers does (those not -100; for a causal language model,
+    not the first of a row, which nothing predicts). With a loss of the user's: the rows.
+    """
+    if not own_loss:
+        return rows
+    start = 1 if _shifts_labels(model) else 0
+
+    def count(batch: Batch) -> int:
+        given = batch if isinstance(batch, Mapping) else {}
+        labels = given.get("shift_labels", given.get("labels"))
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            return rows(batch)
+        counted = labels if "shift_labels" in given or labels.ndim < 2 else labels[..., start:]
+        return int((counted != IGNORED).sum())
+
+    return count
+
+
+def _shifts_labels(model: Any) -> bool:
+    """Tell whether a transformers model compares position t with label t + 1."""
+    if not hasattr(model, "loss_type") or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    if model.loss_type is None:  # a class that is not called ...ForCausalLM, as GPT2LMHeadModel, gets the causal loss
+        return bool(getattr(model, "can_generate", bool)())
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss  # only its models have a loss_type
+
+    return LOSS_MAPPING.get(model.loss_type) is ForCausalLMLoss
+
+
+def digest(batch: Batch) -> str:
+    """Return a short hash of a batch's tensors, by which a resumed run knows its data again."""
+    found = hashlib.blake2b(digest_size=8)
+    for tensor in tensors(batch):
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(data_of(tensor))
+    return found.hexdigest()

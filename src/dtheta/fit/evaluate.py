@@ -1,0 +1,148 @@
+"""Evaluation: the mean loss over the items of the evaluation data, and one metric that says what is best.
+
+    loss     sum_i n_i loss_i / sum_i n_i,  n_i items of batch i
+    metric   a dtheta.score Metric of (logits, labels); accuracy where a classifier's output shows both
+
+Under DDP every process takes each size-th batch and the means are merged; under FSDP2 all go through all batches,
+because every forward is an exchange that all must take part in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dtheta.errors import ConfigError, NonFinite
+from dtheta.fit.objective import model_loss
+from dtheta.fit.trainable import Batch, Loss
+from dtheta.fit.world import World
+from dtheta.score.aggregate import Aggregate, Mean
+from dtheta.score.metric import Accuracy, Metric
+
+#: (model, batches) -> number, higher is better.
+Scorer: TypeAlias = Callable[[Any, Iterable[Batch]], float]
+
+
+class Evaluator:
+    """Scores of an adapter on fixed data."""
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        metric: Metric | Scorer | None,
+        loss: Loss | None,
+        count: Callable[[Batch], int],
+        world: World,
+    ) -> None:
+        """Keep the data (an iterator is read once and kept) and what to compute on it."""
+        self.batches = list(batches) if iter_is_once(batches) else batches
+        self.metric = metric
+        self.loss = loss
+        self.count = count
+        self.world = world
+
+    @property
+    def deciding(self) -> tuple[str, str]:
+        """Name of the score that decides what is best, and which direction is better; known after one evaluation."""
+        if self.metric is None:
+            return "loss", "lower"
+        name = getattr(self.metric, "name", None) or getattr(self.metric, "__name__", type(self.metric).__name__)
+        return name, getattr(self.metric, "better", "higher")
+
+    def scores(self, adapter: Any, sharded: bool = False) -> dict[str, float]:
+        """Return the loss and the metric, by name; ``sharded`` makes every process go through all batches.
+
+        Raises:
+            ConfigError: there is no batch, or the metric needs logits and labels that are not there.
+            NonFinite: a score is NaN or infinite.
+        """
+        with torch.no_grad():
+            found = self._mean_scores(adapter, 1 if sharded else self.world.size)
+            if self.metric is not None and self.deciding[0] not in found:
+                found[self.deciding[0]] = _finite(self.deciding[0], self.metric(adapter, self._on_device()))  # type: ignore[operator]
+        return found
+
+    def _on_device(self) -> Iterable[Batch]:
+        for batch in self.batches:
+            yield self.world.to_device(batch)
+
+    def _aggregate(self) -> Aggregate | None:
+        """Return an empty aggregate of the metric if that is one of ours."""
+        return Aggregate((self.metric,)) if hasattr(self.metric, "of_means") else None  # type: ignore[arg-type]
+
+    def _mean_scores(self, adapter: Any, split: int) -> dict[str, float]:
+        mean, aggregate, seen = Mean(), self._aggregate(), 0
+        for index, batch in enumerate(self.batches):
+            seen += 1
+            if seen == 1 and self.metric is None and self.loss is None:
+                aggregate = self._natural(adapter, batch)  # on every process, so that all agree
+            if index % split != self.world.rank % split:
+                continue
+            value, output = self._forward(adapter, self.world.to_device(batch), aggregate is not None)
+            items = self.count(batch)
+            if items:
+                _finite("loss", value)
+                mean = mean.add(value.reshape(1), torch.tensor([float(items)]))
+            if aggregate is not None:
+                aggregate = aggregate.add(*_prediction(output, batch))
+        if not seen:
+            raise ConfigError("the evaluation data has no batch: it is empty")
+        return self._merged(mean, aggregate, split)
+
+    def _natural(self, adapter: Any, batch: Batch) -> Aggregate | None:
+        """Return an aggregate for the accuracy if a batch's labels and logits are those of a classifier."""
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+            return None
+        logits = getattr(adapter(**self.world.to_device(batch)), "logits", None)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            return None
+        self.metric = Accuracy()
+        return self._aggregate()
+
+    def _forward(self, adapter: Any, batch: Batch, wants_output: bool) -> tuple[Tensor, Any]:
+        """Return the loss and, if wanted, the model's output, in one forward where the loss is the model's own."""
+        outputs: list[Any] = []
+
+        def noted(**arguments: Any) -> Any:
+            outputs.append(adapter(**arguments))
+            return outputs[-1]
+
+        if self.loss is None:
+            return model_loss(noted, batch), outputs[-1]
+        value = self.loss(adapter, batch)
+        return value, adapter(**batch) if wants_output and isinstance(batch, Mapping) else None
+
+    def _merged(self, mean: Mean, aggregate: Aggregate | None, split: int) -> dict[str, float]:
+        parts = self.world.gather((mean, aggregate)) if split > 1 else [(mean, aggregate)]
+        mean, aggregate = parts[0]
+        for other, more in parts[1:]:
+            mean = mean.merge(other)
+            aggregate = aggregate.merge(more) if aggregate is not None and more is not None else aggregate
+        return {"loss": float(mean.value)} | (aggregate.results() if aggregate is not None else {})
+
+
+def _finite(name: str, value: Any) -> float:
+    if not math.isfinite(float(value)):
+        raise NonFinite(f"the {name} on the evaluation data is {float(value)}; lower lr, or look at the data")
+    return float(value)
+
+
+def _prediction(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+        raise ConfigError(
+            "a dtheta.score metric needs labels in the batch and logits in the model's output; "
+            "give a function metric=(model, batches) -> number instead"
+        )
+    return logits.float().cpu(), labels.cpu()
+
+
+def iter_is_once(batches: Any) -> bool:
+    """Tell whether going through the batches uses them up."""
+    return hasattr(batches, "__next__")

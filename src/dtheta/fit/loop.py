@@ -1,0 +1,155 @@
+"""fit: the one training loop.
+
+    g      <- sum_i (n_i / N) grad loss_i        over the micro-batches and processes of a step, N = sum_i n_i
+    g      <- g min(1, clip / ||g||)
+    g      <- g + the method's own gradient      once a step, after clipping (SORSA's order)
+    theta  <- AdamW(theta, g, lr(t))
+
+theta are the terms of an adapter; the base gets no gradient and is not written to. With evaluation data the adapter
+ends with the best terms it had at any evaluation, the untrained ones included; of equal scores the lower loss wins.
+
+A run is a pure function of adapter, data, configuration and seed on one kind of machine: killed at any step and
+resumed, it ends with the same bits (under DDP of more than two processes the order of a reduction may differ).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from dtheta.errors import ConfigError
+from dtheta.fit.batch import item_counter
+from dtheta.fit.evaluate import Evaluator, Scorer
+from dtheta.fit.modes import kept_modes
+from dtheta.fit.randomness import kept_generators
+from dtheta.fit.record import Record
+from dtheta.fit.run import Callback, Run
+from dtheta.fit.settings import Precision, Schedule, Settings
+from dtheta.fit.stream import Stream, as_batches
+from dtheta.fit.trainable import Batch, Loss
+from dtheta.fit.world import world
+from dtheta.score.metric import Metric
+
+
+def fit(
+    adapter: Any,
+    train: Any,
+    *,
+    steps: int,
+    eval: Any = None,
+    loss: Loss | None = None,
+    metric: Metric | Scorer | None = None,
+    lr: float = 1e-3,
+    full_lr: float | None = None,
+    schedule: Schedule = "cosine",
+    warmup: float = 0.03,
+    weight_decay: float = 0.0,
+    accumulation: int = 1,
+    clip: float | None = 1.0,
+    precision: Precision | None = None,
+    batch_size: int | None = None,
+    collate: Callable[[list[Any]], Batch] | None = None,
+    count: Callable[[Batch], int] | None = None,
+    eval_every: int | None = None,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    log: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    allow_unused: bool = False,
+    quiet: bool = False,
+    seed: int = 0,
+) -> Record:
+    """Train an adapter's terms.
+
+    Start the script with ``accelerate launch`` for DDP or FSDP2: a batch is then split over the processes, so that the
+    result is that of one process. The caller's random generators, and every module's train or eval mode, are given
+    back. Modules that write to their own buffers while they train (batch norm) stay in eval mode: the base is not
+    written to.
+
+    Args:
+        adapter: what ``attach`` returned, or anything that is ``Trainable``.
+        train: a DataLoader, a Dataset, or an iterable of batches; gone through as often as needed.
+        steps: optimizer steps.
+        eval: the same for evaluation; None trains without.
+        loss: (model, batch) -> scalar mean loss; None for ``model(**batch).loss``.
+        metric: what decides which evaluation is best: a ``dtheta.score`` metric of logits and labels, or a function
+            (model, batches) -> number, higher is better. None: accuracy for classifiers, else the loss.
+        lr: highest learning rate.
+        full_lr: that of parameters that train in full (``attach(..., also=...)``, ``Full``); None for ``lr``.
+        schedule: "cosine" or "linear" to zero, or "constant".
+        warmup: rising part of the schedule: a share of the steps below 1, else a number of steps.
+        weight_decay: AdamW's; it pulls the trained factors, not the weights, towards zero.
+        accumulation: batches a step.
+        clip: largest norm of the gradient; None leaves it.
+        precision: "fp32", "bf16" or "fp16" (autocast); None for what ``accelerate launch`` was told, else fp32.
+        batch_size: rows a batch, where ``train`` is a Dataset; 32 if None.
+        collate: how a Dataset's items become a batch; its ``collate`` method, or torch's way, if None.
+        count: batch -> number of items that the loss is a mean over. None: counted labels with the model's own loss,
+            rows with yours.
+        eval_every: steps between evaluations; None for ten a run. Step 0 and the last one are always evaluated.
+        patience: end after so many evaluations without improvement; None never.
+        checkpoint: folder for the checkpoint; None writes none.
+        checkpoint_every: steps between checkpoints; None for ten a run. The last step always writes one.
+        resume: go on from the checkpoint in the folder, if there is one; a finished run returns its record.
+        log: JSONL file with a line for every step and evaluation.
+        callbacks: called after every step; one that returns True ends the run.
+        allow_unused: whether trainable parameters may stay without gradient (experts that no token went to).
+        quiet: no progress bar; there is none without a terminal anyway.
+        seed: key of data order and dropout.
+
+    Returns:
+        The record: losses, evaluations, rates, the best one, time, reason of the end, configuration.
+
+    Raises:
+        ConfigError: an argument that cannot be meant, empty data, no scalar loss, a parameter that no gradient reaches,
+            a resume with another configuration or other data.
+        NonFinite: the loss or its gradient is NaN or infinite; the last checkpoint stays.
+        UnsupportedLayer: the model wrote to its own weights or buffers while it ran.
+        OutputError: checkpoint or log cannot be written.
+        FormatError: the checkpoint is damaged.
+    """
+    settings = Settings(
+        steps=steps, lr=lr, full_lr=full_lr, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
+        accumulation=accumulation, clip=clip, precision=precision or launched_precision(), batch_size=batch_size,
+        eval_every=eval_every, patience=patience, checkpoint_every=checkpoint_every, allow_unused=allow_unused,
+        seed=seed,
+    )  # fmt: skip
+    if eval is None and (metric is not None or patience is not None or eval_every is not None):
+        raise ConfigError("metric, patience and eval_every need evaluation data: give eval=...")
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ConfigError("resume and checkpoint_every need a folder: give checkpoint=...")
+    if not adapter.trainable():
+        raise ConfigError("nothing trains in this adapter: all its parameters are frozen, or there are none")
+    counter = count or item_counter(adapter, own_loss=loss is None)
+    with ExitStack() as stack:
+        around = stack.enter_context(world(allow_unused))
+        stack.enter_context(kept_generators(around.device))
+        stack.enter_context(kept_modes(adapter))
+        stream = Stream(as_batches(train, "train", batch_size, collate, seed), seed)
+        stack.callback(stream.close)
+        evaluator = None
+        if eval is not None:
+            evaluator = Evaluator(as_batches(eval, "eval", batch_size, collate, None), metric, loss, counter, around)
+        folder, log_file = (None if path is None else Path(path).expanduser() for path in (checkpoint, log))
+        run = Run(adapter, stream, evaluator, loss, counter, settings, around, folder)
+        stack.callback(run.close)
+        run.open(resume, log_file, quiet)
+        return run.train(callbacks)
+
+
+def launched_precision() -> Precision:
+    """Return the precision that ``accelerate launch`` was told, fp32 without it.
+
+    Raises:
+        ConfigError: one that fit does not have.
+    """
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    table: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    if told not in table:
+        raise ConfigError(f"Accelerate was launched with mixed precision {told}; fit has fp32, bf16 and fp16")
+    return table[told]
