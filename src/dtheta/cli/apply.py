@@ -1,0 +1,237 @@
+"""Run a model with a delta on texts.
+
+A classifier's delta gives a class and its probability for every text; a language model's continues the text. The base
+is never changed. The model is the one that the delta names, if 'dtheta models' knows it, else give --model. A folder
+that 'dtheta merge' wrote from a classifier runs too.
+
+  dtheta apply news.delta --text "Shares fell after the bank cut its forecast"
+  dtheta apply news.delta --data articles.csv --column body --out predictions.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.cost import Cost
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.plan import Plan, require_output, size_of
+from dtheta.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_SHOWN = 60  # characters of a text in the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta apply``."""
+
+    delta: Annotated[Path, Place("a .delta file, or a folder that 'dtheta merge' wrote")]
+    model: Annotated[
+        str | None, Flag("the base: a name of 'dtheta models', or a local Hugging Face folder", "NAME|DIR")
+    ] = None
+    text: Annotated[tuple[str, ...], Flag("a text; may be given several times")] = ()
+    data: Annotated[Path | None, Flag("a .csv, .tsv or .jsonl file of texts", "FILE")] = None
+    column: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
+    label: Annotated[str | None, Flag("column of the true classes; the accuracy is then reported", "COLUMN")] = None
+    weight: Annotated[float, Flag("factor of the delta; 0 runs the plain base")] = 1.0
+    tokens: Annotated[int, Flag("tokens to continue a text by, for a language model")] = 40
+    out: Annotated[Path | None, Flag("write the predictions to a .jsonl or .csv file", "FILE")] = None
+
+
+def run(options: Options, console: Console) -> int:
+    """Predict."""
+    if not options.text and options.data is None:
+        raise ConfigError('there is nothing to run on: give --text "..." or --data FILE')
+    if options.label is not None and options.data is None:
+        raise ConfigError("--label names a column of --data, which is not given")
+    if options.out is not None:
+        require_output(options.out)
+        if options.out.suffix not in _WRITERS:
+            raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
+    if options.dry_run:
+        return _plan(options, console)
+    texts, labels = _texts(options)
+    with ExitStack() as stack:
+        net, tokenizer, task = _network(options, stack)
+        if task.get("kind") == "text-classification":
+            rows = _classify(net, tokenizer, task, texts)
+        else:
+            rows = _continue(net, tokenizer, texts, options.tokens)
+    record: dict[str, Any] = {"delta": options.delta.name, "predictions": rows}
+    parts = [_table(rows)]
+    if labels is not None:
+        parts += _score(record, rows, labels, task)
+    if options.out is not None:
+        _write(options.out, rows)
+        record["out"] = str(options.out)
+        parts = [f"wrote {len(rows)} predictions to {options.out}", *parts[1:]]
+    console.result(record, parts)
+    return 0
+
+
+def _plan(options: Options, console: Console) -> int:
+    from dtheta.core.files import read_header
+
+    is_file = options.delta.is_file()
+    named = read_header(options.delta).provenance.task.get("model", "") if is_file else ""
+    cost = Cost.of_model(options.model or named) if options.model or named else Cost()
+    reads = {str(options.delta): size_of(options.delta), f"model {options.model or named}": cost.nbytes}
+    if options.data is not None:
+        reads[str(options.data)] = size_of(options.data)
+    writes = {} if options.out is None else {str(options.out): None}
+    Plan(reads, writes, cost.memory(64 * 64), settings=options.resolved()).show(console)
+    return 0
+
+
+def _texts(options: Options) -> tuple[list[str], list[str] | None]:
+    """Return the texts, and their classes where these are asked for."""
+    from dtheta.adapt.language import table_column
+
+    texts = list(options.text)
+    if options.data is None:
+        return texts, None
+    texts += table_column(options.data, options.column)
+    if options.label is None:
+        return texts, None
+    if options.text:
+        raise ConfigError("--label goes with --data alone: a --text has no class")
+    return texts, table_column(options.data, options.label)
+
+
+def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return the network with the delta on it, its tokenizer, and what the delta says of its task."""
+    from dtheta.adapt.attach import attach
+    from dtheta.adapt.recipe import task_model
+    from dtheta.cli.head import load_merged
+    from dtheta.core.apply import applied
+    from dtheta.core.files import load
+    from dtheta.core.tensorfile import existing
+    from dtheta.models.load import load_model, load_tokenizer
+
+    path = existing(options.delta)
+    if path.is_dir():
+        return load_merged(path)
+    delta = load(path)
+    task = dict(delta.provenance.task)
+    name = options.model or _known_model(task)
+    net = task_model(delta, load_model(name))
+    if delta.new:
+        adapter = attach(net, delta, weight=options.weight)
+        stack.callback(adapter.detach)
+    else:
+        stack.enter_context(applied(net, options.weight * delta) if options.weight != 1.0 else applied(net, delta))
+    return net.eval(), load_tokenizer(name), task
+
+
+def _known_model(task: dict[str, Any]) -> str:
+    from dtheta.models.zoo import ZOO
+
+    name = task.get("model", "")
+    if name not in ZOO:
+        said = f"the delta was made on a model called {name!r}" if name else "the delta does not name its model"
+        raise ConfigError(f"{said}, which 'dtheta models' does not know; give its folder with --model")
+    return name
+
+
+def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:
+    from dtheta.adapt.frozen import predicted_logits
+    from dtheta.data.batches import EncodedTexts
+    from dtheta.data.text import Texts
+
+    classes: list[str] = task["classes"]
+    encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, task.get("max_length", 128))
+    rows = []
+    for text, probabilities in zip(texts, predicted_logits(net, encoded).softmax(1).tolist(), strict=True):
+        best = max(range(len(classes)), key=lambda i: probabilities[i])
+        each = dict(zip(classes, probabilities, strict=True))
+        rows.append({"text": text, "label": classes[best], "probability": probabilities[best], "probabilities": each})
+    return rows
+
+
+def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
+    """Continue each text greedily."""
+    import torch
+
+    if not callable(getattr(net, "generate", None)) or not net.can_generate():  # type: ignore[operator]
+        raise ConfigError(
+            f"the delta names no task, and {type(net).__name__} generates no text; in Python, "
+            "'with dt.applied(model, delta)' runs it for any use"
+        )
+    rows = []
+    for text in texts:
+        given = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            ids = net.generate(  # type: ignore[operator]
+                **given, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0
+            )
+        new = ids[0, given["input_ids"].shape[1] :]
+        rows.append({"text": text, "continuation": tokenizer.decode(new, skip_special_tokens=True)})
+    return rows
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Part:
+    if rows and "label" in rows[0]:
+        cells = [(r["label"], f"{100 * r['probability']:.1f} %", _short(r["text"])) for r in rows]
+        return Table(("class", "probability>", "text"), cells)
+    return "\n\n".join(f"{row['text']}|{row['continuation']}" for row in rows)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+
+def _score(record: dict[str, Any], rows: list[dict[str, Any]], labels: list[str], task: dict[str, Any]) -> list[Part]:
+    from dtheta.cli.results import share
+    from dtheta.score import wilson
+
+    if rows and "label" not in rows[0]:
+        raise ConfigError("--label compares classes, and this delta's task has none")
+    for label in labels:
+        if label not in task["classes"]:
+            raise ConfigError(
+                f"the class {label!r} in the data is none that the delta knows{did_you_mean(label, task['classes'])}"
+            )
+    right = sum(row["label"] == label for row, label in zip(rows, labels, strict=True))
+    accuracy = wilson(right, len(rows))
+    record["accuracy"] = dataclasses.asdict(accuracy)
+    return ["", f"accuracy {share(accuracy)}: {right} of {len(rows)}"]
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from dtheta.core.output import write_file
+
+    with write_file(path) as handle:
+        handle.write(_WRITERS[path.suffix](rows).encode())
+
+
+def _jsonl(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    flat = [{k: v for k, v in row.items() if k != "probabilities"} | _spread(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]) if flat else ["text"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _spread(row: dict[str, Any]) -> dict[str, float]:
+    return {f"probability of {name}": value for name, value in row.get("probabilities", {}).items()}
+
+
+_WRITERS = {".jsonl": _jsonl, ".csv": _csv}

@@ -1,0 +1,127 @@
+"""Console: the result on stdout, everything else on stderr.
+
+With ``--json`` the result is one JSON document. Tables are drawn by rich on a terminal and as plain aligned text
+everywhere else; progress is drawn on a terminal only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; a heading that ends with ``>`` stands over numbers, aligned to the right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def plain(self) -> str:
+        """Return the table as aligned text."""
+        names = [name.removesuffix(">") for name in self.headings]
+        lines = [names, *self.rows]
+        widths = [max(len(str(line[i])) for line in lines) for i in range(len(names))]
+        numeric = [name.endswith(">") for name in self.headings]
+        text = [
+            "  ".join(
+                f"{cell:>{w}}" if right else f"{cell:<{w}}"
+                for cell, w, right in zip(line, widths, numeric, strict=True)
+            )
+            for line in lines
+        ]
+        return "\n".join([*([self.title] if self.title else []), *(line.rstrip() for line in text)])
+
+
+Part = str | Table
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where a verb writes.
+
+    Attributes:
+        json: Whether the result is wanted as JSON.
+        quiet: Whether nothing but the result is wanted.
+    """
+
+    json: bool = False
+    quiet: bool = False
+
+    def note(self, text: str) -> None:
+        """Say something that is not the result."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def result(self, record: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Print the result: ``record`` as JSON where that is wanted, else the parts one below the other."""
+        if self.json:
+            print(json.dumps(_finite(record), indent=2, ensure_ascii=False))
+            return
+        for part in parts:
+            self._show(part)
+
+    def _show(self, part: Part) -> None:
+        if isinstance(part, Table) and sys.stdout.isatty():
+            _rich_table(part)
+        else:
+            print(part.plain() if isinstance(part, Table) else part)
+
+    @property
+    def animated(self) -> bool:
+        """Whether progress may be drawn: on a terminal, and when not asked to be quiet."""
+        return not self.quiet and sys.stderr.isatty()
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        """Yield a function to call once for each of ``total`` pieces of work with the name of the next one."""
+        if not self.animated:
+            yield lambda name: None
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
+        with Progress(*columns, TimeElapsedColumn(), console=RichConsole(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            started = False
+
+            def begin(name: str) -> None:
+                nonlocal started
+                bar.update(task, description=name, advance=1 if started else 0)
+                started = True
+
+            yield begin
+
+
+def _rich_table(table: Table) -> None:
+    from rich import box
+    from rich.console import Console as RichConsole
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in table.headings:
+        drawn.add_column(
+            escape(name.removesuffix(">")), justify="right" if name.endswith(">") else "left", overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    RichConsole().print(drawn)
+
+
+def _finite(value: Any) -> Any:
+    """Return a record with NaN and infinity as null, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

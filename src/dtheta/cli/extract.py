@@ -1,0 +1,94 @@
+"""Take the delta that leads from one checkpoint to another.
+
+TUNED is a checkpoint of the same model (a safetensors file, a Hugging Face folder, shards with an index) or a peft LoRA
+folder, which becomes a delta of the model in the folder BASE. Checkpoints are read one tensor at a time. Without --rank
+the delta is exact; with a rank, or a share of the energy like 0.9, a matrix is stored as factors where that is less.
+
+  dtheta extract base/ tuned/ --out tuned.delta
+  dtheta extract base/ tuned/ --out small.delta --rank 0.95
+  dtheta extract base/ peft-adapter/ --out adapter.delta
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from dtheta.cli.console import Console
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.units import byte_size, count, percent
+from dtheta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtheta.core.delta import Delta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta extract``."""
+
+    base: Annotated[Path, Place("the checkpoint before")]
+    tuned: Annotated[Path, Place("the checkpoint after, or a peft LoRA folder")]
+    out: Annotated[Path, Flag("the file to write", "FILE")] = Path("extracted.delta")
+    rank: Annotated[
+        int | float | None, Flag("a rank, or the share of the energy to keep; exact without it", "N|SHARE")
+    ] = None
+    select: Annotated[str | None, Flag("only tensors that match this glob; alternatives are joined by |", "GLOB")] = (
+        None
+    )
+    partial: Annotated[bool, Flag("compare the tensors that both have; without it, other names are an error")] = False
+
+
+def run(options: Options, console: Console) -> int:
+    """Extract and save."""
+    from dtheta.core.tensorfile import existing
+
+    base, tuned = existing(options.base), existing(options.tuned)
+    require_output(options.out)
+    if options.dry_run:
+        reads = {str(base): size_of(base), str(tuned): size_of(tuned)}
+        total = sum(size or 0 for size in reads.values())
+        Plan(reads, {str(options.out): size_of(tuned)}, total, reading_time(total), options.resolved()).show(console)
+        return 0
+    delta = _from_peft(options) if (tuned / "adapter_config.json").exists() else _difference(options)
+    if not len(delta):
+        console.note("the two are equal in every bit: the delta is empty")
+    delta.save(options.out)
+    record = {
+        "out": str(options.out),
+        "digest": delta.digest,
+        "tensors": len(delta),
+        "weights": delta.numel,
+        "norm": delta.norm(),
+        "bytes": options.out.stat().st_size,
+        "discarded_energy": dict(delta.provenance.settings.get("discarded", {})),
+    }
+    lost = max(record["discarded_energy"].values(), default=0.0)
+    text = (
+        f"{options.out}: {len(delta)} tensors of {count(delta.numel)} weights, norm {record['norm']:.4g}, "
+        f"{byte_size(record['bytes'])}"
+    )
+    if record["discarded_energy"]:
+        text += f"; at most {percent(lost, 2)} of a tensor's energy was discarded"
+    console.result(record, [text])
+    return 0
+
+
+def _difference(options: Options) -> Delta:
+    from dtheta.core.extract import extract
+
+    return extract(options.base, options.tuned, options.rank, options.select, strict=not options.partial)
+
+
+def _from_peft(options: Options) -> Delta:
+    from dtheta.core.interop import from_peft
+    from dtheta.core.recompress import recompress
+    from dtheta.models.load import load_model
+
+    if options.partial:
+        raise ConfigError("--partial compares two checkpoints; a peft folder must fit its base")
+    delta = from_peft(options.tuned, load_model(options.base), modules_to_save=True)
+    delta = delta if options.select is None else delta.restrict(options.select)
+    return delta if options.rank is None else recompress(delta, options.rank)

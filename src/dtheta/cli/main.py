@@ -1,0 +1,140 @@
+"""``dtheta VERB ...``: find the verb's file, import that one alone, run it, and turn errors into exit codes.
+
+    0 done    1 failed    2 usage    3 wrong base    130 interrupted    143 terminated    141 nobody reads the output
+
+An error of ours is one clear message on stderr; ``DTHETA_DEBUG=1`` adds the traceback. Anything else that goes wrong is
+a bug, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+
+from dtheta._version import __version__
+from dtheta.cli.verbs import GROUPS, VERBS
+from dtheta.errors import ConfigError, DthetaError, DthetaWarning, did_you_mean
+
+_INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; ``arguments`` are those of the process by default."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _kept_handlers():
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+    except DthetaError as error:
+        return _fail(arguments, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(arguments, "interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # the interpreter flushes once more as it ends: give it somewhere to flush to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _UNREAD
+    except MemoryError:
+        return _fail(arguments, "not enough memory; 'dtheta VERB ... --dry-run' says how much a command needs", 1)
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(arguments, f"{where}{error.strerror}", 1)
+
+
+# What the machine, and not this program, can get wrong at any place.
+_SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE}
+
+
+@contextlib.contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Handle warnings and termination our way for the length of a block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A plain kill would skip every "finally" and leave files that were being written aside.
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(_TERMINATED)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if len(arguments) > 1 and arguments[0] == "help":
+            return _run([arguments[1], "--help"])
+        print(overview(), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else ConfigError.exit_code
+    if arguments[0] in ("-V", "--version"):
+        print(f"dtheta {__version__}")
+        return 0
+    return run_verb(arguments[0], arguments[1:])
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Parse the options of one verb and run it.
+
+    Raises:
+        ConfigError: For an unknown verb or option, naming the nearest one.
+    """
+    if verb not in VERBS:
+        raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)}; 'dtheta --help' lists them all")
+    from dtheta.cli.console import Console
+    from dtheta.cli.options import parse
+
+    module = import_module(f"dtheta.cli.{verb}")
+    options = parse(module.Options, arguments, verb, module.__doc__ or "")
+    if options is None:  # the help was asked for, and is printed
+        return 0
+    return module.run(options, Console(json=options.json, quiet=options.quiet)) or 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: object, **_: object) -> None:
+    """Print a warning of ours as one line; those that other libraries address to programmers only when debugging."""
+    if issubclass(category, DthetaWarning):
+        print(f"dtheta: note: {message}", file=sys.stderr)
+    elif os.environ.get("DTHETA_DEBUG") == "1":
+        print(f"{category.__name__}: {message}", file=sys.stderr)
+
+
+def overview() -> str:
+    """Return the text of ``dtheta --help``."""
+    width = max(map(len, VERBS))
+    lines = ["dtheta: one exact object for everything that changes a pretrained network", ""]
+    lines += ["usage: dtheta VERB [options]        dtheta VERB --help says more", ""]
+    for title, names in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:<{width}}  {VERBS[name]}" for name in names), ""]
+    lines += ["Every verb takes --json, --quiet, --seed, --dry-run and --config FILE. Start with: dtheta demo", ""]
+    return "\n".join(lines)
+
+
+def _fail(arguments: Sequence[str], message: str, code: int) -> int:
+    verb = f" {arguments[0]}" if arguments and arguments[0] in VERBS else ""
+    if os.environ.get("DTHETA_DEBUG") == "1" and sys.exc_info()[0] is not None:
+        import traceback
+
+        traceback.print_exc()
+    try:
+        print(f"dtheta{verb}: {message}", file=sys.stderr)
+    except OSError:  # stderr is closed or full: the exit code must do
+        pass
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Write the model with deltas in it, or a delta as a peft adapter.
+
+The weights of the folder BASE are read, moved and written one tensor at a time: float64 sums, rounded once. Several
+deltas add up exactly, each with its --weight. A classifier's head goes into the folder beside the encoder
+(classifier.safetensors), and 'dtheta apply FOLDER' runs both. With --format peft the deltas' sum becomes an adapter
+folder that peft loads on the untouched base.
+
+  dtheta merge minilm news.delta --out merged/ --check
+  dtheta merge base/ a.delta b.delta --weight 1 --weight 0.5 --out merged/
+  dtheta merge minilm news.delta --format peft --out adapter/
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from dtheta.cli.console import Console
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.units import byte_size
+from dtheta.errors import ConfigError, DthetaError, OutputError, UnknownParameter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dtheta.adapt.adapter import Adapter
+    from dtheta.core.delta import Delta
+
+_TEXTS = ("The bank cut its forecast.", "A late goal won the match for the home side.", "i love this phone")
+_TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # of the largest logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta merge``."""
+
+    base: Annotated[str, Place("a name of 'dtheta models', a Hugging Face folder, or a safetensors file")]
+    deltas: Annotated[tuple[Path, ...], Place("one or several .delta files of that base", "DELTA")] = ()
+    out: Annotated[Path, Flag("the folder to write (a file where BASE is one); it must not exist", "DIR")]
+    weight: Annotated[tuple[float, ...], Flag("factor of each delta, in order; ones by default")] = ()
+    select: Annotated[str | None, Flag("only changes that match this glob; alternatives are joined by |", "GLOB")] = (
+        None
+    )
+    format: Annotated[Literal["full", "peft"], Flag("the whole model, or a peft LoRA adapter")] = "full"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"] | None, Flag("store the weights so (default: as they are)")
+    ] = None
+    check: Annotated[bool, Flag("compare the outputs of what was written with those of base and delta")] = False
+
+
+def run(options: Options, console: Console) -> int:
+    """Merge and, if asked, check."""
+    from dtheta.models.zoo import ZOO, model_folder
+
+    base = Path(model_folder(options.base)) if options.base in ZOO else Path(options.base).expanduser()
+    if not options.out.is_dir():
+        require_output(options.out)
+    elif any(options.out.iterdir()):
+        raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")
+    if options.format == "peft" and options.dtype not in (None, "float32"):
+        raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
+    if options.dry_run:
+        return _plan(options, base, console)
+    delta = _sum(options)
+    if options.format == "peft":
+        record = _write_peft(options, base, delta)
+    else:
+        record = _write_full(options, base, delta, console)
+    lines = [f"{options.out}: {record['tensors']} tensors moved, {byte_size(record['bytes'])} written"]
+    if record.get("rounding") is not None:
+        lines.append(f"rounding  lost at most {record['rounding']:.1e} of a tensor's change ({record['worst']})")
+    if options.check:
+        record["check"] = check = _check(options, base, delta)
+        size = f"by at most {check['difference']:.1e}, where the largest is {check['largest']:.3g}"
+        lines.append(
+            f"check     outputs differ from base and delta {size}; the delta moves them by {check['moved']:.1e}"
+        )
+    console.result(record, ["\n".join(lines)])
+    return 0
+
+
+def _plan(options: Options, base: Path, console: Console) -> int:
+    reads = {str(base): size_of(base), **{str(path): size_of(path) for path in options.deltas}}
+    size = size_of(base) if options.format == "full" else sum(size_of(p) or 0 for p in options.deltas)
+    seconds = reading_time(2 * (size_of(base) or 0))
+    Plan(reads, {str(options.out): size}, int(5e8), seconds, options.resolved()).show(console)
+    return 0
+
+
+def _sum(options: Options) -> Delta:
+    """Return the weighted sum of the deltas."""
+    from dtheta.core.delta import total
+    from dtheta.core.files import load
+
+    if not options.deltas:
+        raise ConfigError("there is no delta to merge: dtheta merge BASE DELTA --out DIR")
+    weights = options.weight or (1.0,) * len(options.deltas)
+    if len(weights) != len(options.deltas):
+        raise ConfigError(
+            f"{len(options.deltas)} deltas but {len(weights)} weights; give --weight once for each, in order"
+        )
+    deltas = [weight * load(path) for weight, path in zip(weights, options.deltas, strict=True)]
+    delta = deltas[0] if len(deltas) == 1 else total(deltas)
+    return delta if options.select is None else delta.restrict(options.select)
+
+
+def _parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
+    """Return the delta under the names that a checkpoint of the pretrained model has, and whether there is a head.
+
+    A classifier calls the pretrained part ``encoder``; a checkpoint has no such prefix, or another one ("model").
+    """
+    if all(name in names for name in delta):
+        return delta, False
+    inner = [name for name in delta if name.startswith("encoder.")]
+    has_head = any(name.startswith("head.") for name in delta)
+    if not inner:
+        return delta, False  # names of neither kind: merging says which tensor the base lacks
+    if has_head and delta.provenance.task.get("kind") != "text-classification":
+        raise ConfigError(
+            "these deltas are of different tasks, so the sum of their heads is the head of none; "
+            "--select 'encoder.*' merges the pretrained part alone"
+        )
+    rest = inner[0].removeprefix("encoder.")
+    prefix = next((n.removesuffix(rest) for n in names if n == rest or n.endswith(f".{rest}")), None)
+    if prefix is None:
+        raise UnknownParameter(f"the delta changes {rest!r}, which this base does not have")
+    renamed = delta.restrict("encoder.*").rename(lambda name: prefix + name.removeprefix("encoder."))
+    return renamed, has_head
+
+
+def _write_full(options: Options, base: Path, delta: Delta, console: Console) -> dict[str, Any]:
+    import torch
+
+    from dtheta.cli.head import write_head
+    from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
+    from dtheta.core.output import write_folder
+
+    inner, has_head = _parts(delta, open_checkpoint(base))
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    if not has_head:
+        merged = merge_checkpoint(base, inner, options.out, dtype=dtype)
+    elif base.is_file():
+        raise ConfigError(
+            "the delta has a head, which needs a folder; give the model's folder as BASE, or --select 'encoder.*'"
+        )
+    else:
+        with write_folder(options.out) as folder:
+            merged = merge_checkpoint(base, inner, folder / "merged", dtype=dtype)
+            for file in (folder / "merged").iterdir():
+                file.rename(folder / file.name)
+            (folder / "merged").rmdir()
+            write_head(folder, delta)
+    for name in merged.left_out:
+        console.note(f"left out: {name} (it would not fit the merged weights)")
+    return {
+        "out": str(options.out),
+        "format": "full",
+        "parents": list(delta.provenance.parents) or [delta.digest],
+        "delta": delta.digest,
+        "tensors": len(merged.changed),
+        "head": has_head,
+        "bytes": merged.nbytes,
+        "rounding": merged.rounding.max_relative,
+        "worst": merged.rounding.worst,
+        "left_out": list(merged.left_out),
+    }
+
+
+def _write_peft(options: Options, base: Path, delta: Delta) -> dict[str, Any]:
+    from dtheta.cli.head import write_head
+    from dtheta.core.interop import to_peft
+    from dtheta.core.output import write_folder
+    from dtheta.core.tensors import base_tensors
+    from dtheta.models.load import load_model
+
+    model = load_model(base)
+    inner, has_head = _parts(delta, set(base_tensors(model)))
+    with write_folder(options.out) as folder:
+        to_peft(inner, folder / "adapter", base_name=options.base, model=model)
+        for file in (folder / "adapter").iterdir():
+            shutil.move(str(file), folder / file.name)
+        (folder / "adapter").rmdir()
+        if has_head:
+            write_head(folder, delta)
+    return {
+        "out": str(options.out),
+        "format": "peft",
+        "parents": list(delta.provenance.parents) or [delta.digest],
+        "delta": delta.digest,
+        "tensors": len(inner),
+        "head": has_head,
+        "bytes": size_of(options.out) or 0,
+    }
+
+
+def _check(options: Options, base: Path, delta: Delta) -> dict[str, float]:
+    """Compare the outputs of what was written with those of the base with the delta attached.
+
+    Raises:
+        DthetaError: If they differ by more than rounding explains, or if nothing moved.
+    """
+    from dtheta.adapt.attach import attach
+    from dtheta.adapt.recipe import task_model
+    from dtheta.cli.head import load_merged
+    from dtheta.core.interop import from_peft
+    from dtheta.core.tensors import base_tensors
+    from dtheta.models.load import load_model, load_tokenizer
+
+    if base.is_file():
+        raise ConfigError("--check runs the model, so BASE must be a folder with its configuration")
+    tokens = load_tokenizer(base)(list(_TEXTS), return_tensors="pt", padding=True, truncation=True, max_length=32)
+    model = load_model(base)
+    inner, has_head = _parts(delta, set(base_tensors(model)))
+    whole = has_head and options.format == "full"
+    net, change = (task_model(delta, model), delta) if whole else (model, inner)
+    plain = _outputs(net, tokens)
+    wanted = _with(attach(net, change), tokens)
+    if options.format == "full":
+        found = _outputs(load_merged(options.out)[0], tokens)
+    else:
+        found = _with(attach(model, from_peft(options.out, model)), tokens)
+    largest, difference = float(wanted.abs().max()), float((found - wanted).abs().max())
+    moved = float((plain - wanted).abs().max())
+    if difference > _TOLERANCE[options.dtype or "float32"] * largest:
+        raise DthetaError(
+            f"check failed: outputs of {options.out} differ from those of base and delta by {difference:.2e}, where "
+            f"the largest is {largest:.3g}; the base's dtype may be too coarse for this delta (--dtype float32)"
+        )
+    if float((plain - found).abs().max()) == 0.0 and change.norm() > 0:
+        raise DthetaError(f"check failed: {options.out} gives the outputs of the base; the delta was lost in rounding")
+    return {"difference": difference, "largest": largest, "moved": moved}
+
+
+def _with(adapter: Adapter, tokens: Any) -> Tensor:
+    try:
+        return _outputs(adapter.model, tokens)
+    finally:
+        adapter.detach()
+
+
+def _outputs(net: nn.Module, tokens: Any) -> Tensor:
+    """Return logits where the network has any, else its last hidden states, at the real tokens."""
+    import torch
+
+    arguments = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found = net.eval()(**arguments)
+    values = found.logits if getattr(found, "logits", None) is not None else found.last_hidden_state
+    values = values.float()
+    return values if values.ndim == 2 else values[arguments["attention_mask"].bool()]

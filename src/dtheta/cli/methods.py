@@ -1,0 +1,91 @@
+"""List the methods: what each trains, how many weights on a model, how large its file is, and the paper.
+
+The table is made from the registry, so it includes methods that other installed packages bring.
+
+  dtheta methods
+  dtheta methods --on smollm2 --rank 8
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dtheta.cli.console import Console, Table
+from dtheta.cli.options import CommonOptions, Flag
+from dtheta.cli.plan import Plan
+from dtheta.cli.units import byte_size, count, percent
+from dtheta.errors import DthetaError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dtheta.adapt.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta methods``."""
+
+    on: Annotated[str, Flag("count the weights on this model: a name of 'dtheta models', or a folder", "MODEL")] = (
+        "minilm"
+    )
+    rank: Annotated[int, Flag("rank of the methods that have one")] = 16
+
+
+def run(options: Options, console: Console) -> int:
+    """Print the table."""
+    if options.dry_run:
+        Plan({f"model {options.on}": None}, seconds=5, settings=options.resolved()).show(console)
+        return 0
+    from dtheta.adapt.registry import method_class, method_names
+    from dtheta.models.load import load_model
+
+    model = load_model(options.on)
+    whole = sum(p.numel() for p in model.parameters())
+    rows = [_row(method_class(name), options.rank, model, whole) for name in method_names()]
+    cells = [
+        (
+            r["name"],
+            r["trains"],
+            "" if r["parameters"] is None else count(r["parameters"]),
+            "" if r["share"] is None else percent(r["share"], 2),
+            "" if r["bytes"] is None else byte_size(r["bytes"]),
+            r["options"],
+            f"arXiv {r['paper']}" if r["paper"] else "",
+        )
+        for r in rows
+    ]
+    title = f"on {options.on} ({count(whole)} weights), rank {options.rank} where there is one"
+    headings = ("method", "what trains", "weights>", "share>", "file>", "options", "paper")
+    end = "\n".join(["", *(f"{r['name']}: not counted, {r['note']}" for r in rows if r["note"])]).rstrip()
+    record = {"model": options.on, "weights": whole, "rank": options.rank, "methods": rows}
+    console.result(record, [Table(headings, cells, title), *([end] if end else [])])
+    return 0
+
+
+def _row(kind: type[Method], rank: int, model: nn.Module, whole: int) -> dict[str, Any]:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    row = {"name": kind.__name__, "trains": kind.summary, "paper": kind.paper, "note": ""}
+    row["options"] = ", ".join(f"{n}={f.default}" for n, f in fields.items() if n != "rank")
+    try:
+        parameters, nbytes = _size(kind(**({"rank": rank} if "rank" in fields else {})), model)
+    except (DthetaError, TypeError) as error:  # a method of another package may need options that nobody gave
+        return {**row, "parameters": None, "share": None, "bytes": None, "note": str(error)}
+    return {**row, "parameters": parameters, "share": parameters / whole, "bytes": nbytes}
+
+
+def _size(method: Method, model: nn.Module) -> tuple[int, int]:
+    """Return the trained weights and the bytes of the delta, from one site of each shape."""
+    from dtheta.core.selection import Site, select
+
+    alike: dict[tuple[Any, ...], list[Site]] = {}
+    for site in select(model, method.default_select, matrices=method.matrices):
+        alike.setdefault((site.kind, site.shape, tuple(site.tensor.shape)), []).append(site)
+    parameters = nbytes = 0
+    for sites in alike.values():
+        (term,) = method.terms(sites[:1], 0).values()
+        parameters += len(sites) * sum(p.numel() for p in term.parameters() if p.requires_grad)
+        nbytes += len(sites) * term.change().nbytes
+    return parameters, nbytes

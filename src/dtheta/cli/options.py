@@ -1,0 +1,172 @@
+"""Options: the frozen dataclass of a verb is its command line and its configuration file.
+
+    defaults  <  --config FILE.yaml  <  flags
+
+A field annotated with ``Flag`` is a flag (``n_train`` is ``--n-train``), one with ``Place`` a value by its place. The
+three sources are read by the same rules (values.py). Unknown names are refused, and the nearest known one is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+from dtheta.cli.values import read_value
+from dtheta.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Says that a field is a flag: its help, and what the help calls its value."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Place(Flag):
+    """Says that a field is given by its place on the command line and not by a flag."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What every verb takes."""
+
+    json: Annotated[bool, Flag("print the result as JSON on stdout; all else goes to stderr")] = False
+    quiet: Annotated[bool, Flag("print nothing but the result")] = False
+    dry_run: Annotated[bool, Flag("say what would be read and written, the memory and the time, and stop")] = False
+    seed: Annotated[int, Flag("key of every random draw")] = 0
+    config: Annotated[Path | None, Flag("a YAML file of these options; flags win over it", "FILE")] = None
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what a result should remember: every option that says what is computed, as plain values."""
+        aside = {f.name for f in dataclasses.fields(CommonOptions)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in aside}
+        return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON keeps it; of a path only the name: where a file lay is its owner's business."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.name if isinstance(value, Path) else value
+
+
+O = TypeVar("O", bound=CommonOptions)  # the verb's own Options
+
+
+@dataclass(frozen=True)
+class Field:
+    """One option of a verb: name in Python, type, default (``MISSING`` if it must be given), and what is said of it."""
+
+    name: str
+    kind: Any
+    default: Any
+    said: Flag
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is given by its place."""
+        return isinstance(self.said, Place)
+
+    @property
+    def many(self) -> bool:
+        """Whether it may be given several times."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def called(self) -> str:
+        """The name by which a user knows it."""
+        return (self.said.name or self.name.upper()) if self.placed else "--" + self.name.replace("_", "-")
+
+
+def fields_of(kind: type[CommonOptions]) -> dict[str, Field]:
+    """Return the options that a verb takes, by name, its own first."""
+    hints = get_type_hints(kind, include_extras=True)
+    common = {f.name for f in dataclasses.fields(CommonOptions)}
+    found = {}
+    for f in sorted(dataclasses.fields(kind), key=lambda f: f.name in common):
+        plain, said = get_args(hints[f.name])
+        found[f.name] = Field(f.name, plain, f.default, said)
+    return found
+
+
+def parse(kind: type[O], arguments: Sequence[str], verb: str, about: str) -> O | None:
+    """Return the options that a command line means, or None when it asked for help, which is then printed.
+
+    Raises:
+        ConfigError: For an unknown option, a value that cannot be meant, or one that is missing.
+    """
+    fields = fields_of(kind)
+    if {"-h", "--help"} & set(arguments):
+        from dtheta.cli.help import help_text
+
+        print(help_text(list(fields.values()), verb, about), end="")
+        return None
+    given = _flags(fields, arguments)
+    values = {n: read_value(v, fields[n].kind, fields[n].called) for n, v in given.items() if v is not None}
+    if "config" in values:
+        values = _from_file(values["config"], fields) | values
+    for f in fields.values():
+        if f.name not in values and f.default is MISSING:
+            raise ConfigError(f"{f.called} is missing; 'dtheta {verb} --help' shows how to call it")
+    return kind(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse for the splitting alone: its errors become ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def _flags(fields: Mapping[str, Field], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the raw text of every field that the command line gives; None where it does not."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for f in fields.values():
+        if f.placed:
+            parser.add_argument(f.name, nargs="*" if f.many else "?", default=None)
+        elif f.kind is bool:
+            parser.add_argument(f.called, dest=f.name, action=argparse.BooleanOptionalAction, default=None)
+        else:
+            parser.add_argument(f.called, dest=f.name, default=None, action="append" if f.many else "store")
+    found, unknown = parser.parse_known_intermixed_args(list(arguments))
+    if unknown:
+        flags = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+        if flags:
+            near = did_you_mean(flags[0], [f.called for f in fields.values() if not f.placed])
+            raise ConfigError(f"unknown option {flags[0]}{near}")
+        raise ConfigError(f"unexpected argument {unknown[0]!r}")
+    return {name: value for name, value in vars(found).items() if value != []}
+
+
+def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Return the values of a YAML file: field names as keys, with ``_`` or ``-``."""
+    values = {}
+    for key, value in _document(path).items():
+        name = str(key).replace("-", "_")
+        if name not in fields or name == "config":
+            raise ConfigError(f"{path}: unknown option {key!r}{did_you_mean(name, set(fields) - {'config'})}")
+        if isinstance(value, Mapping):  # set: {gamma: 1e-4}
+            value = [f"{k}={v}" for k, v in value.items()]
+        values[name] = read_value(value, fields[name].kind, f"{path}: {key}")
+    return values
+
+
+def _document(path: Path) -> Mapping[Any, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, Mapping):
+        found = "nothing" if document is None else type(document).__name__
+        raise ConfigError(f"{path} must hold option names and values, such as 'rank: 16'; found {found}")
+    return document

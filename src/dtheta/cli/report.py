@@ -1,0 +1,90 @@
+"""Draw one page from the results of earlier runs.
+
+FILES are either .delta files (what each is, its layers, and how alike they are) or the .json results that 'dtheta demo'
+and 'dtheta adapt --report' write; several of the latter on one model become one page.
+
+  dtheta report dtheta-demo/deltas/*.delta --out deltas.html
+  dtheta report lora.json pissa.json --out compared.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from dtheta.cli.console import Console
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.units import byte_size
+from dtheta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtheta.report import AdaptResults, TaskResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta report``."""
+
+    files: Annotated[tuple[Path, ...], Place(".delta files, or .json results", "FILE")] = ()
+    out: Annotated[Path, Flag("the page to write", "FILE")] = Path("report.html")
+
+
+def run(options: Options, console: Console) -> int:
+    """Draw the page."""
+    from dtheta.core.tensorfile import existing
+
+    files = [existing(path) for path in options.files]
+    kinds = {path.suffix for path in files}
+    if kinds not in ({".delta"}, {".json"}):
+        raise ConfigError("give .delta files, or .json results of earlier runs, and only one of the two kinds")
+    require_output(options.out)
+    if options.dry_run:
+        reads = {str(path): size_of(path) for path in files}
+        total = sum(size or 0 for size in reads.values())
+        Plan(reads, {str(options.out): 200_000}, 2 * total, reading_time(total) + 2).show(console)
+        return 0
+    page = _deltas(files, options.out) if kinds == {".delta"} else _results(files, options.out)
+    record = {"out": str(page), "kind": "deltas" if kinds == {".delta"} else "results", "bytes": page.stat().st_size}
+    console.result(record, [f"{page}: {byte_size(record['bytes'])}, one self-contained page of {len(files)} file(s)"])
+    return 0
+
+
+def _deltas(files: Sequence[Path], out: Path) -> Path:
+    from dtheta.report import delta_report
+
+    return delta_report(files, out)
+
+
+def _results(files: Sequence[Path], out: Path) -> Path:
+    from dtheta.report import AdaptResults, adapt_report
+
+    return adapt_report(joined([AdaptResults.load(path) for path in files]), out)
+
+
+def joined(found: Sequence[AdaptResults]) -> AdaptResults:
+    """Return the results of several runs on one base as those of one.
+
+    Raises:
+        ConfigError: If they are of different bases, or two of them hold one method on one task.
+    """
+    first = found[0]
+    bases = {results.provenance.get("base") for results in found}
+    if len(found) > 1 and len(bases) > 1:
+        raise ConfigError(f"these runs are of {len(bases)} different bases; one page compares runs on one base")
+    tasks: dict[str, TaskResult] = {}
+    for task in (task for results in found for task in results.tasks):
+        tasks[task.name] = _both(tasks[task.name], task) if task.name in tasks else task
+    return replace(first, tasks=tuple(tasks.values()))
+
+
+def _both(a: TaskResult, b: TaskResult) -> TaskResult:
+    """Return one task's results from two runs, which must have been tested on the same texts."""
+    if (a.train, a.test, a.baseline) != (b.train, b.test, b.baseline):
+        raise ConfigError(f"the runs on {a.name} differ in their texts, so their accuracies cannot be compared")
+    twice = {method.name for method in a.methods} & {method.name for method in b.methods}
+    if twice:
+        raise ConfigError(f"two of the runs hold {sorted(twice)[0]} on {a.name}; give each method once")
+    return replace(a, methods=(*a.methods, *b.methods))

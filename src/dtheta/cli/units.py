@@ -1,0 +1,35 @@
+"""Units: bytes, counts, seconds and shares as plain ASCII text."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def byte_size(value: float) -> str:
+    """Return bytes in decimal units: 1.18 MB."""
+    unit = 0
+    while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}" if unit else f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 0.4 s, 38 s, 3 min 12 s, 2 h 5 min."""
+    whole = round(seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(value: int) -> str:
+    """Return a whole number with separators: 22,713,216."""
+    return f"{value:,}"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Return a share as percent: 94.3 %."""
+    return f"{100 * share:.{decimals}f} %"

@@ -1,0 +1,22 @@
+"""The verbs: each is the file of its name in this folder."""
+
+from __future__ import annotations
+
+VERBS = {
+    "demo": "adapt a real model to real tasks by three methods, and write report.html",
+    "adapt": "train a delta on your own texts, or on a packaged task",
+    "apply": "run a model with a delta on texts",
+    "show": "say what a file or folder is: base, size, norms, a table of its layers",
+    "extract": "take the delta between two checkpoints, or from a peft adapter",
+    "merge": "write the model with deltas added, or a delta as a peft adapter",
+    "report": "draw one page from the results of earlier runs",
+    "methods": "list the methods: what trains, how much, and the paper",
+    "models": "list the models known by name, and fetch them",
+    "doctor": "check the installation, the cache and one exact round trip",
+}
+
+GROUPS = {
+    "begin": ("demo", "doctor"),
+    "make and use deltas": ("adapt", "apply", "extract", "merge"),
+    "look": ("show", "report", "methods", "models"),
+}

@@ -1,0 +1,99 @@
+"""``dtheta apply``: predictions of a model with a delta, and the wrong base."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Outcome, sentences, write_table
+
+Run = Callable[..., Outcome]
+
+
+def test_texts(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    texts = [part for text, _ in sentences(2) for part in ("--text", text)]
+    done = dtheta("apply", adapted, "--model", folders["bert"], *texts, "--json")
+    assert done.code == 0, done.err
+    rows = done.json["predictions"]
+    assert [row["label"] for row in rows] == ["good", "bad"]
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert "good" in dtheta("apply", adapted, "--model", folders["bert"], *texts).out
+
+
+def test_a_table_to_files_with_accuracy(dtheta: Run, folders: dict[str, Path], adapted: Path, table: Path) -> None:
+    common = ["apply", adapted, "--model", folders["bert"], "--data", table]
+    done = dtheta(*common, "--label", "label", "--out", "p.jsonl", "--json")
+    assert done.code == 0, done.err
+    assert done.json["accuracy"]["estimate"] > 0.9
+    lines = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [text for text, _ in sentences(60)]
+    assert dtheta(*common, "--out", "p.csv").code == 0
+    with Path("p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [line["label"] for line in lines]
+    assert float(rows[0]["probability of good"]) == pytest.approx(lines[0]["probabilities"]["good"])
+
+
+def test_weight_zero_is_the_plain_base(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    done = dtheta("apply", adapted, "--model", folders["bert"], "--text", "the film", "--weight", 0, "--json")
+    assert done.json["predictions"][0]["probabilities"] == {"bad": 0.5, "good": 0.5}  # a head of zeros
+
+
+def test_a_language_model_continues(dtheta: Run, folders: dict[str, Path], adapted_language: Path) -> None:
+    done = dtheta("apply", adapted_language, "--model", folders["llama"], "--text", "the film", "--tokens", 5, "--json")
+    assert done.code == 0, done.err
+    assert isinstance(done.json["predictions"][0]["continuation"], str)
+
+
+def test_the_wrong_base_is_exit_code_3(dtheta: Run, folders: dict[str, Path], adapted: Path, tmp_path: Path) -> None:
+    import torch
+
+    from dtheta.models.load import load_model, load_tokenizer
+
+    other = load_model(folders["bert"])
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+        other.get_parameter("encoder.layer.1.attention.self.query.weight").mul_(1.01)
+    other.save_pretrained(tmp_path / "other")  # type: ignore[operator]
+    load_tokenizer(folders["bert"]).save_pretrained(tmp_path / "other")
+    done = dtheta("apply", adapted, "--model", "other", "--text", "the film")
+    assert (done.code, done.out) == (3, "")
+    assert "made for another base" in done.err
+    assert "layer.1.attention.self.query.weight" in done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "nothing to run on"),
+        (["--text", "a", "--label", "label"], "--label names a column of --data"),
+        (["--text", "a"], "give its folder with --model"),
+        (["--data", "gone.csv"], "there is no file"),
+        (["--text", "a", "--out", "x.txt"], "--out must end in .jsonl or .csv"),
+        (["--text", "a", "--txt", "b"], "did you mean '--text'"),
+    ],
+)
+def test_bad_input(dtheta: Run, adapted: Path, more: list[str], message: str) -> None:
+    done = dtheta("apply", adapted, *more)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_unknown_classes_in_the_data(dtheta: Run, folders: dict[str, Path], adapted: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "other.csv", [("the film", "goood"), ("the day", "bad")])
+    done = dtheta("apply", adapted, "--model", folders["bert"], "--data", table, "--label", "label")
+    assert done.code == 2
+    assert "did you mean 'good'" in done.err
+
+
+def test_dry_run_writes_nothing(dtheta: Run, folders: dict[str, Path], adapted: Path, table: Path) -> None:
+    done = dtheta(
+        "apply", adapted, "--model", folders["bert"], "--data", table, "--out", "p.csv", "--dry-run", "--json"
+    )
+    assert done.code == 0, done.err
+    assert set(done.json["writes"]) == {"p.csv"}
+    assert not Path("p.csv").exists()

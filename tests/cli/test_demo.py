@@ -1,0 +1,63 @@
+"""``dtheta demo --fast``: the main job on the real model, small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dtheta.core.files import read_header
+from dtheta.report import AdaptResults
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.mark.usefixtures("minilm_factory", "bbc_small")
+def test_the_folder_is_complete(dtheta: Run) -> None:
+    done = dtheta("demo", "--fast", "--out", "try", "--json")
+    assert done.code == 0, done.err
+    record = done.json
+    assert record["report"] == "try/report.html"
+    names = {"deltas", "deltas/bbc-lora.delta", "deltas/bbc-pissa.delta", "deltas/bbc-sorsa.delta"}
+    assert {p.relative_to("try").as_posix() for p in Path("try").rglob("*")} == {*names, "report.html", "results.json"}
+    results = AdaptResults.load("try/results.json")
+    (task,) = results.tasks
+    assert [method.name for method in task.methods] == ["LoRA", "PiSSA", "SORSA"]
+    assert len({read_header(p).base.root for p in Path("try/deltas").iterdir()}) == 1
+    assert len({method.settings["steps"] for method in task.methods}) == 1
+    assert task.methods[2].orthogonality
+    assert all(len(method.layers) == 36 for method in task.methods)
+    assert [p.name for p in Path().iterdir()] == ["try"]
+    shown = dtheta("report", "try/results.json", "--out", "again.html")
+    assert shown.code == 0
+    assert Path("again.html").read_text() == Path("try/report.html").read_text()
+
+    # another run takes its place as a whole, and one that fails leaves it as it is
+    before = Path("try/results.json").read_bytes()
+    assert dtheta("demo", "--fast", "--out", "try", "--rank", 999).code == 2
+    assert Path("try/results.json").read_bytes() == before
+    done = dtheta("demo", "--fast", "--out", "try", "--rank", 2)
+    assert done.code == 0, done.err
+    assert "try next:" in done.out
+    assert Path("try/results.json").read_bytes() != before
+    assert [p.name for p in Path().iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_folder_of_something_else_is_not_touched(dtheta: Run) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    done = dtheta("demo", "--fast", "--out", "mine")
+    assert (done.code, done.out) == (1, "")
+    assert "holds something else" in done.err
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+    assert dtheta("demo", "--out", "mine/thesis.txt").code == 1
+    assert dtheta("demo", "--out", "nowhere/x").code == 1
+
+
+def test_dry_run_writes_nothing(dtheta: Run) -> None:
+    done = dtheta("demo", "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert len([name for name in done.json["writes"] if name.endswith(".delta")]) == 9
+    assert not list(Path().iterdir())

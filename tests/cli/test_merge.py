@@ -1,0 +1,141 @@
+"""``dtheta merge`` and ``dtheta extract``: out of a delta and back into one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dtheta.core.apply import applied
+from dtheta.core.files import load
+from dtheta.models.load import load_model
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def test_a_classifier_merged_runs_like_the_delta(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    done = dtheta("merge", folders["bert"], adapted, "--out", "merged", "--check", "--json")
+    assert done.code == 0, done.err
+    assert done.json["head"] is True
+    assert done.json["check"]["difference"] < 1e-5
+    text = ["--text", "the film was great", "--json"]
+    merged = dtheta("apply", "merged", *text).json["predictions"][0]
+    unmerged = dtheta("apply", adapted, "--model", folders["bert"], *text).json["predictions"][0]
+    assert merged["probabilities"] == pytest.approx(unmerged["probabilities"], abs=1e-5)
+    load_model("merged")  # a plain encoder for everyone else
+
+
+def test_a_language_model_merged(dtheta: Run, folders: dict[str, Path], adapted_language: Path) -> None:
+    done = dtheta("merge", folders["llama"], adapted_language, "--out", "merged", "--check", "--json")
+    assert done.code == 0, done.err
+    model, merged = load_model(folders["llama"]), load_model("merged")
+    ids = torch.arange(10)[None]
+    with torch.no_grad(), applied(model, load(adapted_language)):
+        assert torch.allclose(merged(ids).logits, model(ids).logits, atol=1e-5)
+
+
+def test_two_deltas_by_weight(dtheta: Run, folders: dict[str, Path], adapted_language: Path) -> None:
+    deltas = [adapted_language, adapted_language, "--weight", 1, "--weight", -0.5]
+    assert dtheta("merge", folders["llama"], *deltas, "--out", "merged", "--check").code == 0
+    assert dtheta("extract", folders["llama"], "merged", "--out", "back.delta").code == 0
+    back, delta = load("back.delta"), load(adapted_language)
+    assert (back - 0.5 * delta).norm() < 1e-5 * delta.norm()
+
+
+def test_narrow_weights_are_checked_as_such(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    done = dtheta("merge", folders["bert"], adapted, "--out", "merged", "--dtype", "bfloat16", "--check", "--json")
+    assert done.code == 0, done.err
+    assert 0 < done.json["rounding"] < 1
+
+
+def test_peft_and_back(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    done = dtheta("merge", folders["bert"], adapted, "--format", "peft", "--out", "adapter", "--check", "--json")
+    assert done.code == 0, done.err
+    assert done.json["check"]["difference"] < 1e-5
+    assert {p.name for p in Path("adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    done = dtheta("extract", folders["bert"], "adapter", "--out", "back.delta")
+    assert done.code == 0, done.err
+    back, delta = load("back.delta"), load(adapted).restrict("encoder.*").rename(lambda n: n.removeprefix("encoder."))
+    assert (back - delta).norm() < 1e-5 * delta.norm()
+
+
+def test_extract_by_rank_says_what_it_lost(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    assert dtheta("merge", folders["bert"], adapted, "--out", "merged").code == 0
+    done = dtheta("extract", folders["bert"], "merged", "--rank", 2, "--out", "small.delta", "--json")
+    assert done.code == 0, done.err
+    assert 0 < max(done.json["discarded_energy"].values()) < 1
+    done = dtheta(
+        "extract", folders["bert"], "merged", "--rank", 0.5, "--select", "*query*", "--out", "half.delta", "--json"
+    )
+    assert done.code == 0, done.err
+    assert all(0.0 <= lost <= 0.5 for lost in done.json["discarded_energy"].values())
+
+
+def test_equal_checkpoints_give_an_empty_delta(dtheta: Run, folders: dict[str, Path]) -> None:
+    done = dtheta("extract", folders["bert"], folders["bert"], "--json")
+    assert done.code == 0
+    assert done.json["tensors"] == 0
+    assert "equal in every bit" in done.err
+
+
+def test_the_wrong_base(dtheta: Run, folders: dict[str, Path], adapted: Path, adapted_language: Path) -> None:
+    done = dtheta("merge", folders["llama"], adapted, "--out", "merged")
+    assert done.code in (1, 3)
+    assert "does not have" in done.err or "another base" in done.err
+    moved = dtheta("merge", folders["llama"], adapted_language, "--out", "moved")
+    assert moved.code == 0
+    done = dtheta("merge", "moved", adapted_language, "--out", "twice")
+    assert (done.code, done.out) == (3, "")
+    assert "another base" in done.err
+    assert not Path("twice").exists()
+
+
+def test_heads_of_different_tasks(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    from dataclasses import replace
+
+    delta = load(adapted)
+    other = replace(delta, provenance=delta.provenance.with_task(data="others"))
+    other.save("other.delta")
+    done = dtheta("merge", folders["bert"], adapted, "other.delta", "--out", "merged")
+    assert done.code == 2
+    assert "--select 'encoder.*'" in done.err
+    done = dtheta(
+        "merge", folders["bert"], adapted, "other.delta", "--select", "encoder.*", "--out", "merged", "--check"
+    )
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--out", "x"], 2, "no delta to merge"),
+        (["DELTA"], 2, "--out is missing"),
+        (["DELTA", "--out", "x", "--weight", "1", "--weight", "2"], 2, "1 deltas but 2 weights"),
+        (["DELTA", "--out", "nowhere/x"], 1, "there is no folder"),
+        (["DELTA", "--out", "full"], 1, "it exists"),
+        (["DELTA", "--out", "x", "--format", "peft", "--dtype", "float16"], 2, "--dtype goes with --format full"),
+        (["DELTA", "--out", "x", "--select", "nothing.*"], 1, "no change matches"),
+        (["gone.delta", "--out", "x"], 2, "there is no file"),
+    ],
+)
+def test_bad_input(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, more: list[str], code: int, message: str
+) -> None:
+    Path("full").mkdir()
+    shutil.copy(adapted, "full/x.delta")
+    done = dtheta("merge", folders["bert"], *[str(adapted) if a == "DELTA" else a for a in more])
+    assert (done.code, done.out) == (code, ""), done.err
+    assert message in done.err
+    assert not Path("x").exists()
+
+
+def test_dry_run_writes_nothing(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    for verb in (["merge", folders["bert"], adapted], ["extract", folders["bert"], folders["bert"]]):
+        done = dtheta(*verb, "--out", "x", "--dry-run", "--json")
+        assert done.code == 0, done.err
+        assert done.json["dry_run"] is True
+    assert not list(Path().iterdir())

@@ -1,0 +1,99 @@
+"""``dtheta show``: what any file or folder is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dtheta.core.files import load
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def test_a_delta(dtheta: Run, adapted: Path) -> None:
+    done = dtheta("show", adapted)
+    assert done.code == 0, done.err
+    for part in (
+        "a delta",
+        "PiSSA(rank=4",
+        "base",
+        "norm",
+        "bad, good",
+        "accuracy",
+        "attention.self.query",
+        "low-rank",
+    ):
+        assert part in done.out
+    record = dtheta("show", adapted, "--json").json
+    delta = load(adapted)
+    assert record["digest"] == delta.digest
+    assert record["base"]["digest"] == delta.base.root
+    assert record["norm"] == pytest.approx(delta.norm())
+    assert [row["parameter"] for row in record["changes"]] == list(delta)
+
+
+def test_a_long_table_is_cut_and_says_so(dtheta: Run, adapted: Path) -> None:
+    done = dtheta("show", adapted, "--rows", 2)
+    assert "more; --rows 0 shows all" in done.out
+    assert "more;" not in dtheta("show", adapted, "--rows", 0).out
+
+
+def test_the_family(dtheta: Run, adapted: Path, tmp_path: Path) -> None:
+    shutil.copy(adapted, "first.delta")
+    first = load("first.delta")
+    (0.5 * first).save("half.delta")
+    (first + 0.5 * first).save("sum.delta")
+    done = dtheta("show", "sum.delta", "--tree", "--json")
+    tree = done.json["tree"]
+    assert {parent["file"] for parent in tree["parents"]} == {"first.delta", "half.delta"}
+    text = dtheta("show", "sum.delta", "--tree").out
+    assert text.count("first.delta") == 2  # of the sum, and of the half
+    Path("first.delta").unlink()
+    assert "not in this folder" in dtheta("show", "sum.delta", "--tree").out
+
+
+def test_a_checkpoint_and_a_model_folder(dtheta: Run, folders: dict[str, Path]) -> None:
+    done = dtheta("show", folders["bert"])
+    assert done.code == 0, done.err
+    assert "BertModel" in done.out
+    file = dtheta("show", folders["bert"] / "model.safetensors", "--json").json
+    folder = dtheta("show", folders["bert"], "--json").json
+    assert file["type"] == folder["type"] == "checkpoint"
+    assert file["digest"] == folder["digest"]
+
+
+def test_a_peft_folder(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    assert dtheta("merge", folders["bert"], adapted, "--format", "peft", "--out", "adapter").code == 0
+    done = dtheta("show", "adapter")
+    assert done.code == 0, done.err
+    assert "peft LoRA adapter" in done.out
+
+
+def test_a_delta_by_another_name(dtheta: Run, adapted: Path) -> None:
+    shutil.copy(adapted, "x.safetensors")
+    assert dtheta("show", "x.safetensors", "--json").json["type"] == "delta"
+
+
+def test_what_is_not_there_or_damaged(dtheta: Run, adapted: Path) -> None:
+    done = dtheta("show", "gone.delta")
+    assert done.code == 2
+    data = bytearray(adapted.read_bytes())
+    data[-3] ^= 1
+    Path("edited.delta").write_bytes(data)
+    done = dtheta("show", "edited.delta")
+    assert (done.code, done.out) == (1, "")
+    assert "damaged" in done.err
+    Path("cut.delta").write_bytes(data[:1000])
+    assert dtheta("show", "cut.delta").code == 1
+    Path("empty").mkdir()
+    assert dtheta("show", "empty").code == 1
+    Path("notes.txt").write_text("hello")
+    assert dtheta("show", "notes.txt").code == 1
+
+
+def test_dry_run(dtheta: Run, adapted: Path) -> None:
+    assert dtheta("show", adapted, "--dry-run", "--json").json["reads"] == {str(adapted): adapted.stat().st_size}

@@ -1,0 +1,123 @@
+"""``methods``, ``models``, ``doctor`` and ``report``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def test_methods(dtheta: Run, folders: dict[str, Path]) -> None:
+    done = dtheta("methods", "--on", folders["bert"], "--rank", 4, "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.json["methods"]}
+    assert {"LoRA", "PiSSA", "SORSA", "CLIPSVD", "Full", "BitFit"} <= set(rows)
+    # two blocks: four square matrices of 16, one 32 x 16 and one 16 x 32
+    assert rows["LoRA"]["parameters"] == rows["PiSSA"]["parameters"] == 2 * 4 * (4 * 32 + 2 * 48)
+    assert rows["CLIPSVD"]["parameters"] == 2 * 6 * 16
+    assert rows["Full"]["share"] == 1.0
+    assert "2404.02948" in dtheta("methods", "--on", folders["bert"], "--rank", 4).out
+
+
+def test_a_rank_that_does_not_fit_is_said_and_not_counted(dtheta: Run, folders: dict[str, Path]) -> None:
+    done = dtheta("methods", "--on", folders["bert"], "--rank", 40, "--json")
+    assert done.code == 0
+    rows = {row["name"]: row for row in done.json["methods"]}
+    assert rows["PiSSA"]["parameters"] is None
+    assert "rank 40 does not fit" in rows["PiSSA"]["note"]
+
+
+def test_models(dtheta: Run) -> None:
+    done = dtheta("models", "--json")
+    rows = {row["name"]: row for row in done.json["models"]}
+    assert {"minilm", "smollm2"} <= set(rows)
+    assert all(row["license"] and isinstance(row["cached"], bool) for row in rows.values())
+    assert dtheta("models", "--fetch", "minlm").code == 2
+
+
+def test_models_dry_run_fetches_nothing(dtheta: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DTHETA_CACHE", str(tmp_path / "cache"))
+    done = dtheta("models", "--fetch", "all", "--dry-run", "--json")
+    assert done.code == 0
+    assert len(done.json["reads"]) >= 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_doctor(dtheta: Run) -> None:
+    done = dtheta("doctor", "--json")
+    record = done.json
+    assert (done.code == 0) == record["ok"]
+    states = {check["check"]: check["state"] for check in record["checks"]}
+    assert states["round trip"] == "ok"
+    assert states["torch"] == "ok"
+
+
+def test_doctor_fails_when_something_is_broken(dtheta: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DTHETA_CACHE", str(tmp_path / "file" / "cache"))
+    done = dtheta("doctor")
+    assert done.code == 1
+    assert "cannot be written" in done.out
+
+    def fall(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("dtheta.core.files.load", fall)
+    record = dtheta("doctor", "--json").json
+    assert {"check": "round trip", "state": "broken", "detail": "RuntimeError: no luck"} in record["checks"]
+
+
+def test_report_of_deltas(dtheta: Run, adapted: Path) -> None:
+    done = dtheta("report", adapted, "--out", "deltas.html", "--json")
+    assert done.code == 0, done.err
+    assert done.json["kind"] == "deltas"
+    assert "PiSSA" in Path("deltas.html").read_text()
+
+
+@pytest.fixture
+def two_runs(dtheta: Run, folders: dict[str, Path], table: Path) -> None:
+    for method in ("LoRA", "SORSA"):
+        name = method.lower()
+        done = dtheta(
+            "adapt", "--model", folders["bert"], "--data", table, "--method", method, "--rank", 2, "--steps", 2,
+            "--max-length", 16, "--out", f"{name}.delta", "--report", f"{name}.html",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_report_of_several_runs(dtheta: Run) -> None:
+    done = dtheta("report", "lora.json", "sorsa.json", "--out", "both.html", "--json")
+    assert done.code == 0, done.err
+    page = Path("both.html").read_text()
+    assert "LoRA" in page
+    assert "SORSA" in page
+    done = dtheta("report", "lora.json", "lora.json")
+    assert done.code == 2
+    assert "give each method once" in done.err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [([], "give .delta files"), (["gone.delta"], "there is no file"), (["a.json", "b.delta"], "only one of the two")],
+)
+def test_report_of_what_is_not_there(dtheta: Run, files: list[str], message: str) -> None:
+    for name in ("a.json", "b.delta"):
+        Path(name).write_text("{}")
+    done = dtheta("report", *files)
+    assert done.code == 2
+    assert message in done.err
+    assert not Path("report.html").exists()
+
+
+def test_report_of_a_file_that_is_none(dtheta: Run) -> None:
+    Path("a.json").write_text("{}")
+    done = dtheta("report", "a.json")
+    assert done.code == 1
+    assert "a.json" in done.err
+    assert not Path("report.html").exists()
