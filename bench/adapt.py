@@ -151,7 +151,8 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        print(f"{'holds' if row['holds'] else 'FAILS':6} {row['system']:6} {row['claim']}: {row['ours']} {row['interval']}")
+        verdict = "holds" if row["holds"] else "FAILS"
+        print(f"{verdict:6} {row['system']:6} {row['claim']}: {row['ours']} {row['interval']}")
 
 
 if __name__ == "__main__":

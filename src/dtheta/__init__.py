@@ -43,26 +43,41 @@ if TYPE_CHECKING:
     from dtheta.adapt.lora import LoRA as LoRA
     from dtheta.adapt.method import Method as Method
     from dtheta.adapt.pissa import PiSSA as PiSSA
+    from dtheta.adapt.qpissa import NF4 as NF4
+    from dtheta.adapt.qpissa import BestQ as BestQ
+    from dtheta.adapt.qpissa import LoftQ as LoftQ
+    from dtheta.adapt.qpissa import QPiSSA as QPiSSA
+    from dtheta.adapt.quantized import dequantized as dequantized
+    from dtheta.adapt.quantized import quantize as quantize
     from dtheta.adapt.sorsa import SORSA as SORSA
     from dtheta.adapt.variation import variation as variation
-    from dtheta.core.apply import applied as applied, merge as merge
+    from dtheta.core.apply import applied as applied
+    from dtheta.core.apply import merge as merge
     from dtheta.core.change import Change as Change
     from dtheta.core.delta import Delta as Delta
     from dtheta.core.extract import extract as extract
     from dtheta.core.files import load as load
-    from dtheta.core.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
-    from dtheta.core.interop import from_peft as from_peft, to_peft as to_peft
+    from dtheta.core.fingerprint import Fingerprint as Fingerprint
+    from dtheta.core.fingerprint import fingerprint as fingerprint
+    from dtheta.core.interop import from_peft as from_peft
+    from dtheta.core.interop import to_peft as to_peft
     from dtheta.core.recompress import recompress as recompress
     from dtheta.data.table import load_table as load_table
     from dtheta.data.tasks import load_task as load_task
     from dtheta.fit.loop import fit as fit
+    from dtheta.fit.record import Record as Record
+    from dtheta.fit.sharded import gathered as gathered
     from dtheta.fit.trainer_callback import trainer_callback as trainer_callback
     from dtheta.models.classifier import classifier as classifier
-    from dtheta.models.load import load_model as load_model, load_tokenizer as load_tokenizer
+    from dtheta.models.load import load_model as load_model
+    from dtheta.models.load import load_tokenizer as load_tokenizer
 
 # Public names that need torch or more, and the module that each comes from.
 _LAZY = {
+    "gathered": "dtheta.fit.sharded",
+    "Record": "dtheta.fit.record",
     "Adapter": "dtheta.adapt.adapter",
+    "BestQ": "dtheta.adapt.qpissa",
     "BitFit": "dtheta.adapt.bitfit",
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Change": "dtheta.core.change",
@@ -70,12 +85,16 @@ _LAZY = {
     "Fingerprint": "dtheta.core.fingerprint",
     "Full": "dtheta.adapt.full",
     "LoRA": "dtheta.adapt.lora",
+    "LoftQ": "dtheta.adapt.qpissa",
     "Method": "dtheta.adapt.method",
+    "NF4": "dtheta.adapt.qpissa",
     "PiSSA": "dtheta.adapt.pissa",
+    "QPiSSA": "dtheta.adapt.qpissa",
     "SORSA": "dtheta.adapt.sorsa",
     "applied": "dtheta.core.apply",
     "attach": "dtheta.adapt.attach",
     "classifier": "dtheta.models.classifier",
+    "dequantized": "dtheta.adapt.quantized",
     "extract": "dtheta.core.extract",
     "fingerprint": "dtheta.core.fingerprint",
     "fit": "dtheta.fit.loop",
@@ -86,6 +105,7 @@ _LAZY = {
     "load_task": "dtheta.data.tasks",
     "load_tokenizer": "dtheta.models.load",
     "merge": "dtheta.core.apply",
+    "quantize": "dtheta.adapt.quantized",
     "recompress": "dtheta.core.recompress",
     "to_peft": "dtheta.core.interop",
     "trainer_callback": "dtheta.fit.trainer_callback",
@@ -93,10 +113,13 @@ _LAZY = {
 }
 
 __all__ = [
+    "CLIPSVD",
+    "NF4",
+    "SORSA",
     "Adapter",
     "BaseMismatch",
+    "BestQ",
     "BitFit",
-    "CLIPSVD",
     "Change",
     "ConfigError",
     "Delta",
@@ -106,13 +129,15 @@ __all__ = [
     "FormatError",
     "Full",
     "LoRA",
+    "LoftQ",
     "Method",
     "MissingExtra",
     "NonFinite",
     "NotConverged",
     "OutputError",
     "PiSSA",
-    "SORSA",
+    "QPiSSA",
+    "Record",
     "ShapeMismatch",
     "UnknownParameter",
     "UnsupportedLayer",
@@ -120,16 +145,19 @@ __all__ = [
     "applied",
     "attach",
     "classifier",
+    "dequantized",
     "extract",
     "fingerprint",
     "fit",
     "from_peft",
+    "gathered",
     "load",
     "load_model",
     "load_table",
     "load_task",
     "load_tokenizer",
     "merge",
+    "quantize",
     "recompress",
     "to_peft",
     "trainer_callback",

@@ -91,8 +91,8 @@ def test_a_language_model_with_a_report(dtheta: Run, folders: dict[str, Path], t
     table = tmp_path / "notes.jsonl"
     table.write_text("".join(json.dumps({"body": text}) + "\n" for text, _ in sentences(20)))
     done = dtheta(
-        "adapt", "--model", folders["llama"], "--data", table, "--text", "body", "--rank", 2, "--steps", 3, "--max-length", 16,
-        "--out", "n.delta", "--report", "n.html", "--json",
+        "adapt", "--model", folders["llama"], "--data", table, "--text", "body", "--rank", 2, "--steps", 3,
+        "--max-length", 16, "--out", "n.delta", "--report", "n.html", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.json["loss"]["estimate"] > 0

@@ -52,6 +52,21 @@ def test_narrow_weights_are_checked_as_such(dtheta: Run, folders: dict[str, Path
     assert 0 < done.json["rounding"] < 1
 
 
+def test_singular_values_alone(dtheta: Run, folders: dict[str, Path], table: Path) -> None:
+    """A delta whose basis is the base's own: it is bound wherever it meets its base, and LoRA carries it too."""
+    done = dtheta(
+        "adapt", "--model", folders["bert"], "--data", table, "--method", "CLIPSVD", "--steps", 5, "--lr", 1e-2,
+        "--max-length", 16, "--out", "s.delta",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "spectral" in dtheta("show", "s.delta").out
+    assert dtheta("apply", "s.delta", "--model", folders["bert"], "--text", "the film was great").code == 0
+    for form in ("full", "peft"):
+        done = dtheta("merge", folders["bert"], "s.delta", "--format", form, "--out", form, "--check", "--json")
+        assert done.code == 0, done.err
+        assert done.json["check"]["difference"] < 1e-4
+
+
 def test_peft_and_back(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
     done = dtheta("merge", folders["bert"], adapted, "--format", "peft", "--out", "adapter", "--check", "--json")
     assert done.code == 0, done.err

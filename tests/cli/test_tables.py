@@ -13,7 +13,7 @@ Run = Callable[..., Outcome]
 
 
 def test_methods(dtheta: Run, folders: dict[str, Path]) -> None:
-    done = dtheta("methods", "--on", folders["bert"], "--rank", 4, "--json")
+    done = dtheta("methods", "--for", folders["bert"], "--rank", 4, "--json")
     assert done.code == 0, done.err
     rows = {row["name"]: row for row in done.json["methods"]}
     assert {"LoRA", "PiSSA", "SORSA", "CLIPSVD", "Full", "BitFit"} <= set(rows)
@@ -21,11 +21,11 @@ def test_methods(dtheta: Run, folders: dict[str, Path]) -> None:
     assert rows["LoRA"]["parameters"] == rows["PiSSA"]["parameters"] == 2 * 4 * (4 * 32 + 2 * 48)
     assert rows["CLIPSVD"]["parameters"] == 2 * 6 * 16
     assert rows["Full"]["share"] == 1.0
-    assert "2404.02948" in dtheta("methods", "--on", folders["bert"], "--rank", 4).out
+    assert "2404.02948" in dtheta("methods", "--for", folders["bert"], "--rank", 4).out
 
 
 def test_a_rank_that_does_not_fit_is_said_and_not_counted(dtheta: Run, folders: dict[str, Path]) -> None:
-    done = dtheta("methods", "--on", folders["bert"], "--rank", 40, "--json")
+    done = dtheta("methods", "--for", folders["bert"], "--rank", 40, "--json")
     assert done.code == 0
     rows = {row["name"]: row for row in done.json["methods"]}
     assert rows["PiSSA"]["parameters"] is None

@@ -193,6 +193,7 @@ MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     ),
     "embedding": (lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), lambda: torch.arange(3)),
     "attention": (SelfAttention, lambda: torch.ones(1, 3, 8)),
+    "double": (lambda: nn.Linear(4, 3, dtype=torch.float64), lambda: torch.ones(2, 4, dtype=torch.float64)),
     "gpt2": (_gpt2, lambda: torch.arange(4)[None]),
 }
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from dtheta.core.change import Change, Dense, Scaled, Sum
+from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta, content_digest
 from dtheta.core.files import check, load, read_header, save
 from dtheta.core.fingerprint import Fingerprint
@@ -231,6 +233,10 @@ def _resealed(header: dict, document: dict) -> bytes:
         document = {**document, "digest": content_digest(Fingerprint(document["base"]["digests"]), content)}
     except (TypeError, AttributeError, KeyError, ValueError):
         pass  # the document is absurd enough as it is
+    return _sealed(header, document)
+
+
+def _sealed(header: dict, document: dict) -> bytes:
     body = {key: value for key, value in document.items() if key != "sha256"}
     seal = hashlib.sha256(json.dumps(body, separators=(",", ":")).encode()).hexdigest()
     text = json.dumps({**body, "sha256": seal}, separators=(",", ":"))
@@ -284,6 +290,43 @@ def test_each_lie_has_its_message(tmp_path: Path, written: bytes, path: list, va
     assert message in _refused(file)
 
 
+def test_a_wrong_identity_is_refused_from_the_header_alone(tmp_path: Path, written: bytes) -> None:
+    length = int.from_bytes(written[:8], "little")
+    header = json.loads(written[8 : 8 + length])
+    document = json.loads(header["__metadata__"]["dtheta"])
+    file = tmp_path / "a.delta"
+    for lie in ({**document, "digest": "0" * 64}, {**document, "base": {"root": None, "digests": {}}}):
+        file.write_bytes(_sealed(header, lie) + written[8 + length :])
+        with pytest.raises(FormatError, match="does not have the digest"):
+            read_header(file)
+    file.write_bytes(_sealed(header, document) + written[8 + length :])
+    assert file.read_bytes() == written and load(file).digest == document["digest"]
+
+
+def test_the_header_has_one_spelling_only(tmp_path: Path, written: bytes) -> None:
+    """JSON says the same in many ways; a file that says it in another was not written by dtheta."""
+    length = int.from_bytes(written[:8], "little")
+    header, data = written[8 : 8 + length], written[8 + length :]
+    record = json.loads(header)
+    document = record["__metadata__"]["dtheta"]
+    assert header.endswith(b" ") and b"\\\\u03a9" in header  # there is padding, and an escape, to play with
+    spellings = [
+        header[:-1] + b"\t",
+        header + b" " * 8,
+        header.rstrip(b" "),
+        header.replace(b"\\\\u03a9", b"\\\\u03A9"),
+        header.replace(b'"dtype"', b'"\\u0064type"', 1),
+        json.dumps(record).encode(),
+        json.dumps(dict(reversed(record.items())), separators=(",", ":")).encode(),
+        json.dumps({**record, "__metadata__": {"dtheta": document + " "}}, separators=(",", ":")).encode(),
+        json.dumps({**record, "__metadata__": {"dtheta": json.dumps(json.loads(document))}}, separators=(",", ":")).encode(),
+    ]
+    for spelling in spellings:
+        assert spelling != header
+        (tmp_path / "a.delta").write_bytes(len(spelling).to_bytes(8, "little") + spelling + data)
+        assert "not as dtheta wrote it" in _refused(tmp_path / "a.delta")
+
+
 def test_nesting_is_limited_but_not_within_what_can_be_saved(tmp_path: Path) -> None:
     change: Change = Dense(torch.ones(2, 2))
     for _ in range(12):
@@ -331,6 +374,28 @@ def _poison(node: object, data: st.DataObject) -> None:
             node[key] = data.draw(_HUGE | _JSON)
             return
         node = deeper
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_checkpoint_is_read_or_refused_but_never_believed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A plain checkpoint has no digests, so flipped numbers pass; flipped claims about them must not."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_file({"a": torch.ones(3, 4), "b": torch.zeros(5, dtype=torch.int64), "c": torch.ones(2).half()}, path)
+    changed = bytearray(path.read_bytes())
+    length = int.from_bytes(changed[:8], "little")
+    for at in data.draw(st.lists(st.integers(0, length + 7), min_size=1, max_size=3, unique=True)):
+        changed[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed[: data.draw(st.sampled_from([len(changed), len(changed) - 1, length + 8]))])
+    try:
+        checkpoint = open_checkpoint(path)
+        read = [checkpoint[name] for name in checkpoint]
+    except FormatError as error:
+        assert path.name in str(error)  # noqa: PT017
+        return
+    assert sum(t.numel() * t.element_size() for t in read) == path.stat().st_size - length - 8
 
 
 def test_empty_delta_can_be_saved(tmp_path: Path) -> None:

@@ -68,8 +68,10 @@ class Adapter(nn.Module):
         self._freeze = Freeze(model)
         try:
             for key, site in self._sites.items():
-                self.term(key).to(site.tensor.device)
-                self._links += connect(site, Source(self.term(key), site.window, self._effective_weight))
+                term, device = self.term(key), site.tensor.device
+                if any(t.device != device for t in (*term.parameters(), *term.buffers())):
+                    term.to(device)
+                self._links += connect(site, Source(term, site.window, self._effective_weight))
         except Exception:
             self.detach()
             raise

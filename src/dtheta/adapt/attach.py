@@ -22,7 +22,9 @@ from dtheta.adapt.term import Term
 from dtheta.core.apply import bind
 from dtheta.core.change import Block, Change, Scaled, Sum
 from dtheta.core.delta import Delta, total
-from dtheta.core.selection import Site, Window, select as select_sites, sites as all_sites
+from dtheta.core.selection import Site, Window
+from dtheta.core.selection import select as select_sites
+from dtheta.core.selection import sites as all_sites
 from dtheta.core.tensors import canonical_names
 from dtheta.errors import ConfigError, UnsupportedLayer
 

@@ -20,8 +20,8 @@ import torch
 
 from dtheta.adapt.method import Method, check_weight
 from dtheta.adapt.term import SpectralTerm
-from dtheta.core.selection import Site
 from dtheta.core.basis import spectral_basis
+from dtheta.core.selection import Site
 from dtheta.errors import ConfigError
 
 

@@ -83,6 +83,10 @@ def load_corpus(
     else:
         order = keyed_order(len(rows), seed, f"split/{path.stem}")
         cut = n_test if n_test is not None else max(1, round(TEST_FRACTION * len(rows)))
+        if not 1 <= cut < len(rows):
+            raise ConfigError(
+                f"n_test={cut} must lie between 1 and {len(rows) - 1}: there are {len(rows)} distinct texts"
+            )
         held_out, train = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     return Corpus(path.stem, _first(train, n_train, "n_train"), _first(held_out, n_test, "n_test"))
 

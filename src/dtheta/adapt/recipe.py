@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
+from dtheta.adapt.full import Full
 from dtheta.adapt.method import Method
 from dtheta.adapt.sorsa import orthonormality
 from dtheta.adapt.term import FactoredTerm
@@ -59,6 +60,8 @@ class Recipe:
         lr: Highest rate of the method's terms; the one in ``RATES``, or 1e-3, if None.
         head: Where the head starts: "probe", the regression on frozen features, so that training begins where the
             baseline ends (Kumar et al. 2022, arXiv 2202.10054), or "zero".
+        head_C: Inverse penalty of that regression. Stronger than the baseline's own: a head that already fits the
+            training texts leaves the encoder little gradient to learn from.
         head_lr: Highest rate of the classifier's head.
         warmup: Rising share of the schedule, which falls as a cosine to zero.
         weight_decay: AdamW's.
@@ -74,6 +77,7 @@ class Recipe:
     batch_size: int = 16
     lr: float | None = None
     head: Literal["probe", "zero"] = "probe"
+    head_C: float = 0.1
     head_lr: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -86,6 +90,11 @@ class Recipe:
     def rate(self) -> float:
         """The highest rate of the method's terms."""
         return self.lr if self.lr is not None else RATES.get(self.method.name, _RATE)
+
+    @property
+    def full_rate(self) -> float:
+        """The highest rate of what trains in full; with a method that does, the head cannot have one of its own."""
+        return self.rate if isinstance(self.method, Full) else self.head_lr
 
     def settings(self) -> dict[str, Any]:
         """Return the fields as a file keeps them; the method has a place of its own there."""
@@ -196,13 +205,13 @@ def adapt_classifier(
     Raises:
         ConfigError, NonFinite, UnsupportedLayer, OutputError, FormatError: As ``attach`` and ``fit``.
     """
-    adapter = attach(posed.net, recipe.method, recipe.select, also="head.*", seed=recipe.seed)
+    adapter = attach(posed.net, recipe.method, selection(posed.net, recipe), also="head.*", seed=recipe.seed)
     try:
         parameters = sum(p.numel() for p in adapter.trainable().values())
         distances = orthogonality(adapter)
         chosen, held_out = _split(posed.task, recipe)
         if recipe.head == "probe":
-            _start_head(adapter, posed, frozen, chosen)
+            _start_head(adapter, posed, frozen, chosen, recipe.head_C)
         with dropout_as(posed.net, recipe.dropout):
             record = fit(
                 adapter,
@@ -210,7 +219,7 @@ def adapt_classifier(
                 eval=_loader(_part(posed.task.train, held_out), posed, recipe, shuffle=False) if held_out else None,
                 steps=recipe.steps,
                 lr=recipe.rate,
-                full_lr=recipe.head_lr,
+                full_lr=recipe.full_rate,
                 warmup=recipe.warmup,
                 weight_decay=recipe.weight_decay,
                 checkpoint=checkpoint,
@@ -259,6 +268,14 @@ def paired(ours: Tensor, theirs: Tensor) -> Interval:
         return paired_bootstrap(ours, theirs, kind="percentile")
 
 
+def selection(net: Classifier, recipe: Recipe) -> str | None:
+    """Return where the method trains: as asked; by default without BERT's own pooler, which our pooling goes past."""
+    default = recipe.method.default_select
+    if recipe.select is not None or default is None or getattr(net.encoder, "pooler", None) is None:
+        return recipe.select
+    return f"{default}|!encoder.pooler.*"
+
+
 def _split(task: TextTask, recipe: Recipe) -> tuple[list[int], list[int]]:
     """Return the training texts to train on and those to validate on, drawn by the seed."""
     count, most = len(task.train), len(task.train) - len(task.classes)
@@ -274,9 +291,9 @@ def _part(texts: Texts, chosen: Sequence[int]) -> Texts:
     return Texts(tuple(texts.texts[i] for i in chosen), tuple(texts.labels[i] for i in chosen))
 
 
-def _start_head(adapter: Adapter, posed: Problem, frozen: Frozen, chosen: Sequence[int]) -> None:
+def _start_head(adapter: Adapter, posed: Problem, frozen: Frozen, chosen: Sequence[int], C: float) -> None:
     """Let the head start at the regression on the features of the texts that are trained on."""
-    found = logistic_regression(frozen.features[chosen], _labels(posed.train)[chosen], len(posed.task.classes))
+    found = logistic_regression(frozen.features[chosen], _labels(posed.train)[chosen], len(posed.task.classes), C)
     with torch.no_grad():
         for name, value in (("head.weight", found.weight), ("head.bias", found.bias)):
             (start,) = adapter.term(name).parameters()

@@ -1,6 +1,6 @@
 """SORSA: train the principal singular triplets and keep their vectors orthonormal.
 
-    output = W x + c (B diag(S) A - B0 diag(S0) A0) x,   A0 = V_r^T,  S0 = S_r,  B0 = U_r,   c = 1 unless alpha is given
+    output = W x + c (B diag(S) A - B0 diag(S0) A0) x,   A0 = V_r^T, S0 = S_r, B0 = U_r,   c = 1 unless alpha is given
     L_reg  = (1 / N) sum over layers ( ||A A^T - I||_F + ||B^T B - I||_F ),   N = number of A and B matrices
     dL_reg/dA = (2 / N) (A A^T - I) A / ||A A^T - I||_F,   likewise for B;  S is free
 
@@ -9,11 +9,12 @@ as in its released code, (gamma / lr) grad L_reg is added to the gradient once p
 lr the highest rate, so that the schedule scales both. Under AdamW gamma is therefore no step size: it matters only
 relative to the task gradient.
 
-The released trainer passes the term through a backward that divides by the number of accumulated batches, which the
-paper does not mention: its gamma 4e-4 at 64 accumulated batches acts like 4e-4 / 64 = 6.25e-6 here. To reproduce a
+The released trainer passes the term through a backward that divides by the number of accumulated batches; the paper
+does not say so: its gamma 4e-4 at 64 accumulated batches acts like 4e-4 / 64 = 6.25e-6 here. To reproduce a
 released run, divide its gamma by its accumulation.
 
-At the start ||A A^T - I|| is rounding noise, and its direction noise of unit size; below ``NOISE`` the term is left out.
+At the start ||A A^T - I|| is rounding noise, and its direction noise of unit size; below ``NOISE`` the term is left
+out.
 
 Shape legend: W (m, n), A (r, n), B (m, r), S (r,).
 """

@@ -148,8 +148,8 @@ class FactoredTerm(Term):
         self.dropout = dropout
         if subtract_start and start is None:
             start = (left.detach().clone(), right.detach().clone(), None if core is None else core.detach().clone())
-        for name, value in zip(("left0", "right0", "core0"), start or (None, None, None), strict=True):
-            self.register_buffer(name, value)
+        # as register_buffer, without its search for attributes of these names: a model has hundreds of terms
+        self._buffers.update(zip(("left0", "right0", "core0"), start or (None, None, None), strict=True))
 
     def triple(self) -> Triple | None:
         """Return the factors; None while inputs are dropped, which no displacement of a weight does."""

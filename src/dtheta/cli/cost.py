@@ -10,6 +10,8 @@ import math
 import time
 from dataclasses import dataclass
 
+from dtheta.cli.bases import base_path
+
 _EFFICIENCY = 0.6  # share of the rate of one large product that a network reaches
 _ACTIVATIONS = 40  # floats kept for each token, layer and unit of width, about, while gradients are taken
 _MEASURED = 0.2  # seconds
@@ -46,11 +48,11 @@ class Cost:
         """
         from dtheta.core.checkpoints import open_checkpoint
         from dtheta.core.selection import layer_index
-        from dtheta.models.zoo import ZOO, model_folder
 
-        if name in ZOO and not _at_hand(name):
+        folder = base_path(name, fetch=False)
+        if folder is None:
             return cls()
-        checkpoint = open_checkpoint(model_folder(name))
+        checkpoint = open_checkpoint(folder)
         shapes = {n: checkpoint.info(n).shape for n in checkpoint if len(checkpoint.info(n).shape) == 2}
         matrices = {n: shape for n, shape in shapes.items() if layer_index(n) is not None}
         layers = len({layer_index(n) for n in matrices})
@@ -68,13 +70,6 @@ class Cost:
         if self.nbytes is None:
             return None
         return int(1.5 * self.nbytes + 4 * _ACTIVATIONS * tokens * self.width * self.layers + 5e8)
-
-
-def _at_hand(name: str) -> bool:
-    from dtheta.data.sources import MINILM, SMOLLM2, is_fetched
-
-    source = {"minilm": MINILM, "smollm2": SMOLLM2}.get(name)
-    return source is not None and is_fetched(source.name)
 
 
 def product_rate() -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from dtheta.cli.bases import base_path
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.plan import Plan, reading_time, require_output, size_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Options(CommonOptions):
     """Options of ``dtheta extract``."""
 
-    base: Annotated[Path, Place("the checkpoint before")]
+    base: Annotated[str, Place("the checkpoint before; a name of 'dtheta models' will do")]
     tuned: Annotated[Path, Place("the checkpoint after, or a peft LoRA folder")]
     out: Annotated[Path, Flag("the file to write", "FILE")] = Path("extracted.delta")
     rank: Annotated[
@@ -45,14 +46,15 @@ def run(options: Options, console: Console) -> int:
     """Extract and save."""
     from dtheta.core.tensorfile import existing
 
-    base, tuned = existing(options.base), existing(options.tuned)
+    tuned = existing(options.tuned)
     require_output(options.out)
     if options.dry_run:
-        reads = {str(base): size_of(base), str(tuned): size_of(tuned)}
+        reads = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
         total = sum(size or 0 for size in reads.values())
         Plan(reads, {str(options.out): size_of(tuned)}, total, reading_time(total), options.resolved()).show(console)
         return 0
-    delta = _from_peft(options) if (tuned / "adapter_config.json").exists() else _difference(options)
+    base = base_path(options.base)
+    delta = _from_peft(options, base) if (tuned / "adapter_config.json").exists() else _difference(options, base)
     if not len(delta):
         console.note("the two are equal in every bit: the delta is empty")
     delta.save(options.out)
@@ -76,19 +78,19 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _difference(options: Options) -> Delta:
+def _difference(options: Options, base: Path) -> Delta:
     from dtheta.core.extract import extract
 
-    return extract(options.base, options.tuned, options.rank, options.select, strict=not options.partial)
+    return extract(base, options.tuned, options.rank, options.select, strict=not options.partial)
 
 
-def _from_peft(options: Options) -> Delta:
+def _from_peft(options: Options, base: Path) -> Delta:
     from dtheta.core.interop import from_peft
     from dtheta.core.recompress import recompress
     from dtheta.models.load import load_model
 
     if options.partial:
         raise ConfigError("--partial compares two checkpoints; a peft folder must fit its base")
-    delta = from_peft(options.tuned, load_model(options.base), modules_to_save=True)
+    delta = from_peft(options.tuned, load_model(base), modules_to_save=True)
     delta = delta if options.select is None else delta.restrict(options.select)
     return delta if options.rank is None else recompress(delta, options.rank)

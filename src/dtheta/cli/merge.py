@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from dtheta.cli.bases import base_path
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.plan import Plan, reading_time, require_output, size_of
@@ -54,9 +55,6 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Merge and, if asked, check."""
-    from dtheta.models.zoo import ZOO, model_folder
-
-    base = Path(model_folder(options.base)) if options.base in ZOO else Path(options.base).expanduser()
     if not options.out.is_dir():
         require_output(options.out)
     elif any(options.out.iterdir()):
@@ -64,7 +62,8 @@ def run(options: Options, console: Console) -> int:
     if options.format == "peft" and options.dtype not in (None, "float32"):
         raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
     if options.dry_run:
-        return _plan(options, base, console)
+        return _plan(options, console)
+    base = base_path(options.base)
     delta = _sum(options)
     if options.format == "peft":
         record = _write_peft(options, base, delta)
@@ -83,10 +82,11 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _plan(options: Options, base: Path, console: Console) -> int:
-    reads = {str(base): size_of(base), **{str(path): size_of(path) for path in options.deltas}}
-    size = size_of(base) if options.format == "full" else sum(size_of(p) or 0 for p in options.deltas)
-    seconds = reading_time(2 * (size_of(base) or 0))
+def _plan(options: Options, console: Console) -> int:
+    whole = size_of(base_path(options.base, fetch=False))
+    reads = {options.base: whole, **{str(path): size_of(path) for path in options.deltas}}
+    size = whole if options.format == "full" else sum(size_of(p) or 0 for p in options.deltas)
+    seconds = reading_time(2 * (whole or 0))
     Plan(reads, {str(options.out): size}, int(5e8), seconds, options.resolved()).show(console)
     return 0
 

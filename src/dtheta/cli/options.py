@@ -81,7 +81,9 @@ class Field:
     @property
     def called(self) -> str:
         """The name by which a user knows it."""
-        return (self.said.name or self.name.upper()) if self.placed else "--" + self.name.replace("_", "-")
+        if self.placed:
+            return self.said.name or self.name.upper()
+        return "--" + self.name.rstrip("_").replace("_", "-")  # for_ is --for: a keyword can be no field
 
 
 def fields_of(kind: type[CommonOptions]) -> dict[str, Field]:
@@ -149,6 +151,7 @@ def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
     values = {}
     for key, value in _document(path).items():
         name = str(key).replace("-", "_")
+        name = f"{name}_" if f"{name}_" in fields else name
         if name not in fields or name == "config":
             raise ConfigError(f"{path}: unknown option {key!r}{did_you_mean(name, set(fields) - {'config'})}")
         if isinstance(value, Mapping):  # set: {gamma: 1e-4}

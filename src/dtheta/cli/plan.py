@@ -68,8 +68,10 @@ def _bytes(size: int | None) -> str:
     return "?" if size is None else byte_size(size)
 
 
-def size_of(path: Path) -> int | None:
+def size_of(path: Path | None) -> int | None:
     """Return the bytes of a file, or of the files directly in a folder; None where there is neither."""
+    if path is None:
+        return None
     if path.is_dir():
         return sum(p.stat().st_size for p in path.iterdir() if p.is_file())
     return path.stat().st_size if path.is_file() else None

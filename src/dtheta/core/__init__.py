@@ -1,1 +1,1 @@
-"""The algebra: changes, deltas, fingerprints, files. Imports torch, numpy, safetensors, xxhash and nothing of ours but errors."""
+"""The algebra: changes, deltas, fingerprints, files. Imports nothing of ours but the errors."""

@@ -50,9 +50,10 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return rows, math.prod(shape[1:])
 
 
-def slabs(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows that are small enough to be assembled in float64 at once."""
-    step = max(1, _SLAB // max(columns, 1))
+def slabs(rows: int, columns: int, device: torch.device | None = None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows that are small enough to be assembled in float64 at once; larger ones on an accelerator."""
+    size = _SLAB if device is None or device.type == "cpu" else 64 * _SLAB
+    step = max(1, size // max(columns, 1))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 
@@ -92,7 +93,7 @@ class Change(ABC):
         rows, columns = matrix_shape(self.shape)
         result = torch.zeros(rows, columns, dtype=self.dtype, device=self.device)
         buffer = None
-        for start, stop in slabs(rows, columns):
+        for start, stop in slabs(rows, columns, self.device):
             cut = self if stop - start == rows else self.window(0, start, stop)
             if cut is None:
                 continue

@@ -66,7 +66,7 @@ def _sums(base: Tensor, changes: Sequence[Change], name: str) -> Iterator[tuple[
     matrix = base.detach().reshape(matrix_shape(base.shape)).to(home)
     rows, columns = matrix.shape
     buffer = None
-    for start, stop in slabs(rows, columns):
+    for start, stop in slabs(rows, columns, home):
         before = matrix[start:stop]
         if buffer is None:
             buffer = torch.empty(before.shape, dtype=torch.float64, device=home)

@@ -178,7 +178,6 @@ def load(
     """
     opened = _open(path)
     delta = Delta({name: opened.change(name) for name in opened.forms}, opened.header.base, opened.header.provenance)
-    opened.check_content({name: change.digests for name, change in delta.changes.items()})
     object.__setattr__(delta, "digest", opened.header.digest)  # verified just now: no need to take it again
     return delta if base is None else bind(delta, base, strict=strict)
 
@@ -191,7 +190,8 @@ def check(path: str | os.PathLike[str]) -> Header:
         FormatError: If it is not a ``.delta`` file, was written by a newer dtheta, is damaged, or was edited.
     """
     opened = _open(path)
-    opened.check_content({name: opened.change(name).digests for name in opened.forms})
+    for name in opened.forms:
+        opened.change(name)
     return opened.header
 
 
@@ -221,12 +221,6 @@ class _Opened:
             return self.forms[name].build(tensors, digests)
         except (ShapeMismatch, UnsupportedLayer) as error:  # such as row numbers that are not increasing
             raise FormatError(f"{path}: the change of {name!r} cannot be: {error}") from None
-
-    def check_content(self, digests: Mapping[str, Mapping[str, str]]) -> None:
-        """Raise unless descriptions and tensor digests make up the identity that the file names."""
-        found = content_digest(self.header.base, {n: (form.meta, digests[n]) for n, form in self.forms.items()})
-        if found != self.header.digest:
-            raise FormatError(f"{self.file.path}: the content does not have the digest that the file names")
 
 
 def _open(path: str | os.PathLike[str]) -> _Opened:
@@ -299,11 +293,15 @@ def _parsed(record: Mapping[str, Any], file: TensorFile) -> _Opened:
         except FormatError as error:
             raise FormatError(f"{name[:100]!r}: {error}") from None
     _check_tensors(forms, table, file)
+    fingerprint = Fingerprint(base["digests"], base["root"])
+    content = {n: (form.meta, {part: table[f"{n}:{part}"] for part in form.parts()}) for n, form in forms.items()}
+    if content_digest(fingerprint, content) != record["digest"]:
+        raise FormatError("the content does not have the digest that the file names")
     header = Header(
         file.path,
         record["format"],
         record["digest"],
-        Fingerprint(base["digests"], base["root"]),
+        fingerprint,
         Provenance.from_dict(record["provenance"]),
         changes,
         file.path.stat().st_size,

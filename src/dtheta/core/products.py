@@ -76,7 +76,7 @@ def _inner_matrices(a: Change, b: Change) -> float:
         b, left = a, right
     x, y = (None, b.matrix()) if left is not None else (a.matrix(), b.matrix())
     parts = []
-    for start, stop in slabs(*matrix_shape(b.shape)):
+    for start, stop in slabs(*matrix_shape(b.shape), b.device):
         part = y[start:stop].double()
         parts.append(_dot(part, x[start:stop].double()) if x is not None else _dot_factors(part, left, start, stop))
     return math.fsum(parts)

@@ -34,7 +34,9 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     Raises:
         ConfigError: If ``rank`` is neither a positive integer nor in (0, 1).
     """
-    if isinstance(rank, bool) or not (isinstance(rank, int) and rank >= 1 or isinstance(rank, float) and 0 < rank < 1):
+    if isinstance(rank, bool) or not (
+        (isinstance(rank, int) and rank >= 1) or (isinstance(rank, float) and 0 < rank < 1)
+    ):
         raise ConfigError(f"rank must be a positive integer, or a share of the energy in (0, 1); found {rank!r}")
     changes: dict[str, Change] = {}
     discarded: dict[str, float] = {}

@@ -23,7 +23,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dtheta.core.change import matrix_shape
-from dtheta.core.tensors import Owner, aliases, base_tensors
+from dtheta.core.tensors import Owner, shared
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 
 LayerKind = Literal["linear", "transposed", "conv", "embedding", "attention", "bare"]
@@ -104,14 +104,13 @@ class Site:
 
 def sites(model: nn.Module) -> dict[str, Site]:
     """Return the sites of all parameters of a model, by name; tied tensors once."""
-    tensors = base_tensors(model)
     bypassed = {id(inner) for module in model.modules() for inner in _bypassed(module)}
     found = {}
-    for name, held in aliases(model).items():
-        if not isinstance(tensors[name], nn.Parameter):
-            continue
-        hidden = any(id(owner.module) in bypassed for owner in held)
-        found[name] = Site(name, tensors[name], layer_kind(held[0], tensors[name]), tuple(held), bypassed=hidden)
+    for name, held in shared(model).items():
+        owners, tensor = tuple(owner for owner, _ in held), held[0][1]
+        if isinstance(tensor, nn.Parameter):
+            hidden = any(id(owner.module) in bypassed for owner in owners)
+            found[name] = Site(name, tensor, layer_kind(owners[0], tensor), owners, bypassed=hidden)
     return found
 
 
@@ -161,19 +160,20 @@ def layer_index(name: str) -> int | None:
 
 def has_role(site: Site, role: str) -> bool:
     """Tell whether a site plays a role; see the module's docstring for the roles."""
-    linear = site.kind in ("linear", "transposed", "attention")
-    in_block = linear and layer_index(site.name) is not None and not site.tied
-    attention = site.kind == "attention" or any("att" in part for part in site.name.split("."))
-    return {
-        "blocks": in_block,
-        "attention": linear and attention and not site.tied,
-        "mlp": in_block and not attention,
-        "linear": linear,
-        "conv": site.kind == "conv",
-        "embedding": site.kind == "embedding",
-        "bias": site.name.endswith("bias"),
-        "all": True,
-    }[role]
+    match role:
+        case "all":
+            return True
+        case "bias":
+            return site.name.endswith("bias")
+        case "conv" | "embedding":
+            return site.kind == role
+    if site.kind not in ("linear", "transposed", "attention"):
+        return False
+    if role == "linear":
+        return True
+    attention = site.kind == "attention" or "att" in site.name
+    numbered = role == "attention" or layer_index(site.name) is not None
+    return numbered and not site.tied and (role == "blocks" or attention == (role == "attention"))
 
 
 def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = True) -> list[Site]:

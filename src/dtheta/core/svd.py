@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.gram import gram_matrix, gram_pairs
-from dtheta.core.krylov import FLOOR, KrylovBasis, RitzPairs, find_missed, leading_pairs
+from dtheta.core.krylov import FLOOR, KrylovBasis, RitzPairs, leading_pairs
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch, UnsupportedLayer
 
@@ -181,18 +181,21 @@ def _zero(matrix: Tensor, rank: int) -> TruncatedSVD:
 def _solve(matrix: Tensor, rank: int, accuracy: float | None, seed: int, route: str) -> TruncatedSVD:
     """Go down the ladder of routes until one meets the accuracy; the fast mode takes what it gets."""
     target = accuracy or FAST
+    aim = target / 2  # the other half is for rounding
     found = None
     for name in _ladder(min(matrix.shape), rank, accuracy, route):
         if name == "full":
             return _lapack(matrix, rank)
         for dtype in dict.fromkeys((matrix.dtype, torch.float64)):
+            if dtype != torch.float64 and 32 * torch.finfo(dtype).eps > target:
+                continue
             wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).to(dtype)
-            pairs = {"gram": _gram, "krylov": _krylov}[name](wide, rank, target, seed)
+            pairs = {"gram": _gram, "krylov": _krylov}[name](wide, rank, aim, seed)
             label = name if dtype == matrix.dtype else f"{name} float64"
             found = _triplets(matrix, wide, pairs, label)
             if found.error <= target:
                 return found
-            if pairs.floor <= target:  # more digits would not help
+            if pairs.floor <= aim < pairs.error:  # stalled, and not for want of digits
                 break
     assert found is not None
     if accuracy is None:
@@ -221,9 +224,9 @@ class _Draw:
         self.generator = generator(seed, f"truncated-svd/{like.shape[0]}x{like.shape[1]}")
         self.like = like
 
-    def __call__(self, rows: int, axis: int = 0) -> Tensor:
-        """Return rows (rows, k), or (rows, l) for axis 1."""
-        return torch.randn(rows, self.like.shape[axis], generator=self.generator, device="cpu").to(self.like)
+    def __call__(self, rows: int) -> Tensor:
+        """Return rows (rows, k)."""
+        return torch.randn(rows, self.like.shape[0], generator=self.generator, device="cpu").to(self.like)
 
 
 def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
@@ -231,16 +234,17 @@ def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
 
 
 def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
-    """Run block Lanczos with blocks of rank / 4 rows; where these overlook copies, with blocks of rank."""
-    draw = _Draw(seed, wide)
-    for block in (max(16, rank // 4), max(32, rank)):
+    """Run block Lanczos; narrow blocks converge fastest, blocks of ``rank`` rows overlook nothing."""
+    draw, operator = _Draw(seed, wide), lambda rows: (rows @ wide) @ wide.mT
+    narrow, pairs = max(16, rank // 4), None
+    for block in (narrow, max(narrow, rank)) if accuracy >= 1e-3 else (max(narrow, rank),):
         first = max(3 * rank, 4 * block)
-        start = draw(block, 1) @ wide.mT
-        basis = KrylovBasis(lambda rows: (rows @ wide) @ wide.mT, start, draw, first + max(rank, block), rounding=32.0)
+        basis = KrylovBasis(operator, draw(block), draw, capacity=first + max(rank, block), rounding=32.0)
         pairs = leading_pairs(basis, rank, accuracy, first, keep=3 * rank // 2)
-        if not find_missed(basis, pairs):
-            return pairs
-    return replace(pairs, error=float("inf"))
+        if pairs.count < rank + 1 + 3 * (2 * rank / block) ** 0.5:
+            break
+    assert pairs is not None
+    return pairs
 
 
 def _triplets(matrix: Tensor, wide: Tensor, pairs: RitzPairs, route: str) -> TruncatedSVD:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Owner:
 
 def virtual_tensors(module: nn.Module) -> Mapping[str, Tensor]:
     """Return stand-ins for the tensors that a module stores in another form, by attribute; empty for most modules."""
-    stand_ins: Any = getattr(module, "virtual_tensors", None)
-    return {} if stand_ins is None else stand_ins()
+    stand_ins: Any = getattr(type(module), "virtual_tensors", None)  # of the class: a module's own lookup is slow
+    return {} if stand_ins is None else stand_ins(module)
 
 
 def why_unwritable(tensor: Tensor) -> str:
@@ -85,6 +85,9 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             wrapped.add(f"{raw}.module".removeprefix("."))
         parts = raw.split(".")
         if "parametrizations" in parts:
+            continue
+        if not wrapped and _WRAPPERS.isdisjoint(parts):  # nearly always, and the names of large models are many
+            yield raw, module
             continue
         skip = {i for i in range(len(parts)) if parts[i] in _WRAPPERS or ".".join(parts[: i + 1]) in wrapped}
         yield ".".join(part for i, part in enumerate(parts) if i not in skip), module

@@ -242,9 +242,13 @@ def test_floating_bases_are_rounded_to_their_dtype(dtype: torch.dtype) -> None:
     model.weight.data = normal(3, 4).to(dtype)
     change = LowRank(normal(3, 1), normal(1, 4))
     expected = (model.weight.detach().double() + change.left.double() @ change.right.double()).to(dtype)
-    with applied(model, made(model, {"weight": change})):
+    before, delta = model.weight.detach().clone(), made(model, {"weight": change})
+    with applied(model, delta):
         assert model.weight.dtype == dtype
         assert torch.equal(model.weight.detach().double(), expected.double())
+    assert torch.equal(model.weight.detach().double(), before.double())
+    assert torch.equal(merge(model, delta).weight.detach().double(), expected.double())
+    assert torch.equal(model.weight.detach().double(), before.double())
 
 
 def test_rounding_is_measured_and_a_swallowed_delta_is_said(tiny_mlp: nn.Module) -> None:

@@ -75,6 +75,28 @@ def test_trained_less_initial_factors_keep_their_digits() -> None:
     assert change.norm() == pytest.approx(float(exact.norm()), rel=1e-9)
 
 
+def test_a_core_is_multiplied_exactly() -> None:
+    """S R less S0 R0 with singular values that differ in the fifth digit: rounding U * S to float32 would show."""
+    U, V = normal(64, 4), normal(4, 48, index=1)
+    S0 = torch.tensor([37.1, 11.7, 5.3, 0.9])
+    S = S0 * (1 + 1e-5)
+    exact = (U.double() * (S.double() - S0.double())) @ V.double()
+    change = LowRank(torch.cat([U, U], 1), torch.cat([V, V]), torch.cat([S, -S0]))
+    assert float((change.dense() - exact).norm() / exact.norm()) < 1e-7
+    assert change.norm() == pytest.approx(float(exact.norm()), rel=1e-9)
+    assert torch.allclose(change.rows(torch.tensor([3, 60])), exact[[3, 60]], rtol=1e-9, atol=1e-12)
+
+
+def test_norm_of_rows_inside_blocks_plus_factors() -> None:
+    """The rows of a block are counted from its start; what they do not touch is left to the factors."""
+    few = Rows(torch.tensor([0, 2]), normal(2, 5), (4, 5))
+    low = LowRank(normal(10, 2), normal(2, 5))
+    for change in (Block(few, 0, 6, (10, 5)) + low, 2 * Block(few, 0, 3, (10, 5)) - low):
+        assert change.norm() == pytest.approx(float(change.dense().double().norm()), rel=1e-6)
+    across = Block(Rows(torch.tensor([1, 9]), normal(2, 2), (10, 2)), 1, 3, (10, 5)) + low
+    assert across.norm() == pytest.approx(float(across.dense().double().norm()), rel=1e-6)
+
+
 def test_dense_form_does_not_depend_on_precision_flags() -> None:
     change = LowRank(normal(64, 8), normal(8, 64))
     before = torch.get_float32_matmul_precision()

@@ -216,7 +216,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_too(tiny_mlp: nn.Module) -> N
     def loss(model: Any, batch: Any) -> Tensor:
         return torch.sqrt((model(batch[0]) * 0.0).sum())
 
-    with pytest.raises(NonFinite, match="step 1: the gradient's norm is nan.*there is no checkpoint"):
+    with pytest.raises(NonFinite, match=r"step 1: the gradient's norm is nan.*there is no checkpoint"):
         fit(_lora(tiny_mlp), regression(4), steps=2, loss=loss)
 
 

@@ -157,7 +157,7 @@ def test_another_base_or_other_data_are_refused(tmp_path: Path) -> None:
     other = _model()
     with torch.no_grad():
         other[0].weight[0, 0] += 1e-3
-    with pytest.raises(ConfigError, match="base was '[0-9a-f]+' and is"):
+    with pytest.raises(ConfigError, match=r"base was '[0-9a-f]+' and is"):
         fit(attach(other, LoRA(rank=2), "*.weight", also="2.bias"), data, resume=True, **settings)
 
 

@@ -95,7 +95,7 @@ def test_checkpoints_hold_the_terms_only_and_resume_also_with_tied_weights(
     _trainer(adapter, data, tmp_path, **settings).train()
     straight = values(adapter)
     with safe_open(tmp_path / "checkpoint-6" / "model.safetensors", "pt") as file:
-        assert {name.split(".")[0] for name in file.keys()} == {"terms"}  # noqa: SIM118
+        assert {name.split(".")[0] for name in file.keys()} == {"terms"}
     adapter.detach()
     again = attach(tiny_gpt2, LoRA(rank=2))
     _trainer(again, data, tmp_path, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
