@@ -99,11 +99,12 @@ def test_a_language_model_with_a_report(dtheta: Run, folders: dict[str, Path], t
     assert Path("n.html").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_by_bit(
     dtheta: Run, folders: dict[str, Path], table: Path, tmp_path: Path
 ) -> None:
     """Killed without warning in the middle, resumed: the delta is that of one go."""
-    steps = ["--steps", 400]
+    steps = ["--steps", 200]
     one_go = [*arguments(folders, table, "--out", "whole.delta"), *steps]
     assert dtheta(*one_go).code == 0
     out = tmp_path / "killed.delta"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tests.cli.conftest import Outcome
 Run = Callable[..., Outcome]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("minilm_factory", "bbc_small")
-def test_the_folder_is_complete(dtheta: Run) -> None:
+def test_the_folder_is_complete(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done = dtheta("demo", "--fast", "--out", "try", "--json")
     assert done.code == 0, done.err
     record = done.json
@@ -34,14 +36,16 @@ def test_the_folder_is_complete(dtheta: Run) -> None:
     assert shown.code == 0
     assert Path("again.html").read_text() == Path("try/report.html").read_text()
 
-    # another run takes its place as a whole, and one that fails leaves it as it is
+    # one that fails leaves it as it is, and another run takes its place as a whole
     before = Path("try/results.json").read_bytes()
     assert dtheta("demo", "--fast", "--out", "try", "--rank", 999).code == 2
     assert Path("try/results.json").read_bytes() == before
-    done = dtheta("demo", "--fast", "--out", "try", "--rank", 2)
+    monkeypatch.setattr("dtheta.cli.demo._all_tasks", lambda *_: replace(results, model="another"))
+    done = dtheta("demo", "--fast", "--out", "try")
     assert done.code == 0, done.err
     assert "try next:" in done.out
-    assert Path("try/results.json").read_bytes() != before
+    assert AdaptResults.load("try/results.json").model == "another"
+    assert {p.name for p in Path("try").iterdir()} == {"report.html", "results.json"}
     assert [p.name for p in Path().iterdir() if p.name.startswith(".")] == []
 
 

@@ -120,6 +120,7 @@ def test_nobody_reads_the_output(adapted: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+@pytest.mark.slow
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_killed_while_training_leaves_no_half_file(
     folders: dict[str, Path], table: Path, tmp_path: Path, sign: int, code: int

@@ -103,8 +103,9 @@ def test_extract_is_the_inverse_of_applied_and_merge(name: str, data: st.DataObj
             found = back[n].dense().double() if n in back else torch.zeros(tensor.shape, dtype=torch.float64)
             slack = 1e-6 * (float(expected[n].norm()) + float(tensor.detach().double().norm()))
             assert float((found - reference(delta[n])).norm()) <= slack + 1e-6 * size(delta[n])
-    with applied(base, exact):
-        assert bits(base) == shown
+    if name != "double":  # float64 holds differences of float32 exactly, but not its own
+        with applied(base, exact):
+            assert bits(base) == shown
     assert back.base.root == fingerprint(base).root
     merged = merge(model, delta)
     assert bits(merged) == shown and bits(model) == bits(base)

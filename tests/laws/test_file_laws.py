@@ -319,7 +319,7 @@ def test_the_header_has_one_spelling_only(tmp_path: Path, written: bytes) -> Non
         json.dumps(record).encode(),
         json.dumps(dict(reversed(record.items())), separators=(",", ":")).encode(),
         json.dumps({**record, "__metadata__": {"dtheta": document + " "}}, separators=(",", ":")).encode(),
-        json.dumps({**record, "__metadata__": {"dtheta": json.dumps(json.loads(document))}}, separators=(",", ":")).encode(),
+        header.replace(b'\\"format\\":1', b'\\"format\\": 1'),
     ]
     for spelling in spellings:
         assert spelling != header

@@ -18,7 +18,7 @@ class Freeze:
     """One adapter's hold on the parameters of its base; a deep copy holds the copied parameters."""
 
     def __init__(self, model: nn.Module) -> None:
-        found = {id(p): p for _, p in owners(model) if isinstance(p, nn.Parameter)}
+        found = {id(p): p for _, p in owners(model, buffers=False) if isinstance(p, nn.Parameter)}
         self._flags = [(p, _hold(p, p.requires_grad)) for p in found.values()]
 
     def thaw(self) -> None:

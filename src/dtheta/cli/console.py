@@ -108,9 +108,9 @@ def _rich_table(table: Table) -> None:
 
     drawn = RichTable(title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in table.headings:
-        drawn.add_column(
-            escape(name.removesuffix(">")), justify="right" if name.endswith(">") else "left", overflow="fold"
-        )
+        numeric = name.endswith(">")
+        justify = "right" if numeric else "left"
+        drawn.add_column(escape(name.removesuffix(">")), justify=justify, overflow="fold", no_wrap=numeric)
     for row in table.rows:
         drawn.add_row(*(escape(str(cell)) for cell in row))
     RichConsole().print(drawn)

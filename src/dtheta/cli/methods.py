@@ -52,13 +52,12 @@ def run(options: Options, console: Console) -> int:
             "" if r["parameters"] is None else count(r["parameters"]),
             "" if r["share"] is None else percent(r["share"], 2),
             "" if r["bytes"] is None else byte_size(r["bytes"]),
-            r["options"],
-            f"arXiv {r['paper']}" if r["paper"] else "",
+            r["paper"],
         )
         for r in rows
     ]
     title = f"on {options.for_} ({count(whole)} weights), rank {options.rank} where there is one"
-    headings = ("method", "what trains", "weights>", "share>", "file>", "options", "paper")
+    headings = ("method", "what trains", "weights>", "share>", "file>", "arXiv")
     end = "\n".join(["", *(f"{r['name']}: not counted, {r['note']}" for r in rows if r["note"])]).rstrip()
     record = {"model": options.for_, "weights": whole, "rank": options.rank, "methods": rows}
     console.result(record, [Table(headings, cells, title), *([end] if end else [])])

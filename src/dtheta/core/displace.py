@@ -49,7 +49,7 @@ def displaced_with_error(
     for (start, stop), before, total in _sums(base, changes, name):
         _round_into(result[start:stop], total, name)
         lost.append(float(torch.linalg.vector_norm(result[start:stop].to(total) - total)))
-        wanted.append(float(torch.linalg.vector_norm(total.sub_(before))))
+        wanted.append(float(torch.linalg.vector_norm(total.sub_(before.double()))))
     length = math.hypot(*wanted)
     return _checked(base, result, name, True), math.hypot(*lost) / length if length else 0.0
 

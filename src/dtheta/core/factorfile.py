@@ -79,7 +79,7 @@ def _read(path: Path, request: str, wanted: set[str], rank: int) -> dict[str, Tr
         useful = {d: table[d] for d in wanted & file.entries.keys() if table[d][2] >= rank}
         if not useful:
             return {}
-        data = _mapped(file)
+        data = _checked(file)
         found = {d: _triplets(data, file, d, row) for d, row in useful.items()}
     except ConfigError:  # evicted by another process since it was listed
         return {}
@@ -93,15 +93,22 @@ def _read(path: Path, request: str, wanted: set[str], rank: int) -> dict[str, Tr
     return found
 
 
-def _mapped(file: TensorFile) -> Tensor:
-    """Return the bytes of the whole file, after comparing its data with the checksum."""
+def _checked(file: TensorFile) -> Tensor:
+    """Return the bytes of the whole file, mapped, after comparing it with its checksum."""
     with file.path.open("rb") as handle:
         data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
     start = min(entry.start for entry in file.entries.values())
+    checksum = _checksum(file.entries, file.metadata["factors"])
     with memoryview(data) as whole, whole[start:] as payload:
-        if xxhash.xxh3_128_hexdigest(payload) != file.metadata["checksum"]:
-            raise FormatError("the checksum of the data does not match")
+        checksum.update(payload)
+    if checksum.hexdigest() != file.metadata["checksum"]:
+        raise FormatError("the checksum does not match")
     return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _checksum(names: Iterable[str], table: str) -> xxhash.xxh3_128:
+    """Return the checksum of everything but the data, which is still to be added in the order of the names."""
+    return xxhash.xxh3_128("\n".join([*names, table]).encode())
 
 
 def _triplets(data: Tensor, file: TensorFile, digest: str, row: list[Any]) -> TruncatedSVD:
@@ -120,12 +127,13 @@ def store(path: Path, request: str, factors: Mapping[str, TruncatedSVD], capacit
     parts = {digest: [data_of(t) for t in (f.U, f.S, f.Vh)] for digest, f in factors.items()}
     if sum(len(p) for three in parts.values() for p in three) > capacity:
         return
-    checksum = xxhash.xxh3_128()
+    rows = {d: [f.U.shape[0], f.Vh.shape[1], f.rank, f.error, f.residual, f.route] for d, f in factors.items()}
+    table = encode(rows).decode()
+    checksum = _checksum(factors, table)
     for three in parts.values():
         for part in three:
             checksum.update(part)
-    table = {d: [f.U.shape[0], f.Vh.shape[1], f.rank, f.error, f.residual, f.route] for d, f in factors.items()}
-    metadata = {"request": request, "checksum": checksum.hexdigest(), "factors": encode(table).decode()}
+    metadata = {"request": request, "checksum": checksum.hexdigest(), "factors": table}
     specs = {d: (f.U.dtype, (f.U.numel() + f.rank + f.Vh.numel(),)) for d, f in factors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,9 @@ def _cached(
     capacity, folder = _capacity(), cache_dir("factors")
     request = f"v{VERSION} accuracy={accuracy} seed={seed} route={route}"
     digests = {name: weight_digest(weight) for name, weight in weights.items()}
-    first = {digest: name for name, digest in reversed(digests.items())}
+    first: dict[str, str] = {}
+    for name, digest in digests.items():
+        first.setdefault(digest, name)
     found = load_stored(folder, request, first, rank) if capacity else {}
     missing = {digest: name for digest, name in first.items() if digest not in found}
     for digest, name in missing.items():

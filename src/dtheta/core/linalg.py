@@ -21,20 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dtheta.core.svd import TruncatedSVD, fix_signs, full_svd, truncated_svd
+from dtheta.core.svd import fix_signs
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch, UnsupportedLayer
-
-__all__ = [
-    "Recompressed",
-    "TruncatedSVD",
-    "full_svd",
-    "lowrank_inner",
-    "lowrank_norm",
-    "lowrank_svd",
-    "principal_angles",
-    "recompress",
-    "truncated_svd",
-]
 
 
 @dataclass(frozen=True)

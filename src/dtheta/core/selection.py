@@ -102,13 +102,13 @@ class Site:
         return whole.narrow(self.window.axis, self.window.start, self.window.stop - self.window.start)
 
 
-def sites(model: nn.Module) -> dict[str, Site]:
-    """Return the sites of all parameters of a model, by name; tied tensors once."""
+def sites(model: nn.Module, matrices: bool = False) -> dict[str, Site]:
+    """Return the sites of all parameters of a model, or of its matrices alone, by name; tied tensors once."""
     bypassed = {id(inner) for module in model.modules() for inner in _bypassed(module)}
     found = {}
     for name, held in shared(model).items():
         owners, tensor = tuple(owner for owner, _ in held), held[0][1]
-        if isinstance(tensor, nn.Parameter):
+        if isinstance(tensor, nn.Parameter) and (tensor.ndim >= 2 or not matrices):
             hidden = any(id(owner.module) in bypassed for owner in owners)
             found[name] = Site(name, tensor, layer_kind(owners[0], tensor), owners, bypassed=hidden)
     return found
@@ -188,7 +188,7 @@ def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = Tru
         ConfigError: For an unknown role, a malformed pattern, or a pattern that takes nothing.
         UnknownParameter: For a name that the model does not have.
     """
-    table = {n: s for n, s in sites(model).items() if s.is_matrix or not matrices}
+    table = sites(model, matrices)
     if pattern is None:
         pattern = "@blocks" if any(has_role(s, "blocks") for s in table.values()) else "@linear"
     chosen: dict[str, Site] = {}

@@ -56,13 +56,13 @@ def owners(model: nn.Module, buffers: bool = True) -> Iterator[tuple[Owner, Tens
     for path, module in _modules(model):
         virtual = virtual_tensors(module)
         held = {**virtual, **module._parameters}  # the weight before the bias, as in the dense layer
-        if buffers and not virtual:
+        if buffers and module._buffers and not virtual:
             transient = module._non_persistent_buffers_set
             held |= {n: b for n, b in module._buffers.items() if n not in transient}
         for attribute, tensor in held.items():
             if tensor is not None:
                 yield Owner(path, module, attribute), tensor
-        if parametrize.is_parametrized(module):
+        if "parametrizations" in module._modules:  # as is_parametrized asks, and many times faster where there are none
             yield from _originals(path, module)
 
 
