@@ -69,7 +69,8 @@ class Adapter(nn.Module):
         try:
             for key, site in self._sites.items():
                 term, device = self.term(key), site.tensor.device
-                if any(t.device != device for t in (*term.parameters(), *term.buffers())):
+                held = [t for t in (*term._parameters.values(), *term._buffers.values()) if t is not None]
+                if term._modules or any(t.device != device for t in held):  # moving what is there costs more than asking
                     term.to(device)
                 self._links += connect(site, Source(term, site.window, self._effective_weight))
         except Exception:

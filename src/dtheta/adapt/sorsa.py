@@ -69,10 +69,12 @@ class SORSA(Method):
             raise ConfigError(f"gamma must be zero or a positive number, found {self.gamma}")
         scale = scaling(self.rank, self.alpha, rslora=False)
         found = principal(sites, self.rank, self.accuracy, seed)
-        return {
-            key: FactoredTerm(svd.U.clone(), svd.Vh.clone(), svd.S / scale, scale=scale, subtract_start=True)
-            for key, svd in found.items()
-        }
+        terms: dict[str, Term] = {}
+        for key, svd in found.items():
+            core = svd.S / scale
+            start = (svd.U, svd.Vh, core.clone())
+            terms[key] = FactoredTerm(svd.U.clone(), svd.Vh.clone(), core, scale=scale, start=start)
+        return terms
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change, with the same start subtracted."""

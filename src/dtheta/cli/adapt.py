@@ -208,7 +208,7 @@ def _report(
     ]
     measure = TOKEN_LOSS if task.classes is None else ACCURACY
     pretrained = getattr(net, "encoder", net)
-    results = adapt_results(_name(options.model), pretrained, [task], measure, recipe.seed, steps)
+    results = adapt_results(_name(options.model), pretrained, [task], measure, recipe, steps)
     data = results.save(options.report.with_suffix(".json"))
     return [str(adapt_report(results, options.report)), str(data)]
 

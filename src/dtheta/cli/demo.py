@@ -88,7 +88,9 @@ def _all_tasks(folder: Path, size: Size, options: Options, console: Console) -> 
     model, tokenizer = load_model(MODEL), load_tokenizer(MODEL)
     with console.progress("demo", len(size.tasks) * (1 + len(METHODS))) as begin:
         found = [_task(name, model, tokenizer, folder / _DELTAS, size, options, console, begin) for name in size.tasks]
-    return adapt_results(MODEL, model, found, ACCURACY, options.seed, _next_steps(options.out, size.tasks[0]))
+    return adapt_results(
+        MODEL, model, found, ACCURACY, _recipes(size, options)[0], _next_steps(options.out, size.tasks[0])
+    )
 
 
 def _task(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dtheta.cli.units import percent
-from dtheta.report import AdaptResults, LayerChange, Measure, MethodResult, NextStep, TaskResult
+from dtheta.report import ACCURACY, AdaptResults, LayerChange, Measure, MethodResult, NextStep, TaskResult
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ def adapt_results(
     model: nn.Module,
     tasks: Sequence[TaskResult],
     measure: Measure,
-    seed: int,
+    recipe: Recipe,
     steps: Sequence[NextStep],
 ) -> AdaptResults:
     """Return the whole run's results, with what is needed to get them again."""
@@ -71,12 +71,21 @@ def adapt_results(
         measure=measure,
         provenance={
             "base": fingerprint(model).digest,
-            "seed": str(seed),
+            "seed": str(recipe.seed),
+            "texts a step": str(recipe.batch_size),
+            "tokens of a text": str(recipe.max_length),
+            "schedule": f"warmup over {recipe.warmup:g} of the steps, then a cosine to zero",
+            **({"head": _head(recipe)} if measure is ACCURACY else {}),
             **versions(),
             "machine": f"{platform.machine()}, {platform.system()}",
         },
         next_steps=tuple(steps),
     )
+
+
+def _head(recipe: Recipe) -> str:
+    start = f"a logistic regression (C = {recipe.head_C:g})" if recipe.head == "probe" else "zeros"
+    return f"from {start} on the frozen encoder's features, at rate {recipe.head_lr:g}"
 
 
 def share(interval: Interval) -> str:
