@@ -1,13 +1,13 @@
 """Attaching and training: against peft on the same weights, one thread, CPU time, interleaved.
 
-    first attach    PiSSA r=64 on every linear weight of MiniLM (36) and SmolLM2-135M (210), with an empty cache of
-                    factors, against get_peft_model with pissa_niter_16; copying the model is not timed on either side
-    errors          of the singular values that training starts from: max_i |s_i - sigma_i| / sigma_i, where sigma is
-                    the float64 SVD
-    second attach   the same with the factors on disk, against the first: no SVD, only digests of the weights
-    training step   forward, backward and AdamW on 16 x 64 tokens of MiniLM, against LoRA of the same rank in peft
+first attach    PiSSA r=64 on every linear weight of MiniLM (36) and SmolLM2-135M (210), with an empty cache of
+                factors, against get_peft_model with pissa_niter_16; copying the model is not timed on either side
+errors          of the singular values that training starts from: max_i |s_i - sigma_i| / sigma_i, where sigma is
+                the float64 SVD
+second attach   the same with the factors on disk, against the first: no SVD, only digests of the weights
+training step   forward, backward and AdamW on 16 x 64 tokens of MiniLM, against LoRA of the same rank in peft
 
-    python bench/attach.py [--json] [--repeat 5] [--models minilm smollm2]
+python bench/attach.py [--json] [--repeat 5] [--models minilm smollm2]
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dtheta.core.files as files
+from dtheta.adapt import wiring
 from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.clip_svd import CLIPSVD
@@ -25,6 +27,7 @@ from dtheta.adapt.sorsa import SORSA
 from dtheta.core.apply import applied
 from dtheta.core.delta import total
 from dtheta.core.seeds import generator
+from dtheta.core.selection import select as select_sites
 from dtheta.errors import BaseMismatch
 
 
@@ -110,7 +113,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Sequence[str | None]]] =
     "convtranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 3)), numbers(2, 4, 5, 5), ["@conv"]),
     "embedding": (lambda: nn.Sequential(nn.Embedding(9, 6, padding_idx=0)), indices(9, 3, 5), ["@embedding"]),
     "embedding that scales": (lambda: nn.Sequential(Scaled(9, 6)), indices(9, 3, 5), ["@embedding"]),
-    "attention": (SelfAttention, numbers(2, 5, 8), ["*.in_proj_weight", "*.in_proj_weight:qv", "*.out_proj", "@attention"]),
+    "attention": (
+        SelfAttention, numbers(2, 5, 8), ["*.in_proj_weight", "*.in_proj_weight:qv", "*.out_proj", "@attention"],
+    ),
     "attention, tokens first": (lambda: SelfAttention(False), numbers(5, 2, 8), ["@attention"]),
     "encoder layer": (
         lambda: nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True), numbers(2, 5, 8),
@@ -128,8 +133,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Sequence[str | None]]] =
 ATTENTION = ("attention", "attention, tokens first", "encoder layer", "encoder", "gpt2", "llama, tied")
 PAIRS = [(name, select) for name, (_, _, selections) in CASES.items() for select in selections]
 METHODS: list[Method] = [
-    LoRA(rank=2), PiSSA(rank=2, alpha=1.0), CLIPSVD(), SORSA(rank=2), LoRA(rank=2, alpha=6.0, rslora=True), PiSSA(rank=2),
-    CLIPSVD(ratio=0.5), SORSA(rank=2, alpha=6.0), Full(),
+    LoRA(rank=2), PiSSA(rank=2, alpha=1.0), CLIPSVD(), SORSA(rank=2), LoRA(rank=2, alpha=6.0, rslora=True),
+    PiSSA(rank=2), CLIPSVD(ratio=0.5), SORSA(rank=2, alpha=6.0), Full(),
 ]  # fmt: skip
 places = pytest.mark.parametrize(("name", "select"), PAIRS, ids=[f"{n}-{s}" for n, s in PAIRS])
 
@@ -257,6 +262,22 @@ def test_delta_on_the_plain_base_gives_the_adapters_outputs(name, select, method
     again.detach()
 
 
+def failing(*_: object) -> None:
+    raise OSError("in the model")
+
+
+def failing_at(number: int) -> Callable[..., Any]:
+    """Wire terms as always, and fail at one of them."""
+    calls = itertools.count(1)
+
+    def connect(site: Any, source: Any) -> Any:
+        if next(calls) == number:
+            raise OSError("the last one")
+        return wiring.connect(site, source)
+
+    return connect
+
+
 @given(name=st.sampled_from(sorted(CASES)), where=st.sampled_from(["forward", "attach"]), data=st.data())
 @settings(max_examples=20)
 def test_exceptions_leave_every_bit(name, where, data):
@@ -265,21 +286,15 @@ def test_exceptions_leave_every_bit(name, where, data):
     before, output = Snapshot(model), run(model, inputs)
     if where == "forward":
         adapter = attach(model, PiSSA(rank=1), select)
-        with pytest.raises((RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)):
-            model(torch.full((2, 3, 4, 5, 6, 7), 1e6).to(inputs.dtype))
+        handle = model.register_forward_hook(failing)
+        with pytest.raises(OSError, match="in the model"):
+            run(model, inputs)
+        handle.remove()
         adapter.detach()
     else:
-
-        class Failing(LoRA):
-            """Fails at its last site."""
-
-            def terms(self, sites, seed):
-                terms = super().terms(sites, seed)
-                terms[sites[-1].key].to = None  # type: ignore[assignment]
-                return terms
-
-        with pytest.raises(TypeError):
-            attach(model, Failing(rank=1), select)
+        places = len(select_sites(model, select))
+        with mock.patch("dtheta.adapt.adapter.connect", failing_at(places)), pytest.raises(OSError, match="last"):
+            attach(model, LoRA(rank=1), select)
     before.assert_everything()
     assert torch.equal(run(model, inputs), output)
 
@@ -355,7 +370,7 @@ def test_training_goes_on_from_a_file_bit_by_bit(name, select, method, tmp_path)
 
 
 def test_delta_of_another_base_is_refused_by_name():
-    model, inputs = build("linear, many tokens")
+    model, _ = build("linear, many tokens")
     adapter = attach(model, PiSSA(rank=2))
     shake(adapter)
     delta = adapter.delta()

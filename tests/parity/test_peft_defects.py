@@ -1,4 +1,4 @@
-"""Where peft 0.21 goes wrong: each test shows its side and ours. A failure of *their* side means that peft was mended."""
+"""Where peft 0.21 goes wrong: each test shows its side and ours. A failure on its side means that peft was mended."""
 
 from __future__ import annotations
 

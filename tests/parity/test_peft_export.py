@@ -170,7 +170,7 @@ def test_header_holds_the_digests_of_the_base(tiny_bert, tmp_path):
     folder = to_peft(delta, tmp_path / "adapter", base_name="some/base", dtype=torch.bfloat16)
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["dtheta.base"]) == dict(delta.base.digests)
-        assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in file.keys())  # noqa: SIM118
+        assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in file.keys())
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "some/base"
 
 

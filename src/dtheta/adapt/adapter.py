@@ -70,7 +70,7 @@ class Adapter(nn.Module):
             for key, site in self._sites.items():
                 term, device = self.term(key), site.tensor.device
                 held = [t for t in (*term._parameters.values(), *term._buffers.values()) if t is not None]
-                if term._modules or any(t.device != device for t in held):  # moving what is there costs more than asking
+                if term._modules or any(t.device != device for t in held):  # asking is cheaper than moving
                     term.to(device)
                 self._links += connect(site, Source(term, site.window, self._effective_weight))
         except Exception:

@@ -1,6 +1,6 @@
 """Full fine-tuning as a delta: the displacement itself trains, in float32, beside a base that stays as it is.
 
-    W + D,   D from 0
+W + D,   D from 0
 """
 
 from __future__ import annotations

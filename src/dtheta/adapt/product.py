@@ -102,7 +102,9 @@ class _Displaced(torch.autograd.Function):
         moved = _moved(weight, terms, transposed)
         ctx.terms, ctx.transposed = terms, transposed
         ctx.save_for_backward(x, weight, moved, *factors)
-        return _product(x, moved, bias, transposed)
+        output = _product(x, moved, bias, transposed)
+        # here, without a graph, torch makes a view; a layer's output is none, and may be written to in place
+        return torch.ops.aten._unsafe_view.default(output, output.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -134,17 +136,25 @@ def _gradients(
     T m n, and the rest is of the size of the weight.
     """
     (m, r), n, tokens = left.shape, right.shape[1], len(x_TN)
-    weigh = scale if core is None else core * scale
+    columns = scale if core is None else core * scale
+    rows = scale if core is None else (core * scale)[:, None]
+    left_wanted, core_wanted, right_wanted = wanted
+    d_left = d_core = d_right = None
     if tokens * m * n + 2 * r * m * n < 2 * tokens * r * (m + n):
         G_MN = g_TM.mT @ x_TN
-        G_right = G_MN @ right.mT if wanted[0] or wanted[1] else None  # (m, r)
-        d_left = G_right * weigh if wanted[0] and G_right is not None else None
-        d_core = (left * G_right).sum(0) * scale if wanted[1] and G_right is not None else None
-        d_right = (left * weigh).mT @ G_MN if wanted[2] else None
+        if left_wanted or core_wanted:
+            G_MR = G_MN @ right.mT
+            d_left = G_MR * columns if left_wanted else None
+            d_core = (left * G_MR).sum(0) * scale if core_wanted else None
+        if right_wanted:
+            d_right = (left.mT @ G_MN) * rows
         return [d_left, d_core, d_right]
-    P_TR = x_TN @ right.mT if wanted[0] or wanted[1] else None
-    Q_TR = g_TM @ left if wanted[1] or wanted[2] else None
-    d_left = (g_TM.mT @ P_TR) * weigh if wanted[0] and P_TR is not None else None
-    d_core = (Q_TR * P_TR).sum(0) * scale if wanted[1] and P_TR is not None and Q_TR is not None else None
-    d_right = (Q_TR.mT @ x_TN) * (weigh if core is None else weigh[:, None]) if wanted[2] and Q_TR is not None else None
+    P_TR = x_TN @ right.mT if left_wanted or core_wanted else None
+    Q_TR = g_TM @ left if core_wanted or right_wanted else None
+    if left_wanted and P_TR is not None:
+        d_left = (g_TM.mT @ P_TR) * columns
+    if core_wanted and P_TR is not None and Q_TR is not None:
+        d_core = (Q_TR * P_TR).sum(0) * scale
+    if right_wanted and Q_TR is not None:
+        d_right = (Q_TR.mT @ x_TN) * rows
     return [d_left, d_core, d_right]

@@ -192,7 +192,9 @@ class FactoredTerm(Term):
 
     def change(self) -> Change:
         """Return D as stacked factors ``[L L0]``, ``[c s, -c s0]``, ``[R; R0]``: exact, of rank 2r or r."""
-        left, right, core = [self.left], [self.right], [self._scaled_core(self.core)]
+        left: list[Tensor] = [self.left]
+        right: list[Tensor] = [self.right]
+        core = [self._scaled_core(self.core)]
         if self.left0 is not None and self.right0 is not None:
             left.append(self.left0)
             right.append(self.right0)

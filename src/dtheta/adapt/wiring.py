@@ -51,6 +51,7 @@ class AdditiveForward:
         self.plain = kind != "embedding" and inner is None and has_plain_forward(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's output with every active term added."""
         active = [(source, w) for source in self.sources if (w := source.weight()) != 0.0]
         x = args[0] if args else next(iter(kwargs.values()))
         if active and self.plain and (terms := self._terms(x, active)):

@@ -84,8 +84,8 @@ def adapt_results(
 
 
 def _head(recipe: Recipe) -> str:
-    start = f"a logistic regression (C = {recipe.head_C:g})" if recipe.head == "probe" else "zeros"
-    return f"from {start} on the frozen encoder's features, at rate {recipe.head_lr:g}"
+    probe = f"logistic regression on the frozen encoder's features (C = {recipe.head_C:g})"
+    return f"from {probe if recipe.head == 'probe' else 'zeros'}, at rate {recipe.head_lr:g}"
 
 
 def share(interval: Interval) -> str:

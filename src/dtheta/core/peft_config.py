@@ -1,6 +1,6 @@
 """peft's adapter_config.json, as far as it describes plain LoRA: W + c B A with the base left as it is.
 
-    c = alpha / r,   or alpha / sqrt(r) with use_rslora;   r and alpha may differ by module (rank_pattern, alpha_pattern)
+    c = alpha / r,   or alpha / sqrt(r) with use_rslora;   rank_pattern and alpha_pattern give r and alpha by module
 
 peft knows dozens of variants under the same type "LORA". Each field is either understood here, known not to matter, or
 the folder is refused by the name of that field: an adapter read as something that it is not would be silently wrong.

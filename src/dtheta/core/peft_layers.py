@@ -118,7 +118,9 @@ def uses(model: nn.Module, names: Iterable[str] | None = None) -> Uses:
     for name, site in sites(model).items():
         if wanted is not None and name not in wanted:
             continue
-        entry = {owner.path: use(owner, site) for owner in site.owners}
+        # a module that is there under several paths is one to peft too, by its first path
+        distinct = {id(owner.module): owner for owner in reversed(site.owners)}.values()
+        entry = {owner.path: use(owner, site) for owner in reversed(distinct)}
         if entry != plain(name):
             found[name] = entry
     return found

@@ -87,7 +87,7 @@ def _check_start(folder: _Folder, pissa_start: bool) -> None:
         "exact 'pissa' takes its start from a full SVD of the weights, so from_peft(..., pissa_start=True) can compute "
         "it again"
         if init == "pissa"
-        else "the fast variants draw it at random, so it cannot be had again, and peft itself reloads such a folder wrong"
+        else "the fast variants draw it at random, so it cannot be had again, and peft reloads such a folder wrong"
     )
     raise UnsupportedLayer(
         f"{folder.path} was saved with init_lora_weights={init!r} and not converted: its factors are relative to the "
@@ -248,7 +248,7 @@ def _whole_modules(folder: _Folder, model: nn.Module, wanted: bool) -> dict[str,
 
 
 def _check_rest(folder: _Folder, model: nn.Module) -> None:
-    """Raise for a tensor that was not understood; copies of base tensors, as peft stores of embeddings, may be there."""
+    """Raise for a tensor that was not understood; copies of base tensors, as peft stores of embeddings, may stay."""
     tensors, canonical = base_tensors(model), canonical_names(model)
     for stored, tensor in folder.tensors.items():
         if stored in folder.seen:

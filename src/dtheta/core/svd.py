@@ -239,7 +239,7 @@ def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
     narrow, pairs = max(16, rank // 4), None
     for block in (narrow, max(narrow, rank)) if accuracy >= 1e-3 else (max(narrow, rank),):
         first = max(3 * rank, 4 * block)
-        basis = KrylovBasis(operator, draw(block), draw, capacity=first + max(rank, block), rounding=32.0)
+        basis = KrylovBasis(operator, draw(block), draw, capacity=first + max(rank, block))
         pairs = leading_pairs(basis, rank, accuracy, first, keep=3 * rank // 2)
         if pairs.count < rank + 1 + 3 * (2 * rank / block) ** 0.5:
             break
@@ -286,7 +286,7 @@ def _finished(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor, error: float, ro
 
 def _residual(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> float:
     """Return |W - U S Vh| / |W|: by Pythagoras, or by the difference where that would cancel."""
-    total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
+    total = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
     left = 1 - float(S.double().square().sum()) / total
     if left > 1e-3:
         return left**0.5

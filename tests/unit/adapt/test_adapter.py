@@ -58,7 +58,7 @@ def test_trainable_parameters_are_named_by_site_and_factor(adapter, model):
 
 def test_term_by_name(adapter):
     assert adapter.term("2.weight").left.shape == (4, 2)
-    with pytest.raises(UnknownParameter, match="nothing is attached to '1.weight'; did you mean"):
+    with pytest.raises(UnknownParameter, match=r"nothing is attached to '1\.weight'; did you mean"):
         adapter.term("1.weight")
 
 
@@ -129,10 +129,16 @@ def test_disabled_is_the_base_and_comes_back_also_after_an_exception(adapter, mo
     model.eval()
     x = drawn(3, 6)
     moved = model(x)
-    with pytest.raises(KeyError), adapter.disabled() as base:
-        assert base is model
-        inside = model(x)
-        raise KeyError
+    seen = []
+
+    def failing():
+        with adapter.disabled() as base:
+            assert base is model
+            seen.append(model(x))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
     assert adapter.enabled
     assert torch.equal(model(x), moved)
     adapter.enabled = False
@@ -140,7 +146,7 @@ def test_disabled_is_the_base_and_comes_back_also_after_an_exception(adapter, mo
         pass
     assert not adapter.enabled
     adapter.detach()
-    assert torch.equal(model(x), inside)
+    assert torch.equal(model(x), seen[0])
 
 
 def test_detach_returns_the_model_once(adapter, model):
@@ -154,7 +160,10 @@ def test_slices_become_blocks_of_the_parameter(tiny_mha):
     adapter = attach(tiny_mha, CLIPSVD(), "attention:qv")
     change = adapter.delta()["attention.in_proj_weight"]
     assert isinstance(change, Sum)
-    assert [(type(term), term.start, term.term.kind) for term in change.terms] == [(Block, 0, "spectral"), (Block, 32, "spectral")]
+    assert [(type(term), term.start, term.term.kind) for term in change.terms] == [
+        (Block, 0, "spectral"),
+        (Block, 32, "spectral"),
+    ]
     assert tuple(change.shape) == (48, 16)
     adapter.detach()
 
@@ -167,7 +176,11 @@ def test_convolution_keeps_its_shape(tiny_conv):
         "0.weight": (8, 3, 3, 3),
         "0.bias": (8,),
     }
-    assert delta.provenance.settings["uses"] == {"2.weight": {"2": "conv/2"}, "0.weight": {"0": "conv"}, "0.bias": {"0": "bare"}}
+    assert delta.provenance.settings["uses"] == {
+        "2.weight": {"2": "conv/2"},
+        "0.weight": {"0": "conv"},
+        "0.bias": {"0": "bare"},
+    }
     adapter.detach()
 
 
@@ -175,4 +188,18 @@ def test_gradients_reach_the_terms_only(adapter, model):
     adapter(drawn(3, 6)).square().sum().backward()
     assert all(p.grad is not None for p in adapter.trainable().values())
     assert all(p.grad is None for p in model.parameters())
+    adapter.detach()
+
+
+def test_an_applied_delta_and_an_adapter_add_up(adapter, model):
+    model.eval()
+    x = drawn(40, 6)
+    other = attach(model, LoRA(rank=1), "0", seed=1)
+    with torch.no_grad():
+        other.term("0.weight").left.add_(1.0)
+    both, step = model(x), other.delta()
+    other.detach()
+    with applied(model, step):
+        torch.testing.assert_close(model(x), both, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(model(x), both)
     adapter.detach()

@@ -236,7 +236,9 @@ def test_continuing_slices_of_fused_attention(tiny_mha, tiny_gpt2):
 def test_uneven_blocks_keep_their_place(tiny_mha):
     from dtheta.core.change import Block
 
-    change = Block(LowRank(drawn(5, 2), drawn(2, 16)), 0, 7, (48, 16)) + Block(LowRank(drawn(3, 1), drawn(1, 16)), 0, 20, (48, 16))
+    change = Block(LowRank(drawn(5, 2), drawn(2, 16)), 0, 7, (48, 16)) + Block(
+        LowRank(drawn(3, 1), drawn(1, 16)), 0, 20, (48, 16)
+    )
     adapter = attach(tiny_mha, Delta({"attention.in_proj_weight": change}))
     assert list(adapter.sites) == ["attention.in_proj_weight[7:12]", "attention.in_proj_weight[20:23]"]
     torch.testing.assert_close(adapter.delta()["attention.in_proj_weight"].dense(), change.dense())

@@ -24,8 +24,14 @@ from dtheta.core.selection import sites
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
-METHODS = [LoRA(rank=3, alpha=2.0, rslora=True, dropout=0.1), PiSSA(rank=2, accuracy=None), SORSA(gamma=0.0), CLIPSVD(0.5),
-           Full(), BitFit()]  # fmt: skip
+METHODS = [
+    LoRA(rank=3, alpha=2.0, rslora=True, dropout=0.1),
+    PiSSA(rank=2, accuracy=None),
+    SORSA(gamma=0.0),
+    CLIPSVD(0.5),
+    Full(),
+    BitFit(),
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -9,8 +9,8 @@ from torch import nn
 from dtheta.adapt.attach import attach
 from dtheta.adapt.pissa import PiSSA, continued, principal
 from dtheta.core.change import Dense, LowRank
-from dtheta.core.selection import select
 from dtheta.core.seeds import generator
+from dtheta.core.selection import select
 from dtheta.errors import ConfigError
 
 
@@ -19,12 +19,16 @@ def model():
     made = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 24))
     with torch.no_grad():
         for i, layer in enumerate(made):  # a spectrum with clear gaps, so that every vector is determined
-            U, _, Vh = torch.linalg.svd(torch.randn(layer.weight.shape, generator=generator(0, "w", i)), full_matrices=False)
+            U, _, Vh = torch.linalg.svd(
+                torch.randn(layer.weight.shape, generator=generator(0, "w", i)), full_matrices=False
+            )
             layer.weight.copy_((U * (3.0 * 0.8 ** torch.arange(U.shape[1]))) @ Vh)
     return made
 
 
-@pytest.mark.parametrize("method", [PiSSA(rank=4), PiSSA(rank=4, alpha=2.0), PiSSA(rank=4, alpha=8.0, rslora=True)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [PiSSA(rank=4), PiSSA(rank=4, alpha=2.0), PiSSA(rank=4, alpha=8.0, rslora=True)], ids=repr
+)
 def test_start_is_the_best_approximation(model, method):
     adapter = attach(model, method)
     for key, site in adapter.sites.items():

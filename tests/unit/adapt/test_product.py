@@ -65,7 +65,11 @@ def test_output_and_gradients(kind, transposed, tokens):
 @pytest.mark.parametrize("transposed", [False, True])
 def test_several_terms_some_on_a_part_of_the_outputs(transposed):
     axis = 1 if transposed else 0
-    part = lambda kind, a, b: (terms_for(*((N, b - a) if transposed else (b - a, N)))[kind], Window(axis, a, b, "v"), 1.0)  # noqa: E731
+
+    def part(kind, a, b):
+        shape = (N, b - a) if transposed else (b - a, N)
+        return terms_for(*shape)[kind], Window(axis, a, b, "v"), 1.0
+
     whole = (terms_for(*((N, M) if transposed else (M, N)))["pissa"], None, -2.0)
     added = [part("sorsa", 0, 2), whole, part("lora", 1, 5), part("spectral", 5, 6)]
     weight = drawn(*((N, M) if transposed else (M, N)), name="w")
@@ -121,6 +125,18 @@ def test_start_is_the_layers_own_output_bit_for_bit():
             with torch.set_grad_enabled(enabled):
                 found = displaced(x, base, bias, [Added(term.triple(), None, 1.0)], transposed)
             assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_output_may_be_written_to_in_place(transposed):
+    term = terms_for(*((N, M) if transposed else (M, N)))["pissa"]
+    weight, x = drawn(*((N, M) if transposed else (M, N))), drawn(3, 20, N).requires_grad_()
+    found = displaced(x, weight, None, [Added(term.triple(), None, 1.0)], transposed)
+    assert not found._is_view()
+    (found.relu_() * 2).sum().backward()
+    ours, x.grad = x.grad, None
+    (plainly(x, weight, None, [(term, None, 1.0)], transposed).relu() * 2).sum().backward()
+    torch.testing.assert_close(ours, x.grad)
 
 
 def test_unwanted_gradients_are_not_made():

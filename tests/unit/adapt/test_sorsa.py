@@ -37,7 +37,8 @@ def shake(adapter, size=0.1):
 def regularizer(adapter):
     """The mean over all A and B of || M M^T - I ||_F, for torch to differentiate."""
     norms = [
-        torch.linalg.matrix_norm((p @ p.T if rows else p.T @ p) - torch.eye(3)) for p, rows in orthonormal_factors(adapter)
+        torch.linalg.matrix_norm((p @ p.T if rows else p.T @ p) - torch.eye(3))
+        for p, rows in orthonormal_factors(adapter)
     ]
     return sum(norms) / len(norms)
 

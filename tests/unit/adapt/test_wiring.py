@@ -7,6 +7,7 @@ import functools
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -78,7 +79,9 @@ def test_route_is_chosen_by_the_number_of_tokens(linear, displaced_calls):
     adapter.detach()
 
 
-@pytest.mark.parametrize("why", ["autocast", "dropout", "bfloat16", "functorch", "forward mode", "trained weight", "mixed"])
+@pytest.mark.parametrize(
+    "why", ["autocast", "dropout", "bfloat16", "functorch", "forward mode", "trained weight", "mixed"]
+)
 def test_conditions_under_which_the_layers_own_product_is_kept(why, linear, displaced_calls):
     x = drawn(40, 6)
     adapter = shaken(attach(linear, LoRA(rank=2, dropout=0.5 if why == "dropout" else 0.0)))
@@ -217,7 +220,7 @@ def test_embedding_that_renormalizes_is_refused():
 
 
 def test_scripted_modules_are_refused(linear):
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         scripted = torch.jit.script(linear)
     with pytest.raises(UnsupportedLayer, match="scripted"):
         attach(scripted, LoRA(rank=1), "*")
@@ -281,3 +284,26 @@ def test_compiled_model_takes_part(linear):
     assert not torch.equal(moved, base)
     adapter.detach()
     assert torch.equal(compiled(x), base)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("tokens", [2, 40])
+def test_gradient_checkpointing_gives_the_same_gradients(linear, reentrant, tokens):
+    adapter = shaken(attach(linear, PiSSA(rank=2)))
+    x = drawn(tokens, 6).requires_grad_()
+    linear(x).sin().sum().backward()
+    expected = [p.grad.clone() for p in adapter.trainable().values()]
+    adapter.zero_grad()
+    torch.utils.checkpoint.checkpoint(linear, x, use_reentrant=reentrant).sin().sum().backward()
+    for p, grad in zip(adapter.trainable().values(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad)
+    adapter.detach()
+
+
+def test_layers_after_an_adapted_one_may_work_in_place():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 4))
+    adapter = shaken(attach(model, SORSA(rank=2)))
+    model(drawn(3, 20, 6)).sum().backward()
+    assert all(p.grad is not None for p in adapter.trainable().values())
+    adapter.detach()

@@ -111,6 +111,14 @@ def test_uses_leave_plain_linear_layers_out(tiny_gpt2, tiny_conv, tiny_mha):
     }
 
 
+def test_module_under_two_paths_is_one_module():
+    layer = nn.Linear(3, 2, bias=False)
+    model = nn.ModuleDict({"a": layer, "b": layer, "c": nn.Linear(3, 2, bias=False)})
+    model["c"].weight = layer.weight
+    assert uses(model) == {"a.weight": {"a": "linear", "c": "linear"}}
+    assert uses(nn.ModuleDict({"a": layer, "b": layer})) == {}
+
+
 # ---- writing
 
 
@@ -359,7 +367,9 @@ def test_module_that_the_model_does_not_have(folder):
 def test_no_edited_byte_of_a_folder_does_harm(data, tmp_path_factory):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2))
-    folder = to_peft(delta_of(model, **{"0__weight": low_rank(2, 3, rank=1)}), tmp_path_factory.mktemp("x") / "a", model=model)
+    folder = to_peft(
+        delta_of(model, **{"0__weight": low_rank(2, 3, rank=1)}), tmp_path_factory.mktemp("x") / "a", model=model
+    )
     path = folder / data.draw(st.sampled_from(["adapter_config.json", "adapter_model.safetensors"]))
     content = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))

@@ -31,7 +31,8 @@ class Blocks(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(11, 4)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({"attn_q": nn.Linear(4, 4), "attn_v": nn.Linear(4, 4), "up": nn.Linear(4, 8)}) for _ in range(3)
+            nn.ModuleDict({"attn_q": nn.Linear(4, 4), "attn_v": nn.Linear(4, 4), "up": nn.Linear(4, 8)})
+            for _ in range(3)
         )
         self.patch = nn.Conv2d(1, 4, 2)
         self.norm = nn.LayerNorm(4)
@@ -199,4 +200,7 @@ def test_roles_are_the_documented_ones(blocks):
 
 
 def test_attention_without_a_layer_number(tiny_mha):
-    assert keys(tiny_mha, "@attention") == [*(f"attention.in_proj_weight[{c}]" for c in "qkv"), "attention.out_proj.weight"]
+    assert keys(tiny_mha, "@attention") == [
+        *(f"attention.in_proj_weight[{c}]" for c in "qkv"),
+        "attention.out_proj.weight",
+    ]
