@@ -49,14 +49,14 @@ def gram_pairs(G: Tensor, rank: int, accuracy: float, random: RandomRows) -> Rit
     theta, Q = torch.linalg.eigh(G)
     theta, vectors = theta.flip(0), Q[:, k - rank :].flip(1).mT
     pairs = RitzPairs(theta[:rank], vectors, 0.0, 0.0, float(rank))
-    return verified(lambda rows: rows @ G, pairs, theta.new_zeros(rank), theta[rank], accuracy)
+    return verified(lambda rows: rows @ G, pairs, theta.new_zeros(rank), float(theta[rank]), accuracy)
 
 
 def _lanczos(G: Tensor, rank: int, accuracy: float, random: RandomRows) -> RitzPairs:
     block = 8 * max(1, rank // 64)
-    first = max(7 * rank // 2, rank + 8 * block)
+    first = max(13 * rank // 4, rank + 8 * block)
     keep = 3 * rank // 2 + block
-    basis = KrylovBasis(lambda rows: rows @ G, random(block), random, capacity=first + max(rank // 2, 4 * block))
+    basis = KrylovBasis(lambda rows: rows @ G, random(block), random, capacity=first + max(rank, 4 * block))
     return leading_pairs(basis, rank, accuracy, first, keep)
 
 

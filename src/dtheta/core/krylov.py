@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,14 +58,16 @@ class RitzPairs:
     count: float
 
 
-def singular_value_error(theta: Tensor, rho: Tensor, gap: Tensor) -> float:
-    """Relative error of the singular values sqrt(theta) (r,), from residuals ``rho`` and spectral gaps ``gap`` (r,)."""
-    theta = theta.double().clamp(min=0)
-    rho, gap = rho.double(), gap.double()
-    growth = torch.where(gap > rho, rho.square() / gap.clamp(min=torch.finfo(torch.float64).tiny), rho)
-    values = theta.sqrt()
-    scale = values.clamp(min=FLOOR * float(values[0]))
-    return float((((theta + growth).sqrt() - values) / scale).max()) if float(values[0]) > 0 else 0.0
+def singular_value_error(theta: Tensor, rho: Tensor, outside: float) -> float:
+    """Relative error of the singular values sqrt(theta) (r,), from residuals ``rho`` (r,) and the top of the rest."""
+    values, residuals = (t.double().cpu().numpy() for t in (theta, rho))
+    values = values.clip(min=0)
+    if values[0] == 0:
+        return 0.0
+    gap = values - outside
+    growth = np.where(gap > residuals, residuals**2 / gap.clip(min=np.finfo(float).tiny), residuals)
+    sigma = np.sqrt(values)
+    return float(((np.sqrt(values + growth) - sigma) / sigma.clip(min=FLOOR * sigma[0])).max())
 
 
 class KrylovBasis:
@@ -169,7 +172,7 @@ def leading_pairs(basis: KrylovBasis, rank: int, accuracy: float, first: int, ke
     errors: list[float] = []
     while True:
         theta, P = basis.ritz()
-        outside = theta[_outside(theta, rank)]
+        outside = float(theta[_outside(theta, rank)])
         error, floor = (
             estimated_error(theta[:rank], rho, outside, _ROUNDING[0])
             for rho in (basis.residuals(P[:, :rank]), theta.new_zeros(rank))
@@ -184,13 +187,13 @@ def leading_pairs(basis: KrylovBasis, rank: int, accuracy: float, first: int, ke
         basis.expand(min(most, _steps(theta, rank, error / accuracy)))
 
 
-def estimated_error(theta: Tensor, rho: Tensor, outside: Tensor, rounding: float) -> float:
+def estimated_error(theta: Tensor, rho: Tensor, outside: float, rounding: float) -> float:
     """Error of singular values for residuals ``rho``, rounding in eps |H|, and ``outside``, the top of the rest."""
     rho = rho + rounding * torch.finfo(theta.dtype).eps * theta[0].abs()
-    return _SAFETY * singular_value_error(theta, rho, theta - outside)
+    return _SAFETY * singular_value_error(theta, rho, outside)
 
 
-def verified(operator: Operator, pairs: RitzPairs, rho: Tensor, outside: Tensor, accuracy: float) -> RitzPairs:
+def verified(operator: Operator, pairs: RitzPairs, rho: Tensor, outside: float, accuracy: float) -> RitzPairs:
     """Return ``pairs`` with an error that allows for rounding; where that matters, the residuals are measured."""
     least, most = _ROUNDING
     error = estimated_error(pairs.theta, rho, outside, most)

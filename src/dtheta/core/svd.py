@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -107,14 +108,14 @@ def truncated_svd(
         NotConverged: If a route that was asked for by name does not reach the accuracy.
     """
     check_arguments(weight, rank, accuracy, route)
-    with torch.no_grad(), _plain_arithmetic(weight.device):
-        matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    with torch.inference_mode(), _plain_arithmetic(weight.device):
+        matrix = weight.to(torch.promote_types(weight.dtype, torch.float32))
         scale = _scale(matrix)
         if scale == 0.0:
             return _zero(matrix, rank)
-        matrix = matrix if 1e-6 < scale < 1e6 else matrix / scale  # squares must neither overflow nor vanish
-        found = _solve(matrix, rank, accuracy, seed, route)
-        return found if 1e-6 < scale < 1e6 else replace(found, S=found.S * scale)
+        scale = 1.0 if 1e-6 < scale < 1e6 else scale  # squares must neither overflow nor vanish
+        found = _solve(matrix if scale == 1.0 else matrix / scale, rank, accuracy, seed, route)
+    return replace(found, U=found.U.clone(), S=found.S * scale, Vh=found.Vh.clone())  # no longer inference tensors
 
 
 def full_svd(weight: Tensor) -> TruncatedSVD:
@@ -235,7 +236,7 @@ def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
 
 def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
     """Run block Lanczos; narrow blocks converge fastest, blocks of ``rank`` rows overlook nothing."""
-    draw, operator = _Draw(seed, wide), lambda rows: (rows @ wide) @ wide.mT
+    draw, operator = _Draw(seed, wide), partial(_apply, wide)
     narrow, pairs = max(16, rank // 4), None
     for block in (narrow, max(narrow, rank)) if accuracy >= 1e-3 else (max(narrow, rank),):
         first = max(3 * rank, 4 * block)
@@ -245,6 +246,14 @@ def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
             break
     assert pairs is not None
     return pairs
+
+
+def _apply(wide: Tensor, rows: Tensor, columns: int = 256) -> Tensor:
+    """Return rows W W^T, using columns of W twice while they are in the cache of the processor."""
+    image = rows.new_zeros(rows.shape[0], wide.shape[0])
+    for part in wide.split(columns, dim=1) if wide.device.type == "cpu" else (wide,):
+        image.addmm_(rows @ part, part.mT)
+    return image
 
 
 def _triplets(matrix: Tensor, wide: Tensor, pairs: RitzPairs, route: str) -> TruncatedSVD:

@@ -273,9 +273,25 @@ def test_the_count_sees_overlooked_copies():
 
 def test_error_of_values_from_residual_and_gap():
     theta = torch.tensor([4.0, 1.0])
-    assert singular_value_error(theta, torch.zeros(2), torch.ones(2)) == 0
+    assert singular_value_error(theta, torch.zeros(2), 0.5) == 0
     # |H u - theta u| = 0.01 and gap 0.5: lambda <= 1 + 2e-4, so sigma <= 1.0001
-    assert singular_value_error(theta, torch.full((2,), 0.01), torch.full((2,), 0.5)) == pytest.approx(1e-4, rel=1e-3)
+    assert singular_value_error(theta, torch.full((2,), 0.01), 0.5) == pytest.approx(1e-4, rel=1e-3)
     # without a gap only the residual itself bounds
-    assert singular_value_error(theta, torch.full((2,), 0.01), torch.zeros(2)) == pytest.approx(5e-3, rel=1e-2)
-    assert singular_value_error(torch.zeros(2), torch.zeros(2), torch.zeros(2)) == 0
+    assert singular_value_error(theta, torch.full((2,), 0.01), 1.0) == pytest.approx(5e-3, rel=1e-2)
+    assert singular_value_error(torch.zeros(2), torch.zeros(2), 0.0) == 0
+
+
+def test_results_take_part_in_training():
+    found = truncated_svd(matrix(SPECTRA["decay"], 30, 40), 3)
+    left = found.U.requires_grad_()
+    ((left * found.S) @ found.Vh).square().sum().backward()
+    assert left.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(8, 36), (1, 9), (9, 1)])
+def test_exactly_rank_one(shape):
+    draw = generator(0, "rank one")
+    weight = torch.randn(shape[0], 1, generator=draw) @ torch.randn(1, shape[1], generator=draw)
+    found = truncated_svd(weight, 1)
+    check(found, weight, 1)
+    assert found.residual < 1e-6
