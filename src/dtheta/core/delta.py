@@ -280,9 +280,15 @@ def _same_base(deltas: Sequence[Delta]) -> Fingerprint:
 
 
 def derived(operation: str, parents: Sequence[Delta], **settings: Any) -> Provenance:
-    """Return the provenance of a result; it inherits task and seed where all parents share them."""
+    """Return the provenance of a result.
+
+    It inherits task and seed where all parents share them, and how the layers use their weights where all know it.
+    """
     first = parents[0].provenance
     task = first.task if all(p.provenance.task == first.task for p in parents) else {}
     seed = first.seed if all(p.provenance.seed == first.seed for p in parents) else None
     method = first.method if len(parents) == 1 else {}
+    uses = [p.provenance.settings.get("uses") for p in parents]
+    if operation != "rename" and None not in uses:
+        settings["uses"] = {name: use for table in uses for name, use in (table or {}).items()}
     return Provenance(operation, method, [p.digest for p in parents], settings, seed, task)

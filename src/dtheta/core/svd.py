@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -236,7 +235,7 @@ def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
 
 def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
     """Run block Lanczos; narrow blocks converge fastest, blocks of ``rank`` rows overlook nothing."""
-    draw, operator = _Draw(seed, wide), partial(_apply, wide)
+    draw, operator = _Draw(seed, wide), lambda rows: (rows @ wide) @ wide.mT
     narrow, pairs = max(16, rank // 4), None
     for block in (narrow, max(narrow, rank)) if accuracy >= 1e-3 else (max(narrow, rank),):
         first = max(3 * rank, 4 * block)
@@ -246,14 +245,6 @@ def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
             break
     assert pairs is not None
     return pairs
-
-
-def _apply(wide: Tensor, rows: Tensor, columns: int = 256) -> Tensor:
-    """Return rows W W^T, using columns of W twice while they are in the cache of the processor."""
-    image = rows.new_zeros(rows.shape[0], wide.shape[0])
-    for part in wide.split(columns, dim=1) if wide.device.type == "cpu" else (wide,):
-        image.addmm_(rows @ part, part.mT)
-    return image
 
 
 def _triplets(matrix: Tensor, wide: Tensor, pairs: RitzPairs, route: str) -> TruncatedSVD:

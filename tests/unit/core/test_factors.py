@@ -158,6 +158,7 @@ def test_a_damaged_entry_is_said_to_be_so_and_never_used(folder, computed, weigh
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, computed, weights):
+    monkeypatch.delenv("DTHETA_FACTOR_CACHE_BYTES", raising=False)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DTHETA_CACHE", str(tmp_path / "file"))
     with pytest.warns(DthetaWarning, match="DTHETA_FACTOR_CACHE_BYTES=0"):
