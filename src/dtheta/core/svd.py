@@ -6,7 +6,7 @@
 Routes, cheapest first; all of them end with a Rayleigh-Ritz step on W itself in float64, so the singular values depend
 on the error of the subspace only to second order:
 
-    gram     G = W W^T on the short side, then LAPACK or certified block Lanczos (core/gram.py)
+    gram     G = W W^T on the short side, then LAPACK or block Lanczos (core/gram.py)
     krylov   block Lanczos on W W^T by products with W (core/krylov.py); the choice for speed on large matrices
     full     LAPACK on W in float64
 
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.gram import gram_matrix, gram_pairs
-from dtheta.core.krylov import FLOOR, KrylovBasis, RitzPairs, leading_pairs
+from dtheta.core.krylov import FLOOR, KrylovBasis, RitzPairs, crowded, leading_pairs
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch, UnsupportedLayer
 
@@ -235,16 +235,15 @@ def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
 
 def _krylov(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:
     """Run block Lanczos; narrow blocks converge fastest, blocks of ``rank`` rows overlook nothing."""
-    draw, operator = _Draw(seed, wide), lambda rows: (rows @ wide) @ wide.mT
-    narrow, pairs = max(16, rank // 4), None
-    for block in (narrow, max(narrow, rank)) if accuracy >= 1e-3 else (max(narrow, rank),):
-        first = max(3 * rank, 4 * block)
-        basis = KrylovBasis(operator, draw(block), draw, capacity=first + max(rank, block))
-        pairs = leading_pairs(basis, rank, accuracy, first, keep=3 * rank // 2)
-        if pairs.count < rank + 1 + 3 * (2 * rank / block) ** 0.5:
-            break
-    assert pairs is not None
-    return pairs
+    draw, narrow = _Draw(seed, wide), max(16, rank // 4)
+    pairs = _lanczos(wide, rank, accuracy, draw, narrow)
+    return _lanczos(wide, rank, accuracy, draw, rank) if crowded(pairs.theta, narrow) else pairs
+
+
+def _lanczos(wide: Tensor, rank: int, accuracy: float, draw: _Draw, block: int) -> RitzPairs:
+    first = max(3 * rank, 4 * block)
+    basis = KrylovBasis(lambda rows: (rows @ wide) @ wide.mT, draw(block), draw, capacity=first + max(rank, block))
+    return leading_pairs(basis, rank, accuracy, first, keep=3 * rank // 2)
 
 
 def _triplets(matrix: Tensor, wide: Tensor, pairs: RitzPairs, route: str) -> TruncatedSVD:
