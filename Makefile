@@ -18,14 +18,14 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: demo test lint format types check bench reproduce fetch setup setup-dev clean help
+.PHONY: demo test lint format types check bench fetch setup setup-dev clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       adapt a real model to real text tasks and write report.html"
 	@echo "make test       run the tests (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make check      lint, types and tests;  make lint, make types, make format: one of them"
-	@echo "make bench      the speed figures;  make reproduce: the papers' claims"
+	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (an hour)"
 	@echo "make clean      remove .venv and what the tools left behind (not the cache of models and data)"
 
 demo: fetch
@@ -48,9 +48,6 @@ check: lint types test
 
 bench: setup-dev fetch
 	@set -e; for script in $(filter-out bench/_%,$(wildcard bench/*.py)); do echo "== $$script"; OMP_NUM_THREADS=1 $(PY) $$script; done
-
-reproduce: fetch
-	$(VENV)/bin/dtheta reproduce
 
 fetch: setup
 	@$(PY) -m dtheta.data.fetch
