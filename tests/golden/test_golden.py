@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtheta.core.change import Block, Dense, LowRank, New, Rows, Sum
+from dtheta.core.block import Block
+from dtheta.core.change import Dense, New
+from dtheta.core.combination import Sum
 from dtheta.core.files import FORMAT, check, load, read_header
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 from tests.golden.write import FOLDER, base, every_kind, main
 

@@ -13,10 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Block, Dense, LowRank, New, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
+from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 
 FOLDER = Path(__file__).parent

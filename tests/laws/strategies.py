@@ -8,10 +8,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dtheta.core.change import Block, Change, Dense, LowRank, Rows, Scaled, Sum, matrix_shape
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, matrix_shape
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import base_tensors

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dtheta.core.change import Change, Dense, Scaled, Sum
+from dtheta.core.change import Change, Dense
 from dtheta.core.checkpoints import open_checkpoint
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta, content_digest
 from dtheta.core.files import check, load, read_header, save
 from dtheta.core.fingerprint import Fingerprint

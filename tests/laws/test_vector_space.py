@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtheta.core.change import Change, Dense, LowRank, Rows, add
+from dtheta.core.change import Change, Dense
+from dtheta.core.combination import add
 from dtheta.core.delta import Delta, total
+from dtheta.core.lowrank import LowRank
 from dtheta.core.products import inner
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from tests.laws.strategies import FACTORS, SHAPES, change_pairs, changes, low_rank, reference, size, unbound
 

@@ -18,8 +18,8 @@ from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
-from dtheta.core.change import LowRank
 from dtheta.core.interop import from_peft, to_peft
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from tests.parity.adapted import moved, outputs, shake, with_delta
 

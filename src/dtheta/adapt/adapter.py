@@ -13,9 +13,12 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.term import Term
 from dtheta.adapt.wiring import Link, Source, connect, take_back
 from dtheta.core.apply import original
-from dtheta.core.change import Block, Change, Dense, LowRank, New, add, scale
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, New
+from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_layers import uses
 from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site

@@ -20,7 +20,9 @@ from dtheta.adapt.full import Full
 from dtheta.adapt.method import Method, check_weight, method_from_dict
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind
-from dtheta.core.change import Block, Change, Scaled, Sum
+from dtheta.core.block import Block
+from dtheta.core.change import Change
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta, total
 from dtheta.core.selection import Site, Window
 from dtheta.core.selection import select as select_sites

@@ -15,7 +15,8 @@ import torch
 
 from dtheta.adapt.method import Method, check_rank, check_weight, restored, working_dtype
 from dtheta.adapt.term import FactoredTerm, Term
-from dtheta.core.change import Change, LowRank
+from dtheta.core.change import Change
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from dtheta.core.selection import Site
 from dtheta.errors import ConfigError

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_o
 import torch
 
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm, Term
-from dtheta.core.change import Change, Dense, LowRank
+from dtheta.core.change import Change, Dense
+from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer, did_you_mean

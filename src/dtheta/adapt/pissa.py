@@ -22,8 +22,9 @@ from torch import Tensor
 from dtheta.adapt.lora import scaling
 from dtheta.adapt.method import Method, check_rank, restored, split_start
 from dtheta.adapt.term import FactoredTerm, Term
-from dtheta.core.change import Change, LowRank
+from dtheta.core.change import Change
 from dtheta.core.factors import cached_svds
+from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.core.svd import TruncatedSVD
 

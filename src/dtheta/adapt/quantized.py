@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from dtheta.adapt.method import check_rank, check_weight
 from dtheta.adapt.nf4_layer import NF4Layer, pack_layer, packable
 from dtheta.adapt.qpissa import BestQ, Errors, Quantization, Split
-from dtheta.core.change import LowRank
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site
 from dtheta.core.selection import select as select_sites

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtheta.core.change import Change, Dense, LowRank
+from dtheta.core.change import Change, Dense
+from dtheta.core.lowrank import LowRank
 from dtheta.core.spectral import Spectral
 
 

@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from dtheta.adapt.method import split_start
 from dtheta.core.apply import bind, originals
-from dtheta.core.change import Change, LowRank, Scaled, matrix_shape
+from dtheta.core.change import Change, matrix_shape
+from dtheta.core.combination import Scaled
 from dtheta.core.delta import Delta
 from dtheta.core.linalg import lowrank_svd, principal_angles
+from dtheta.core.lowrank import LowRank
 from dtheta.core.svd import truncated_svd
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
 

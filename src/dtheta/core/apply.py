@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dtheta.core.change import Block, Change, New, Scaled, Sum, matrix_shape
+from dtheta.core.block import Block
+from dtheta.core.change import Change, New, matrix_shape
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced, displaced_with_error
 from dtheta.core.spectral import Spectral

@@ -10,6 +10,9 @@
     scaled    a * D                                                  a, D
     sum       D1 + D2 + ...                                          the terms
 
+Dense and new vectors stand here; the other kinds have a file each (lowrank.py, spectral.py, rows.py, block.py), and
+multiples and sums, which are made of them, one together (combination.py).
+
 A parameter of any number of dimensions is seen as the matrix (shape[0], product of the rest), in the layout in
 which the module stores it. Sums and multiples stay in factored form, so they are exact: adding two low-rank changes
 stacks their factors and never adds factors element by element, which would bring in cross terms.
@@ -25,16 +28,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dtheta.core.fingerprint import tensor_digest
 from dtheta.core.linalg import lowrank_norm
-from dtheta.errors import ShapeMismatch, UnsupportedLayer
+from dtheta.errors import UnsupportedLayer
 
 Shape = tuple[int, ...]
 Factors = tuple[Tensor, Tensor]
@@ -162,6 +165,10 @@ class Change(ABC):
         """Return the change of rows (axis 0) or columns (axis 1) ``start:stop``, or None where nothing changes."""
         return Dense(self.matrix().narrow(axis, start, stop - start))
 
+    def row_support(self) -> Tensor | None:
+        """Return the rows outside which the change is zero where its form tells, else None."""
+        return None
+
     def matrix(self) -> Tensor:
         """Return the displacement as an (m, n) matrix."""
         return self.dense().reshape(matrix_shape(self.shape))
@@ -171,7 +178,7 @@ class Change(ABC):
         factors = self.factors(torch.float64)
         if factors is not None:
             return float(lowrank_norm(*factors))
-        return _norm(self.dense())
+        return frobenius(self.dense())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,6 +216,8 @@ class Change(ABC):
 
     def times(self, factor: float) -> Change:
         """Return ``factor`` times this change; a kind that is closed under multiples returns itself."""
+        from dtheta.core.combination import Scaled  # which is built on this module
+
         return Scaled(factor, self)
 
     def plus(self, other: Change) -> Change | None:
@@ -216,15 +225,19 @@ class Change(ABC):
         return None
 
     def __add__(self, other: Change) -> Change:
+        from dtheta.core.combination import add
+
         return add([self, other]) if isinstance(other, Change) else NotImplemented
 
     def __sub__(self, other: Change) -> Change:
-        return add([self, -1.0 * other]) if isinstance(other, Change) else NotImplemented
+        return self + (-1.0 * other) if isinstance(other, Change) else NotImplemented
 
     def __neg__(self) -> Change:
         return -1.0 * self
 
     def __mul__(self, factor: float) -> Change:
+        from dtheta.core.combination import scale
+
         return NotImplemented if isinstance(factor, Change) else scale(self, float(factor))
 
     __rmul__ = __mul__
@@ -234,7 +247,8 @@ class Change(ABC):
         return f"{type(self).__name__}{tuple(self.shape)}{rank}"
 
 
-def _norm(tensor: Tensor) -> float:
+def frobenius(tensor: Tensor) -> float:
+    """Return the Frobenius norm, accumulated in float64."""
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
@@ -276,475 +290,7 @@ class New(Dense):
         return New((self.values.double() * factor).to(self.values.dtype))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class LowRank(Change):
-    """``left @ diag(core) @ right``; ``core`` None stands for ones.
-
-    Keeping ``core`` apart lets PiSSA (core = 1 ... -1) and SORSA (core = S ... -S0) store the trained and the initial
-    factors as they are, so that training can go on from a file without rounding.
-    """
-
-    left: Tensor
-    right: Tensor
-    core: Tensor | None = None
-    full_shape: Shape | None = None
-    kind: ClassVar[str] = "low-rank"
-
-    def __post_init__(self) -> None:
-        for name in ("left", "right", "core"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, as_vector(getattr(self, name)))
-        if self.full_shape is not None:
-            object.__setattr__(self, "full_shape", tuple(self.full_shape))
-        if not self._fits():
-            core = None if self.core is None else tuple(self.core.shape)
-            whole = f", parameter {self.full_shape}" if self.full_shape is not None else ""
-            raise ShapeMismatch(
-                f"low-rank factors do not fit: left {tuple(self.left.shape)}, core {core}, right "
-                f"{tuple(self.right.shape)}{whole}; expected (m, r), (r,), (r, n) with m rows and n elements a row "
-                "in the parameter"
-            )
-
-    def _fits(self) -> bool:
-        if self.left.ndim != 2 or self.right.ndim != 2:
-            return False
-        (m, r), (s, n) = self.left.shape, self.right.shape
-        core_fits = self.core is None or tuple(self.core.shape) == (r,)
-        return r == s and core_fits and matrix_shape(self.shape) == (m, n)
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        """Shape of the parameter."""
-        return (self.left.shape[0], self.right.shape[1]) if self.full_shape is None else self.full_shape
-
-    @property
-    def rank(self) -> int:
-        """Number of columns of ``left``."""
-        return self.left.shape[1]
-
-    def factors(self, dtype: torch.dtype | None = None) -> Factors:
-        """Return ``(left * core, right)``."""
-        dtype = dtype or self.dtype
-        left = self.left if self.core is None else self.left.double() * self.core
-        return left.to(dtype), self.right.to(dtype)
-
-    def window(self, axis: int, start: int, stop: int) -> Change:
-        """Return the change of a window; only one factor is cut."""
-        if axis == 0:
-            return LowRank(self.left[start:stop], self.right, self.core)
-        return LowRank(self.left, self.right[:, start:stop], self.core)
-
-    def meta(self) -> dict[str, Any]:
-        """Return kind and shape, the rank, and whether there is a core."""
-        return {**super().meta(), "rank": self.rank, "core": self.core is not None}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the factors."""
-        parts = {"left": self.left, "right": self.right}
-        return parts if self.core is None else {**parts, "core": self.core}
-
-    def map(self, move: Any) -> Change:
-        """Return the moved change."""
-        core = None if self.core is None else move(self.core)
-        return LowRank(move(self.left), move(self.right), core, self.full_shape)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Rows(Change):
-    """Some rows of a matrix, such as the embeddings of added or edited tokens; ``index`` is strictly increasing."""
-
-    index: Tensor
-    values: Tensor
-    full_shape: Shape
-    kind: ClassVar[str] = "rows"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", as_vector(self.values))
-        object.__setattr__(self, "index", self.index.detach().to(torch.int64))
-        object.__setattr__(self, "full_shape", tuple(self.full_shape))
-        k = self.index.numel()
-        rows, columns = matrix_shape(self.full_shape)
-        if self.index.ndim != 1 or tuple(self.values.shape) != (k, columns):
-            raise ShapeMismatch(
-                f"rows: index {tuple(self.index.shape)} and values {tuple(self.values.shape)} do not fit a parameter "
-                f"{self.full_shape}; expected (k,) and (k, {columns})"
-            )
-        if k and not (bool((self.index.diff() > 0).all()) and int(self.index[0]) >= 0 and int(self.index[-1]) < rows):
-            raise ShapeMismatch(f"rows: the index must be strictly increasing and inside 0..{rows - 1}")
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        """Shape of the parameter."""
-        return self.full_shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the values."""
-        return self.values.dtype
-
-    def add_to(self, total: Tensor, factor: float = 1.0) -> None:
-        """Add the rows."""
-        total.index_add_(0, self.index, self.values.double(), alpha=factor)
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the picked rows, zero where nothing changes."""
-        if not self.index.numel():
-            return self.values.new_zeros(index.numel(), self.values.shape[1], dtype=torch.float64)
-        position = torch.searchsorted(self.index, index).clamp(max=self.index.numel() - 1)
-        found = (self.index[position] == index).unsqueeze(1)
-        return self.values[position].double() * found
-
-    def norm(self) -> float:
-        """Return the norm of the rows."""
-        return _norm(self.values)
-
-    def window(self, axis: int, start: int, stop: int) -> Change | None:
-        """Return the rows inside the window."""
-        rows, columns = matrix_shape(self.full_shape)
-        if axis == 1:
-            return Rows(self.index, self.values[:, start:stop], (rows, stop - start))
-        low, high = torch.searchsorted(self.index, torch.tensor([start, stop], device=self.index.device)).tolist()
-        if low == high:
-            return None
-        return Rows(self.index[low:high] - start, self.values[low:high], (stop - start, columns))
-
-    def meta(self) -> dict[str, Any]:
-        """Return kind and shape, and the number of rows."""
-        return {**super().meta(), "count": self.index.numel()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return index and values."""
-        return {"index": self.index, "values": self.values}
-
-    def map(self, move: Any) -> Change:
-        """Return the moved change; the index stays int64."""
-        return Rows(move(self.index), move(self.values), self.full_shape)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Block(Change):
-    """A change of rows (axis 0) or columns (axis 1) ``start : start + length``: q, k or v of a fused projection."""
-
-    term: Change
-    axis: Literal[0, 1]
-    start: int
-    full_shape: Shape
-    kind: ClassVar[str] = "block"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "full_shape", tuple(self.full_shape))
-        _refuse_new([self.term])
-        if self.axis not in (0, 1):
-            raise ShapeMismatch(f"a block is one of rows (axis 0) or columns (axis 1), found axis {self.axis!r}")
-        inner, outer = matrix_shape(self.term.shape), matrix_shape(self.full_shape)
-        other = 1 - self.axis
-        if self.start < 0 or self.start + inner[self.axis] > outer[self.axis] or inner[other] != outer[other]:
-            raise ShapeMismatch(
-                f"a block of {inner} at {'row' if self.axis == 0 else 'column'} {self.start} does not fit into "
-                f"a parameter of {self.full_shape}, seen as {outer}"
-            )
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        """Shape of the parameter."""
-        return self.full_shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the term."""
-        return self.term.dtype
-
-    @property
-    def rank(self) -> int | None:
-        """Rank of the term."""
-        return self.term.rank
-
-    @property
-    def stop(self) -> int:
-        """First row or column after the block."""
-        return self.start + matrix_shape(self.term.shape)[self.axis]
-
-    def add_to(self, total: Tensor, factor: float = 1.0) -> None:
-        """Add the term inside the block."""
-        self.term.add_to(total.narrow(self.axis, self.start, self.stop - self.start), factor)
-
-    def norm(self) -> float:
-        """Return the norm of the term."""
-        return self.term.norm()
-
-    def factors(self, dtype: torch.dtype | None = None) -> Factors | None:
-        """Return the term's factors, padded with zeros."""
-        factors = self.term.factors(dtype)
-        if factors is None:
-            return None
-        after = matrix_shape(self.full_shape)[self.axis] - self.stop
-        left, right = factors
-        if self.axis == 0:
-            return torch.nn.functional.pad(left, (0, 0, self.start, after)), right
-        return left, torch.nn.functional.pad(right, (self.start, after))
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the picked rows, zero outside the block."""
-        result = torch.zeros(index.numel(), matrix_shape(self.full_shape)[1], dtype=torch.float64, device=index.device)
-        if self.axis == 1:
-            result[:, self.start : self.stop] = self.term.rows(index)
-        else:
-            inside = (index >= self.start) & (index < self.stop)
-            result[inside] = self.term.rows(index[inside] - self.start)
-        return result
-
-    def window(self, axis: int, start: int, stop: int) -> Change | None:
-        """Return the overlap with a window."""
-        rows, columns = matrix_shape(self.full_shape)
-        cut = (rows, stop - start) if axis == 1 else (stop - start, columns)
-        if axis != self.axis:
-            inner = self.term.window(axis, start, stop)
-            return None if inner is None else Block(inner, self.axis, self.start, cut)
-        low, high = max(start, self.start), min(stop, self.stop)
-        if low >= high:
-            return None
-        inner = self.term.window(axis, low - self.start, high - self.start)
-        return None if inner is None else Block(inner, self.axis, low - start, cut)
-
-    def meta(self) -> dict[str, Any]:
-        """Return axis, start and the term's own description."""
-        return {**super().meta(), "axis": self.axis, "start": self.start, "term": self.term.meta()}
-
-    def children(self) -> Mapping[str, Change]:
-        """Return the term."""
-        return {"term": self.term}
-
-    def map(self, move: Any) -> Change:
-        """Return the moved change."""
-        return Block(self.term.map(move), self.axis, self.start, self.full_shape)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Scaled(Change):
-    """A multiple of another change; made by ``a * change``, which never nests multiples."""
-
-    factor: float
-    term: Change
-    kind: ClassVar[str] = "scaled"
-
-    def __post_init__(self) -> None:
-        _refuse_new([self.term])
-        if not math.isfinite(self.factor):
-            raise UnsupportedLayer(f"cannot scale a change by {self.factor}: expected a finite number")
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        """Shape of the parameter."""
-        return self.term.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the term."""
-        return self.term.dtype
-
-    @property
-    def rank(self) -> int | None:
-        """Rank of the term."""
-        return self.term.rank
-
-    def add_to(self, total: Tensor, factor: float = 1.0) -> None:
-        """Add the multiple."""
-        self.term.add_to(total, factor * self.factor)
-
-    def norm(self) -> float:
-        """Return the multiple of the norm."""
-        return abs(self.factor) * self.term.norm()
-
-    def factors(self, dtype: torch.dtype | None = None) -> Factors | None:
-        """Return the term's factors with the multiple in the left one."""
-        factors = self.term.factors(torch.float64)
-        if factors is None:
-            return None
-        dtype = dtype or self.dtype
-        return (self.factor * factors[0]).to(dtype), factors[1].to(dtype)
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the multiple of the term's rows."""
-        return self.factor * self.term.rows(index)
-
-    def window(self, axis: int, start: int, stop: int) -> Change | None:
-        """Return the multiple of the term's window."""
-        inner = self.term.window(axis, start, stop)
-        return None if inner is None else scale(inner, self.factor)
-
-    def meta(self) -> dict[str, Any]:
-        """Return the factor and the term's own description."""
-        return {**super().meta(), "factor": float(self.factor), "term": self.term.meta()}
-
-    def children(self) -> Mapping[str, Change]:
-        """Return the term."""
-        return {"term": self.term}
-
-    def times(self, factor: float) -> Change:
-        """Return one multiple in place of two."""
-        return scale(self.term, factor * self.factor)
-
-    def map(self, move: Any) -> Change:
-        """Return the moved change."""
-        return Scaled(self.factor, self.term.map(move))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Sum(Change):
-    """A sum of changes of one parameter; made by ``a + b``, which never nests sums."""
-
-    terms: tuple[Change, ...] = field(default_factory=tuple)
-    kind: ClassVar[str] = "sum"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
-        _refuse_new(self.terms)
-        shapes = {tuple(term.shape) for term in self.terms}
-        if len(shapes) != 1:
-            raise ShapeMismatch(f"a sum needs terms of one shape, found {sorted(shapes)}")
-
-    @property
-    def shape(self) -> Shape:  # type: ignore[override]
-        """Shape of the parameter."""
-        return self.terms[0].shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """float64 if any term is, else float32."""
-        return torch.float64 if any(term.dtype == torch.float64 for term in self.terms) else torch.float32
-
-    @property
-    def rank(self) -> int | None:
-        """Sum of the ranks, or None if a term is not factored."""
-        ranks = [term.rank for term in self.terms]
-        return None if any(rank is None for rank in ranks) else sum(rank for rank in ranks if rank is not None)
-
-    def add_to(self, total: Tensor, factor: float = 1.0) -> None:
-        """Add every term."""
-        for term in self.terms:
-            term.add_to(total, factor)
-
-    def norm(self) -> float:
-        """Return the norm; dense only if a term is, since parts that cancel leave no digits in a sum of products.
-
-        Rows and low-rank terms alone: the union of the rows is taken apart, the rest is a product of factors.
-        """
-        factors = self.factors(torch.float64)
-        if factors is not None:
-            return float(lowrank_norm(*factors))
-        pairs = [term.factors(torch.float64) for term in self.terms]
-        supports = [_row_support(term) for term, pair in zip(self.terms, pairs, strict=True) if pair is None]
-        touched = torch.zeros(matrix_shape(self.shape)[0], dtype=torch.bool, device=self.device)
-        for support in supports:
-            if support is None:
-                return _norm(self.dense())
-            touched[support] = True
-        inside = _norm(self.rows(touched.nonzero().flatten()))
-        left, right = _stacked([pair for pair in pairs if pair is not None])
-        return math.hypot(inside, float(lowrank_norm(left[~touched], right))) if left.numel() else inside
-
-    def factors(self, dtype: torch.dtype | None = None) -> Factors | None:
-        """Return the stacked factors when every term has factors."""
-        pairs = []
-        for term in self.terms:
-            pair = term.factors(dtype or self.dtype)
-            if pair is None:
-                return None
-            pairs.append(pair)
-        return _stacked(pairs)
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the sum of the terms' rows."""
-        total = self.terms[0].rows(index)
-        for term in self.terms[1:]:
-            total = total + term.rows(index)
-        return total
-
-    def window(self, axis: int, start: int, stop: int) -> Change | None:
-        """Return the sum of the terms' windows."""
-        cut = [inner for term in self.terms if (inner := term.window(axis, start, stop)) is not None]
-        return add(cut) if cut else None
-
-    def meta(self) -> dict[str, Any]:
-        """Return the terms' own descriptions."""
-        return {**super().meta(), "terms": [term.meta() for term in self.terms]}
-
-    def children(self) -> Mapping[str, Change]:
-        """Return the terms, numbered."""
-        return {str(i): term for i, term in enumerate(self.terms)}
-
-    def times(self, factor: float) -> Change:
-        """Return the sum of the multiples."""
-        return Sum(tuple(scale(term, factor) for term in self.terms))
-
-    def map(self, move: Any) -> Change:
-        """Return the moved change."""
-        return Sum(tuple(term.map(move) for term in self.terms))
-
-
-def _refuse_new(terms: Sequence[Change]) -> None:
+def refuse_new(terms: Sequence[Change]) -> None:
+    """Raise UnsupportedLayer if one of the changes is a new vector."""
     if any(isinstance(term, New) for term in terms):
         raise UnsupportedLayer("a new vector cannot be a term of a sum, multiple or block of an existing parameter")
-
-
-def _stacked(pairs: Sequence[Factors]) -> Factors:
-    """Return the factors of a sum of products."""
-    if not pairs:
-        return torch.empty(0, 0), torch.empty(0, 0)
-    return torch.cat([pair[0] for pair in pairs], dim=1), torch.cat([pair[1] for pair in pairs], dim=0)
-
-
-def _row_support(change: Change) -> Tensor | None:
-    """Return the rows outside which a change is zero, if it is one ``Rows`` under multiples and blocks."""
-    if isinstance(change, Rows):
-        return change.index
-    if not isinstance(change, (Scaled, Block)):
-        return None
-    inner = _row_support(change.term)
-    return inner + change.start if inner is not None and isinstance(change, Block) and change.axis == 0 else inner
-
-
-def scale(change: Change, factor: float) -> Change:
-    """Return ``factor * change``; a factor of one is the change itself, and multiples do not nest.
-
-    Raises:
-        UnsupportedLayer: If the factor is NaN or infinite.
-    """
-    if not math.isfinite(factor):
-        raise UnsupportedLayer(f"cannot scale a change by {factor}: expected a finite number")
-    return change if factor == 1.0 else change.times(factor)
-
-
-def add(changes: Sequence[Change]) -> Change:
-    """Return the exact sum of changes of one parameter, kept in factored form.
-
-    Raises:
-        ShapeMismatch: If the changes are not all of one shape.
-        UnsupportedLayer: If a new vector meets a displacement of an existing parameter.
-    """
-    flat: list[Change] = []
-    for change in changes:
-        for term in change.terms if isinstance(change, Sum) else [change]:
-            _append(flat, term)
-    shapes = {tuple(change.shape) for change in flat}
-    if len(shapes) != 1:
-        raise ShapeMismatch(f"cannot add changes of shapes {sorted(shapes)}: expected one shape")
-    if len(flat) == 1:
-        return flat[0]
-    new = [change for change in flat if isinstance(change, New)]
-    if not new:
-        return Sum(tuple(flat))
-    if len(new) != len(flat):
-        raise UnsupportedLayer("cannot add a new vector to the displacement of an existing parameter of the same name")
-    summed = torch.stack([change.values.double() for change in new]).sum(0)
-    return New(summed.to(torch.float64 if any(c.dtype == torch.float64 for c in new) else torch.float32))
-
-
-def _append(flat: list[Change], term: Change) -> None:
-    """Append a term, or join it to one with which its sum is again one change as cheap as each."""
-    for i, other in enumerate(flat):
-        joined = other.plus(term)
-        if joined is not None:
-            flat[i] = joined
-            return
-    flat.append(term)

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.change import Change, New, add, scale
+from dtheta.core.change import Change, New
+from dtheta.core.combination import add, scale
 from dtheta.core.fingerprint import Fingerprint
 from dtheta.core.products import inner
 from dtheta.core.provenance import Provenance

@@ -23,11 +23,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.change import Change, Dense, LowRank, New, Rows, matrix_shape, slabs
+from dtheta.core.change import Change, Dense, New, matrix_shape, slabs
 from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
+from dtheta.core.rows import Rows
 from dtheta.core.svd import full_svd, truncated_svd
 from dtheta.core.tensors import aliases, attached_to, base_tensors, matches, same_bits, why_unreadable
 from dtheta.errors import (

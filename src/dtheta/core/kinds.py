@@ -27,7 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Block, Change, Dense, LowRank, New, Rows, Scaled, Sum, matrix_shape
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.combination import Scaled, Sum
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensorfile import is_shape
 from dtheta.errors import FormatError, did_you_mean

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.change import Change, Dense, Factors, LowRank, matrix_shape
+from dtheta.core.change import Change, Dense, Factors, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_config import PeftConfig, read_config
 from dtheta.core.peft_layers import Layout, layouts, uses
 from dtheta.core.provenance import Provenance

@@ -17,8 +17,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Block, Change, New, Rows, Scaled, Sum, matrix_shape, slabs
+from dtheta.core.block import Block
+from dtheta.core.change import Change, New, matrix_shape, slabs
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.linalg import lowrank_inner
+from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 

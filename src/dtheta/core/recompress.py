@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dtheta.core.change import Block, Change, Dense, LowRank, New, Scaled, Sum, add, matrix_shape, scale
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.combination import Scaled, Sum, add, scale
 from dtheta.core.delta import Delta, derived
 from dtheta.core.linalg import Recompressed
 from dtheta.core.linalg import recompress as recompress_factors
+from dtheta.core.lowrank import LowRank
 from dtheta.core.svd import full_svd
 from dtheta.errors import ConfigError
 

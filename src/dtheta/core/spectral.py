@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from dtheta.core.basis import spectral_basis
-from dtheta.core.change import Change, Factors, LowRank, Shape, as_vector, matrix_shape
+from dtheta.core.change import Change, Factors, Shape, as_vector, matrix_shape
+from dtheta.core.lowrank import LowRank
 from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch
 
 # Allowed difference of two probes, relative to the norm of the change (which is what the norm of a probe is on

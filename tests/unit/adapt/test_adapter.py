@@ -11,7 +11,8 @@ from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.pissa import PiSSA
 from dtheta.core.apply import applied
-from dtheta.core.change import Block, Sum
+from dtheta.core.block import Block
+from dtheta.core.combination import Sum
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, UnknownParameter

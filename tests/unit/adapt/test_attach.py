@@ -15,9 +15,10 @@ from dtheta.adapt.lora import LoRA
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.term import DenseTerm, FactoredTerm
-from dtheta.core.change import Dense, LowRank, New
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.seeds import generator
 from dtheta.core.tensors import attached_to
@@ -234,7 +235,7 @@ def test_continuing_slices_of_fused_attention(tiny_mha, tiny_gpt2):
 
 
 def test_uneven_blocks_keep_their_place(tiny_mha):
-    from dtheta.core.change import Block
+    from dtheta.core.block import Block
 
     change = Block(LowRank(drawn(5, 2), drawn(2, 16)), 0, 7, (48, 16)) + Block(
         LowRank(drawn(3, 1), drawn(1, 16)), 0, 20, (48, 16)

@@ -10,7 +10,8 @@ from torch import nn
 
 from dtheta.adapt.attach import attach
 from dtheta.adapt.lora import LoRA, scaling
-from dtheta.core.change import Dense, LowRank
+from dtheta.core.change import Dense
+from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import sites
 from dtheta.errors import ConfigError
 

@@ -19,7 +19,10 @@ from dtheta.adapt.method import Method, check_rank, check_weight, method_from_di
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm
-from dtheta.core.change import Block, Dense, LowRank, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Dense
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.selection import sites
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer

@@ -8,7 +8,8 @@ from torch import nn
 
 from dtheta.adapt.attach import attach
 from dtheta.adapt.pissa import PiSSA, continued, principal
-from dtheta.core.change import Dense, LowRank
+from dtheta.core.change import Dense
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from dtheta.core.selection import select
 from dtheta.errors import ConfigError

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm, Term, prefers_matrix
-from dtheta.core.change import LowRank
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 
 M, N, R = 5, 7, 3

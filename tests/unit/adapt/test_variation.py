@@ -15,9 +15,10 @@ from dtheta.adapt.lora import LoRA
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.variation import log_condition, variation, weight_variation
-from dtheta.core.change import Dense, LowRank
+from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from dtheta.errors import BaseMismatch, ConfigError, NonFinite, ShapeMismatch
 

@@ -12,9 +12,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from dtheta.core.apply import Rounding, applied, bind, merge, originals
-from dtheta.core.change import Block, Change, Dense, LowRank, New, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import base_tensors

@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Block, Change, Dense, LowRank, New, Rows, Scaled, Sum, add, matrix_shape, scale, slabs
+from dtheta.core.block import Block
+from dtheta.core.change import Change, Dense, New, matrix_shape, slabs
+from dtheta.core.combination import Scaled, Sum, add, scale
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ShapeMismatch, UnsupportedLayer

@@ -15,10 +15,12 @@ from torch import nn
 
 from dtheta.core import checkpoints, output
 from dtheta.core.apply import merge
-from dtheta.core.change import Dense, LowRank, New, Rows
+from dtheta.core.change import Dense, New
 from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import (

@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from dtheta.core.change import Block, Dense, LowRank, New, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta, total
 from dtheta.core.fingerprint import Fingerprint, fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import (

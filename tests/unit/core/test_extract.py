@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dtheta.core.apply import applied, merge
-from dtheta.core.change import Dense, LowRank, New, Rows
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.extract import extract
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.tensors import base_tensors
 from dtheta.errors import (

@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dtheta.core import output
-from dtheta.core.change import Dense, LowRank, New, Scaled
+from dtheta.core.change import Dense, New
+from dtheta.core.combination import Scaled
 from dtheta.core.delta import Delta
 from dtheta.core.files import check, load, read_header, save
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral

@@ -16,13 +16,15 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
-from dtheta.core.change import Dense, LowRank, New, Rows
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.interop import from_peft, to_peft
+from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_config import read_config
 from dtheta.core.peft_layers import Layout, uses
 from dtheta.core.provenance import Provenance
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import (

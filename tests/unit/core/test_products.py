@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dtheta.core.change import Block, Dense, LowRank, New, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Dense, New
+from dtheta.core.lowrank import LowRank
 from dtheta.core.products import inner
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dtheta.core.change import Block, Dense, LowRank, New, Rows
+from dtheta.core.block import Block
+from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
+from dtheta.core.lowrank import LowRank
 from dtheta.core.recompress import recompress
+from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 

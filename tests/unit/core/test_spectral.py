@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dtheta.core.basis import spectral_basis
-from dtheta.core.change import Dense, LowRank, Scaled, Sum
+from dtheta.core.change import Dense
+from dtheta.core.combination import Scaled, Sum
+from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtheta.core.change import Dense, LowRank
+from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint
+from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.spectral import Spectral
 from dtheta.errors import ConfigError, DthetaError
