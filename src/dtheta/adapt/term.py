@@ -26,6 +26,16 @@ from dtheta.core.lowrank import LowRank
 from dtheta.core.spectral import Spectral
 
 
+# A copy that is made when either side is first written to: most of what attaching from the cache would cost. torch calls
+# it private, so where it is gone the copy is made at once.
+_copy = getattr(torch, "_lazy_clone", torch.clone)
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor as they are now, whatever is written to it later."""
+    return _copy(tensor.detach())
+
+
 class Term(nn.Module, ABC):
     """Displacement of one parameter, as a module whose parameters train."""
 
@@ -148,7 +158,7 @@ class FactoredTerm(Term):
         self.scale = scale
         self.dropout = dropout
         if subtract_start and start is None:
-            start = (left.detach().clone(), right.detach().clone(), None if core is None else core.detach().clone())
+            start = (_kept(left), _kept(right), None if core is None else _kept(core))
         # as register_buffer, without its search for attributes of these names: a model has hundreds of terms
         self._buffers.update(zip(("left0", "right0", "core0"), start or (None, None, None), strict=True))
 

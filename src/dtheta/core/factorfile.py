@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dtheta.core.output import write_file
 from dtheta.core.svd import TruncatedSVD
-from dtheta.core.tensorfile import TensorFile, data_of, encode, open_tensors, parse_json, write_tensors
+from dtheta.core.tensorfile import Replaced, TensorFile, data_of, encode, open_tensors, parse_json, write_tensors
 from dtheta.errors import ConfigError, DthetaWarning, FormatError, OutputError
 
 _SEARCHED = 64  # newest files whose headers are searched for single matrices
@@ -81,7 +81,7 @@ def _read(path: Path, request: str, wanted: set[str], rank: int) -> dict[str, Tr
             return {}
         data = _checked(file)
         found = {d: _triplets(data, file, d, row) for d, row in useful.items()}
-    except ConfigError:  # evicted by another process since it was listed
+    except (ConfigError, Replaced):  # evicted or written anew by another process since it was listed
         return {}
     except (FormatError, KeyError, IndexError, TypeError, ValueError, RuntimeError, OSError) as error:
         warnings.warn(f"{path} is damaged and its factors are computed anew ({error})", DthetaWarning, stacklevel=4)
@@ -95,7 +95,7 @@ def _read(path: Path, request: str, wanted: set[str], rank: int) -> dict[str, Tr
 
 def _checked(file: TensorFile) -> Tensor:
     """Return the bytes of the whole file, mapped, after comparing it with its checksum."""
-    with file.path.open("rb") as handle:
+    with file.open() as handle:
         data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
     start = min(entry.start for entry in file.entries.values())
     checksum = _checksum(file.entries, file.metadata["factors"])
@@ -124,6 +124,7 @@ def store(path: Path, request: str, factors: Mapping[str, TruncatedSVD], capacit
 
     A folder that cannot be written is said to be so once, and nothing else happens.
     """
+    factors = dict(sorted(factors.items()))  # one request, one file: processes that write it at once write the same
     parts = {digest: [data_of(t) for t in (f.U, f.S, f.Vh)] for digest, f in factors.items()}
     if sum(len(p) for three in parts.values() for p in three) > capacity:
         return
@@ -157,12 +158,10 @@ def _say_unwritable(folder: Path, error: Exception) -> None:
 
 
 def _evict(newest: Path, capacity: int) -> None:
-    files = sorted(_stats(newest.parent), key=lambda item: item[1].st_mtime, reverse=True)
-    kept = newest.stat().st_size
+    files = sorted(_stats(newest.parent), key=lambda item: (item[0] == newest, item[1].st_mtime), reverse=True)
+    kept = 0
     for path, stat in files:
-        if path == newest:
-            continue
         kept += stat.st_size
-        if kept > capacity:
+        if kept > capacity and path != newest:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -31,6 +31,7 @@ from dtheta.core.provenance import Provenance
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensorfile import (
     CODES,
+    Replaced,
     TensorFile,
     data_of,
     encode,
@@ -176,10 +177,18 @@ def load(
         FormatError: If it is not a ``.delta`` file, was written by a newer dtheta, is damaged, or was edited.
         BaseMismatch: If ``base`` is another model, naming the first tensors that differ.
     """
+    try:
+        delta = _read(path)
+    except Replaced:  # by another process, in one piece: the file that is there now is whole
+        delta = _read(path)
+    return delta if base is None else bind(delta, base, strict=strict)
+
+
+def _read(path: str | os.PathLike[str]) -> Delta:
     opened = _open(path)
     delta = Delta({name: opened.change(name) for name in opened.forms}, opened.header.base, opened.header.provenance)
     object.__setattr__(delta, "digest", opened.header.digest)  # verified just now: no need to take it again
-    return delta if base is None else bind(delta, base, strict=strict)
+    return delta
 
 
 def check(path: str | os.PathLike[str]) -> Header:

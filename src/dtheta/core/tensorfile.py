@@ -15,6 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +63,10 @@ class Entry:
         return self.stop - self.start
 
 
+class Replaced(FormatError):
+    """Since the first look at it the file was removed, or another one came under its name."""
+
+
 @dataclass(frozen=True)
 class TensorFile:
     """A checked header: the metadata, and where each tensor is, in the order of the file."""
@@ -70,17 +75,18 @@ class TensorFile:
     metadata: Mapping[str, str]
     entries: Mapping[str, Entry]
     header: bytes = field(repr=False)
+    identity: tuple[int, int] = field(repr=False)
 
     def read(self, name: str) -> Tensor:
         """Return one tensor.
 
         Raises:
-            FormatError: If the file has become shorter since its header was read, or cannot be read.
+            FormatError: If the file was replaced or has become shorter since its header was read, or cannot be read.
         """
         entry = self.entries[name]
         data = torch.empty(entry.nbytes, dtype=torch.uint8)
         view = memoryview(data.numpy())  # type: ignore[arg-type]
-        with _opened(self.path) as handle:
+        with self.open() as handle:
             handle.seek(entry.start)
             done = 0
             while done < entry.nbytes:
@@ -92,13 +98,25 @@ class TensorFile:
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of one tensor, a few megabytes at a time."""
         entry = self.entries[name]
-        with _opened(self.path) as handle:
+        with self.open() as handle:
             handle.seek(entry.start)
             left = entry.nbytes
             while left:
                 block = handle.read(min(left, 1 << 24))
                 left -= self._some(len(block))
                 yield block
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file again, to read its data.
+
+        Raises:
+            Replaced: If it is not the file any more of which this is the header.
+        """
+        with _opened(self.path) as handle:
+            if _identity(handle) != self.identity:
+                raise Replaced(f"{self.path} was replaced by another file while it was read; read it again")
+            yield handle
 
     def _some(self, count: int) -> int:
         if not count:
@@ -121,6 +139,7 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
         if len(prefix) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER):
             raise FormatError(f"{path}: {_not_safetensors(prefix, size, length)}")
         header = handle.read(length)
+        identity = _identity(handle)
     if len(header) < length:
         raise FormatError(f"{path}: the file became shorter while it was read")
     if header[:1] != b"{":
@@ -129,7 +148,13 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     if not isinstance(record, dict):
         raise FormatError(f"{path}: the header is not a JSON object")
     metadata = _metadata(record.pop("__metadata__", {}), path)
-    return TensorFile(path, metadata, _entries(record, 8 + length, size, path), header)
+    return TensorFile(path, metadata, _entries(record, 8 + length, size, path), header, identity)
+
+
+def _identity(handle: BinaryIO) -> tuple[int, int]:
+    """Return what tells an open file from one that was renamed to its place."""
+    stat = os.fstat(handle.fileno())
+    return stat.st_dev, stat.st_ino
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -159,6 +184,8 @@ class _opened:
     def __enter__(self) -> BinaryIO:
         try:
             self.handle = self.path.open("rb")
+        except FileNotFoundError:  # it was there a moment ago
+            raise Replaced(f"{self.path} was removed while it was read") from None
         except OSError as error:
             raise FormatError(f"{self.path} cannot be read: {error.strerror or error}") from None
         return self.handle

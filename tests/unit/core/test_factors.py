@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtheta.core import factors
+from dtheta.core import factorfile, factors
 from dtheta.core.factors import cached_svd, cached_svds, weight_digest
 from dtheta.core.svd import TruncatedSVD, truncated_svd
 from dtheta.errors import ConfigError, DthetaWarning, NonFinite, ShapeMismatch
@@ -155,6 +155,41 @@ def test_a_damaged_entry_is_said_to_be_so_and_never_used(folder, computed, weigh
     computed.clear()
     cached_svds(weights, 5)
     assert not computed
+
+
+def test_one_request_makes_one_file_whatever_the_order(folder, computed, weights):
+    cached_svds(weights, 5)
+    first = files(folder)[0].read_bytes()
+    files(folder)[0].unlink()
+    cached_svds(dict(reversed(weights.items())), 5)
+    assert files(folder)[0].read_bytes() == first
+
+
+def test_an_entry_that_another_process_writes_anew_or_evicts_is_not_called_damaged(
+    folder, computed, weights, monkeypatch
+):
+    good = cached_svds(weights, 5)
+    path = files(folder)[0]
+    original = factorfile.open_tensors
+
+    def replaced_after_the_header_was_read(opened):
+        file = original(opened)
+        twin = path.with_suffix(".twin")
+        twin.write_bytes(path.read_bytes())
+        twin.replace(path)
+        return file
+
+    def removed(opened):
+        file = original(opened)
+        path.unlink()
+        return file
+
+    for happens in (replaced_after_the_header_was_read, removed):
+        monkeypatch.setattr(factorfile, "open_tensors", happens)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = cached_svds(weights, 5)
+        assert all(equal(good[name], again[name]) for name in weights)
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, computed, weights):

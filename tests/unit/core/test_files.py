@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dtheta.core import output
+from dtheta.core import files, output
 from dtheta.core.change import Dense, New
 from dtheta.core.combination import Scaled
 from dtheta.core.delta import Delta
@@ -203,3 +204,22 @@ def test_new_vectors_and_integers_are_kept(tmp_path: Path) -> None:
     delta = Delta({"prompt": New(normal(3, 4)), "count": Dense(torch.tensor(7)), "s": Scaled(1e-300, Dense(normal(2)))})
     loaded = load(delta.save(tmp_path / "a.delta"))
     assert loaded == delta and isinstance(loaded["prompt"], New) and loaded["count"].dense().dtype == torch.float64
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "a.delta", tmp_path / "b.delta"
+    old, new = Delta({"w": Dense(torch.zeros(3))}), Delta({"w": Dense(torch.ones(3))})
+    old.save(path)
+    new.save(other)
+    original = files.open_tensors
+
+    def overtaken(opened: Path) -> Any:
+        found = original(opened)
+        if other.exists():
+            other.replace(path)
+        return found
+
+    monkeypatch.setattr(files, "open_tensors", overtaken)
+    assert load(path) == new

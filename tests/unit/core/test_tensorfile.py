@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dtheta.core.tensorfile import DTYPES, data_of, header_bytes, open_tensors, write_tensors
+from dtheta.core.tensorfile import DTYPES, Replaced, data_of, header_bytes, open_tensors, write_tensors
 from dtheta.errors import ConfigError, FormatError
 
 
@@ -153,3 +153,20 @@ def test_booleans_must_be_zero_or_one(tmp_path: Path) -> None:
 def test_nan_in_a_tensor_is_no_damage(tmp_path: Path) -> None:
     save_file({"a": torch.tensor([math.nan])}, tmp_path / "a")
     assert math.isnan(float(open_tensors(tmp_path / "a").read("a")))
+
+
+def test_a_header_is_never_read_with_the_data_of_another_file(
+    tmp_path: Path,
+) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({"x": torch.zeros(4)}, path)
+    save_file({"x": torch.ones(4)}, other)
+    file = open_tensors(path)
+    other.replace(path)
+    with pytest.raises(Replaced, match="was replaced by another file while it was read"):
+        file.read("x")
+    assert torch.equal(open_tensors(path).read("x"), torch.ones(4))
+    file = open_tensors(path)
+    path.unlink()
+    with pytest.raises(Replaced, match="was removed"):
+        file.read("x")

@@ -125,6 +125,9 @@ def main(modes: list[str], folder: Path) -> None:
         if state.is_main_process:
             save_file(found["delta"], folder / f"{mode}.safetensors")
             (folder / f"{mode}.json").write_text(json.dumps(found["record"] | {"processes": state.num_processes}))
+    # a process that goes while another still reads from it resets their connection, and gloo's threads must end first
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
