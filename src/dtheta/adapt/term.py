@@ -25,9 +25,8 @@ from dtheta.core.change import Change, Dense
 from dtheta.core.lowrank import LowRank
 from dtheta.core.spectral import Spectral
 
-
-# A copy that is made when either side is first written to: most of what attaching from the cache would cost. torch calls
-# it private, so where it is gone the copy is made at once.
+# A copy that is made when either side is first written to: else most of what attaching from the cache costs. torch
+# calls it private, so where it is gone the copy is made at once.
 _copy = getattr(torch, "_lazy_clone", torch.clone)
 
 
