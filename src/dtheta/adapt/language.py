@@ -11,10 +11,9 @@ V vocabulary, N texts in all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,7 @@ from torch.utils.data import Dataset
 from dtheta.adapt.attach import attach
 from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, watch
 from dtheta.core.delta import Delta
-from dtheta.data.table import _JSON, _decode, _delimited_lines, _json_lines, _label, _text
-from dtheta.data.text import TEST_FRACTION, keyed_order
+from dtheta.data.corpus import Corpus
 from dtheta.errors import ConfigError, FormatError
 from dtheta.fit.loop import fit
 from dtheta.fit.record import Record
@@ -35,76 +33,6 @@ from dtheta.score import Interval, bootstrap
 
 _IGNORED = -100
 _EVALUATION_BATCH = 4  # logits of a large vocabulary are the largest tensors of all
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Unlabeled texts, cut into those to train on and those to measure on."""
-
-    name: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-
-
-def columns(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Return the column names of a table (CSV, TSV), or the keys of a JSONL file's first object.
-
-    Raises:
-        ConfigError, FormatError: As ``load_table``.
-    """
-    for _, fields in _lines(path, encoding):
-        return list(fields)
-    raise FormatError(f"{path.name} holds no rows")
-
-
-def table_column(path: Path, column: str, encoding: str = "utf-8") -> list[str]:
-    """Return one column of a table as texts, row by row.
-
-    Raises:
-        ConfigError, FormatError: As ``load_table``.
-    """
-    return [_label(fields, column, f"{path.name}, line {number}") for number, fields in _lines(path, encoding)]
-
-
-def load_corpus(
-    path: Path,
-    text: str = "text",
-    test: Path | None = None,
-    n_train: int | None = None,
-    n_test: int | None = None,
-    seed: int = 0,
-    encoding: str = "utf-8",
-) -> Corpus:
-    """Return one's own unlabeled texts; arguments and errors are those of ``load_table``, duplicates count once."""
-    rows = _texts(path, text, encoding)
-    if test is not None:
-        held_out = [t for t in _texts(test, text, encoding) if t not in set(rows)]
-        train = [rows[i] for i in keyed_order(len(rows), seed, f"train/{path.stem}")]
-    else:
-        order = keyed_order(len(rows), seed, f"split/{path.stem}")
-        cut = n_test if n_test is not None else max(1, round(TEST_FRACTION * len(rows)))
-        if not 1 <= cut < len(rows):
-            raise ConfigError(
-                f"n_test={cut} must lie between 1 and {len(rows) - 1}: there are {len(rows)} distinct texts"
-            )
-        held_out, train = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
-    return Corpus(path.stem, _first(train, n_train, "n_train"), _first(held_out, n_test, "n_test"))
-
-
-def _lines(path: Path, encoding: str) -> Iterator[tuple[int, Any]]:
-    content = _decode(path, encoding)
-    return _json_lines(path, content) if path.suffix.lower() in _JSON else _delimited_lines(path, content)
-
-
-def _texts(path: Path, text: str, encoding: str) -> list[str]:
-    found = (_text(fields, text, f"{path.name}, line {number}") for number, fields in _lines(path, encoding))
-    return list(dict.fromkeys(found))
-
-
-def _first(texts: Sequence[str], count: int | None, what: str) -> tuple[str, ...]:
-    if not texts or (count is not None and not 1 <= count <= len(texts)):
-        raise ConfigError(f"{what}={count} must lie between 1 and {len(texts)}, the number of distinct texts there is")
-    return tuple(texts[:count])
 
 
 class TokenTexts(Dataset[list[int]]):

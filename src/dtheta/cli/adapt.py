@@ -128,7 +128,7 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
 
 def _labeled(options: Options) -> TextTask | None:
     """Return the classification task that the options name, or None where the data has no classes."""
-    from dtheta.adapt.language import columns
+    from dtheta.data.corpus import columns
     from dtheta.data.table import load_table
     from dtheta.data.tasks import TASKS, load_task
 
@@ -254,7 +254,8 @@ def _fields(delta: Delta) -> str:
 
 
 def _language(options: Options, recipe: Recipe, work: Path, console: Console) -> int:
-    from dtheta.adapt.language import adapt_language, load_corpus
+    from dtheta.adapt.language import adapt_language
+    from dtheta.data.corpus import load_corpus
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import TaskResult
 

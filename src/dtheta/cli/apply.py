@@ -97,7 +97,7 @@ def _plan(options: Options, console: Console) -> int:
 
 def _texts(options: Options) -> tuple[list[str], list[str] | None]:
     """Return the texts, and their classes where these are asked for."""
-    from dtheta.adapt.language import table_column
+    from dtheta.data.corpus import table_column
 
     texts = list(options.text)
     if options.data is None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from dtheta.adapt.language import TokenTexts, adapt_language, columns, load_corpus, table_column, text_losses
+from dtheta.adapt.language import TokenTexts, adapt_language, text_losses
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.recipe import Recipe
 from dtheta.core.fingerprint import fingerprint
+from dtheta.data.corpus import load_corpus
 from dtheta.errors import ConfigError, FormatError
 
 
@@ -58,23 +59,6 @@ def test_an_encoder_has_no_such_head(tiny_bert: nn.Module, tmp_path: Path) -> No
     table.write_text("text\nabc\nabd\nabe\n")
     with pytest.raises(ConfigError, match="no head for one"):
         adapt_language(tiny_bert, Words(), load_corpus(table), Recipe(LoRA(rank=2)), quiet=True)
-
-
-def test_tables(tmp_path: Path) -> None:
-    table = tmp_path / "t.jsonl"
-    table.write_text('{"body": "one", "stars": 3}\n{"body": "two", "stars": 4}\n{"body": "two", "stars": 5}\n')
-    assert columns(table) == ["body", "stars"]
-    assert table_column(table, "stars") == ["3", "4", "5"]
-    corpus = load_corpus(table, "body", n_test=1)
-    assert sorted(corpus.train + corpus.test) == ["one", "two"]
-    with pytest.raises(ConfigError, match="no column 'txt'"):
-        load_corpus(table, "txt")
-    with pytest.raises(ConfigError, match="n_test"):
-        load_corpus(table, "body", n_test=3)
-    empty = tmp_path / "empty.csv"
-    empty.write_text("text\n")
-    with pytest.raises(FormatError, match="holds no rows"):
-        columns(empty)
 
 
 def test_texts_too_short_to_predict(tmp_path: Path) -> None:
