@@ -15,9 +15,10 @@ from dtheta.core.files import FORMAT, check, load, read_header
 from dtheta.core.lowrank import LowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
-from tests.golden.write import FOLDER, base, every_kind, main
+from tests.golden.write import FOLDER, base, every_kind, main, ternary_kinds
 
 VERSION_1 = FOLDER / "version-1.delta"
+DIGEST_TERNARY = "b896555220fd63969384c09bfd8101dd058e204fe3e000fcf1f44c7a4759dfdd"
 DIGEST_1 = "94de6090fd2cbfb1efd9af1a09fb94878c0cf98f05246476864a397a7f37bf27"
 
 
@@ -30,6 +31,26 @@ def test_version_1_is_read_to_the_last_bit() -> None:
         assert torch.equal(delta[name].dense(), change.dense()) and delta[name].dtype == change.dtype
     assert delta.base == expected.base
     assert delta.provenance.to_dict() == expected.provenance.to_dict()
+
+
+def test_ternary_kinds_of_version_1_are_read_to_the_last_bit(tmp_path: Path) -> None:
+    path = FOLDER / "version-1-ternary.delta"
+    delta, expected = load(path), ternary_kinds()
+    assert check(path).digest == delta.digest == expected.digest == DIGEST_TERNARY
+    for name, change in expected.changes.items():
+        assert type(delta[name]) is type(change) and delta[name].meta() == change.meta()
+        assert torch.equal(delta[name].dense(), change.dense())
+    assert expected.save(tmp_path / "a.delta").read_bytes() == path.read_bytes()
+
+
+def test_ternary_kinds_hold_these_numbers() -> None:
+    """Written out, so that neither the writer nor the hash behind it has to be believed."""
+    delta = load(FOLDER / "version-1-ternary.delta")
+    sparse = delta["sparse"].dense().flatten()
+    expected = torch.zeros(70_000)
+    expected[::997], expected[5::7919] = 0.375, -0.375
+    assert torch.equal(sparse, expected)
+    assert not delta["empty"].dense().any() and delta["dense"].dense().abs().max() == 2.0
 
 
 def test_version_1_holds_these_numbers() -> None:

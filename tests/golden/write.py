@@ -18,9 +18,12 @@ from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
 from dtheta.core.lowrank import LowRank
+from dtheta.core.planes import Planes
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.ternary import Ternary, ternary
+from dtheta.core.ternary_factors import TernaryFactors
 
 FOLDER = Path(__file__).parent
 
@@ -75,12 +78,45 @@ def every_kind() -> Delta:
     return Delta(changes, Fingerprint(fingerprint(found).digests, fingerprint(found).root), made)
 
 
+def signs(name: str, *shape: int) -> Ternary:
+    """About a fifth of the entries, of both signs; scales are multiples of 1/8."""
+    found = numbers(name, *shape)
+    planes = Planes.from_signs((found.sign() * (found.abs() >= 1.625)).to(torch.int8))
+    return ternary(planes, numbers(f"{name} scale", shape[0]).abs(), shape)
+
+
+def ternary_kinds() -> Delta:
+    """A delta with the ternary kinds of change: every codec of a chunk, scales of rows and of the whole."""
+    sparse = torch.zeros(70_000, dtype=torch.int8)
+    sparse[::997], sparse[5::7919] = 1, -1
+    changes = {
+        "rows": signs("rows", 40, 30),
+        "sparse": ternary(Planes.from_signs(sparse), torch.tensor(0.375), (70, 1000)),
+        "dense": ternary(Planes.from_signs(numbers("full", 9, 11).sign().to(torch.int8)), torch.tensor(2.0), (9, 11)),
+        "empty": ternary(Planes.zeros(12), torch.tensor(0.0), (3, 4)),
+        "factors": TernaryFactors(signs("left", 5, 2), signs("right", 2, 7), (5, 7)),
+        "sum": -0.5 * signs("term", 4, 6) + Dense(numbers("rest", 4, 6)),
+    }
+    made = Provenance(
+        "compress", settings={"density": 0.2}, versions={"dtheta": "0.1"}, created="2026-01-01T00:00:00+00:00"
+    )
+    return Delta(changes, Fingerprint({}), made)
+
+
+GOLDEN = {"version-1": every_kind, "version-1-ternary": ternary_kinds}
+
+
 def main() -> None:
-    """Write the golden file of this version, unless it is there."""
-    path = FOLDER / "version-1.delta"
-    if path.exists():
-        raise SystemExit(f"{path.name} is there already; golden files are never written again")
-    every_kind().save(path)
+    """Write the golden files of this version that are not there; say which are."""
+    there = []
+    for name, make in GOLDEN.items():
+        path = FOLDER / f"{name}.delta"
+        if path.exists():
+            there.append(path.name)
+        else:
+            make().save(path)
+    if there:
+        raise SystemExit(f"{', '.join(there)}: there already; golden files are never written again")
 
 
 if __name__ == "__main__":

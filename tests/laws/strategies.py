@@ -14,11 +14,14 @@ from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
+from dtheta.core.planes import Planes
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import base_tensors
+from dtheta.core.ternary import Ternary, ternary
+from dtheta.core.ternary_factors import TernaryFactors
 
 FACTORS = st.floats(-3, 3, allow_nan=False, width=32).filter(lambda f: abs(f) > 1e-3)
 SHAPES = st.sampled_from([(4, 6), (6, 4), (1, 5), (5,), (), (3, 2, 3, 3), (12, 4), (7, 7)])
@@ -76,6 +79,24 @@ def spectral(draw: st.DrawFn, shape: tuple[int, ...]) -> Change:
 
 
 @st.composite
+def signed(draw: st.DrawFn, shape: tuple[int, ...]) -> Ternary:
+    """Signs of any density, and one scale or one a row."""
+    m, n = matrix_shape(shape)
+    g = generator(draw(st.integers(0, 10**6)), "signs")
+    density = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    signs = (torch.rand(m, n, generator=g) < density) * (2 * torch.randint(0, 2, (m, n), generator=g) - 1)
+    scale = draw(tensors(draw(st.sampled_from([(), (m,)]))))
+    return ternary(Planes.from_signs(signs.to(torch.int8)), scale, shape)
+
+
+@st.composite
+def signed_factors(draw: st.DrawFn, shape: tuple[int, ...]) -> Change:
+    m, n = matrix_shape(shape)
+    r = draw(st.integers(1, 3))
+    return TernaryFactors(draw(signed((m, r))), draw(signed((r, n))), shape)
+
+
+@st.composite
 def blocks(draw: st.DrawFn, shape: tuple[int, ...], depth: int) -> Change:
     m, n = matrix_shape(shape)
     axis = draw(st.sampled_from([0, 1]))
@@ -89,7 +110,7 @@ def blocks(draw: st.DrawFn, shape: tuple[int, ...], depth: int) -> Change:
 @st.composite
 def changes(draw: st.DrawFn, shape: tuple[int, ...], depth: int = 2) -> Change:
     """A change of any kind; ``depth`` limits how far sums, multiples and blocks are inside each other."""
-    leaf = draw(st.sampled_from([dense, low_rank, low_rank, rows, spectral]))
+    leaf = draw(st.sampled_from([dense, low_rank, low_rank, rows, spectral, signed, signed_factors]))
     kind = draw(st.sampled_from(["leaf", "block", "scaled", "sum", "a + b", "f * a"])) if depth else "leaf"
     if kind == "leaf":
         return draw(leaf(shape))
@@ -131,6 +152,14 @@ def reference(change: Change) -> Tensor:
     elif isinstance(change, Rows):
         for i, row in zip(change.index.tolist(), change.values, strict=True):
             result[i] = row.double()
+    elif isinstance(change, TernaryFactors):
+        result = reference(change.left) @ reference(change.right)
+    elif isinstance(change, Ternary):
+        for place in range(rows_ * columns):
+            byte, bit = divmod(place, 8)
+            sign = (int(change.positive[byte]) >> bit & 1) - (int(change.negative[byte]) >> bit & 1)
+            scale = change.scale[place // columns] if change.scale.ndim else change.scale
+            result[place // columns, place % columns] = sign * scale.double()
     elif isinstance(change, LowRank):
         core = torch.ones(change.left.shape[1]) if change.core is None else change.core
         for a, c, b in zip(change.left.T.double(), core.double(), change.right.double(), strict=True):

@@ -248,6 +248,39 @@ def test_narrow_bases_are_untouched_at_the_start_and_train_in_float32(name, sele
         before.assert_everything()
 
 
+@some_methods(1)
+def test_autocast_changes_no_output_at_the_start(name, select, method):
+    model, inputs = build(name)
+    for p in model.parameters():  # torch multiplies in another order where a weight wants a gradient
+        p.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = run(model, inputs)
+        adapter = attach(model, method, select)
+        assert torch.equal(run(adapter, inputs), output)
+        adapter.detach()
+
+
+@some_methods(2)
+def test_copies_are_adapters_of_their_own(name, select, method):
+    model, inputs = build(name)
+    before, output = Snapshot(model), run(model, inputs)
+    adapter = attach(model, method, select)
+    shake(adapter)
+    twin = copy.deepcopy(adapter)
+    moved = run(model, inputs)
+    assert torch.equal(run(twin, inputs), moved)
+    twin.detach()
+    assert torch.equal(run(twin.model, inputs), output)
+    assert torch.equal(run(model, inputs), moved)
+    twin = copy.deepcopy(adapter)
+    adapter.detach()
+    before.assert_everything()
+    assert torch.equal(run(twin, inputs), moved)
+    twin.detach()
+    assert torch.equal(run(twin.model, inputs), output)
+    assert [type(m) for m in twin.model.modules()] == [type(m) for m in model.modules()]
+
+
 @some_methods(2)
 def test_delta_on_the_plain_base_gives_the_adapters_outputs(name, select, method):
     model, inputs = build(name, dtype=torch.float32)

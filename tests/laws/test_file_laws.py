@@ -17,14 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense
 from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta, content_digest
 from dtheta.core.files import check, load, read_header, save
 from dtheta.core.fingerprint import Fingerprint
+from dtheta.core.lowrank import LowRank
+from dtheta.core.recompress import recompress
+from dtheta.core.rows import Rows
 from dtheta.errors import ConfigError, FormatError
-from tests.laws.strategies import MODELS, deltas, make_model, unbound
+from tests.laws.strategies import MODELS, changes, deltas, make_model, unbound
 
 NAMES = sorted(MODELS)
 
@@ -170,6 +174,40 @@ def test_a_hostile_header_costs_no_memory(
         assert tracemalloc.get_traced_memory()[1] < 20 * len(written) + 2**20
     finally:
         tracemalloc.stop()
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_what_is_loaded_can_be_shown_whatever_shape_it_claims(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Changes of a few numbers in a parameter of 2**44 rows: to print and to measure them costs what they hold."""
+    rows, columns = 1 << 44, data.draw(st.integers(1, 5))
+    change = Sum(tuple(data.draw(st.lists(_small(rows, columns), min_size=1, max_size=4))))
+    folder = tmp_path_factory.mktemp("claim")
+    delta = Delta({"w": change, "v": data.draw(_small(rows, columns))})
+    loaded = load(save(delta, folder / "a.delta", include_basis=True))
+    tracemalloc.start()
+    try:
+        assert str(loaded) and (loaded + loaded).norm() == pytest.approx(2 * loaded.norm())
+        assert loaded.inner(loaded) == pytest.approx(loaded.norm() ** 2, rel=1e-6, abs=1e-12)
+        assert recompress(loaded, 1).norm() <= loaded.norm() * (1 + 1e-6)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@st.composite
+def _small(draw: st.DrawFn, rows: int, columns: int) -> Change:
+    kind = draw(st.sampled_from(["low-rank", "rows", "block", "block", "scaled"]))
+    if kind == "low-rank":
+        return LowRank(torch.zeros(rows, 0), torch.zeros(0, columns))
+    if kind == "rows":
+        return Rows(torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns), (rows, columns))
+    if kind == "scaled":
+        return Scaled(0.5, draw(_small(rows, columns)))
+    start, height = draw(st.sampled_from([0, 1, rows // 2])), draw(st.integers(1, 4))
+    return Block(draw(changes((height, columns), depth=1)), 0, start, (rows, columns))
 
 
 _CHILD = """

@@ -10,8 +10,11 @@ from torch import nn
 
 from dtheta.adapt.freeze import Freeze
 from dtheta.adapt.method import Method
+from dtheta.adapt.names import module_name, parameter_name
+from dtheta.adapt.parametrization import is_covered
+from dtheta.adapt.source import Source
 from dtheta.adapt.term import Term
-from dtheta.adapt.wiring import Link, Source, connect, take_back
+from dtheta.adapt.wiring import Link, connect, take_back
 from dtheta.core.apply import original
 from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New
@@ -58,7 +61,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.terms = nn.ModuleDict({_module_key(key): term for key, term in terms.items()})
+        self.terms = nn.ModuleDict({module_name(key): term for key, term in terms.items()})
         self.method = method
         self.weight = weight
         self.enabled = True
@@ -91,7 +94,7 @@ class Adapter(nn.Module):
         """
         if key not in self._sites:
             raise UnknownParameter(f"nothing is attached to {key!r}{did_you_mean(key, self._sites)}")
-        return self.terms[_module_key(key)]  # type: ignore[return-value]
+        return self.terms[module_name(key)]  # type: ignore[return-value]
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -106,13 +109,13 @@ class Adapter(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "model":
+            if name == "model" or name.startswith("__"):  # how the model copies itself is no way to copy the adapter
                 raise
             return getattr(self.model, name)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the parameters that train, by name: site, then factor."""
-        return {name.replace("/", "."): p for name, p in self.terms.named_parameters() if p.requires_grad}
+        return {parameter_name(name): p for name, p in self.terms.named_parameters() if p.requires_grad}
 
     @contextmanager
     def disabled(self) -> Iterator[nn.Module]:
@@ -124,7 +127,17 @@ class Adapter(nn.Module):
             self.enabled = before
 
     def delta(self) -> Delta:
-        """Return what the terms add to the original base, detached from the model and from further training."""
+        """Return what the terms add to the original base, detached from the model and from further training.
+
+        Raises:
+            ConfigError: If a parameter got another parametrization after attach, which hides it under another name.
+        """
+        for site in self._sites.values():
+            if any(is_covered(owner.module, owner.attribute) for owner in site.owners):
+                raise ConfigError(
+                    f"{site.name}: this parameter got another parametrization after attach, so it is no longer the "
+                    "base that a delta could name; remove that one first, or call delta() before it is put on"
+                )
         parts: dict[str, list[Change]] = {}
         for key, site in self._sites.items():
             parts.setdefault(site.name, []).append(_placed(self.term(key).change(), site))
@@ -146,14 +159,9 @@ class Adapter(nn.Module):
         if not self._attached:
             raise ConfigError("this adapter is detached already")
         take_back(self._links)
-        self._freeze.thaw()
+        self._freeze.thaw(self.model)
         self._attached = False
         return self.model
-
-
-def _module_key(key: str) -> str:
-    """Return a site's key as torch allows it for a submodule: dots are taken."""
-    return key.replace(".", "/")
 
 
 def _placed(change: Change, site: Site) -> Change:

@@ -8,27 +8,27 @@ Several adapters on one model add up, each with its weight.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from dtheta.adapt.adapter import Adapter
+from dtheta.adapt.fields import finite_number, plain
 from dtheta.adapt.full import Full
-from dtheta.adapt.method import Method, check_weight, method_from_dict
+from dtheta.adapt.method import Method, all_finite, check_weight, method_from_dict
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind
 from dtheta.core.block import Block
 from dtheta.core.change import Change
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta, total
-from dtheta.core.selection import Site, Window
+from dtheta.core.selection import Site, Window, windows
 from dtheta.core.selection import select as select_sites
 from dtheta.core.selection import sites as all_sites
 from dtheta.core.tensors import canonical_names
-from dtheta.errors import ConfigError, UnsupportedLayer
+from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
 
 def attach(
@@ -43,6 +43,10 @@ def attach(
     strict: bool = True,
 ) -> Adapter:
     """Attach a method or deltas to a model; no output changes before training and no base tensor ever.
+
+    Two things are beyond that. Behind a linear layer, an output that is infinite because an input is becomes NaN, since
+    the term multiplies that input by zero. And torch multiplies in another order where a weight wants no gradient, so
+    outputs may differ in their last bits from those before the freeze, as they do after ``requires_grad_(False)``.
 
     Args:
         model: Any module; it is frozen while anything is attached.
@@ -61,10 +65,9 @@ def attach(
         BaseMismatch: If a delta was made on another base.
         ConfigError: For a selection that takes nothing, or a rank that does not fit.
         UnsupportedLayer: For a parameter that the method cannot move.
-        NonFinite: If a weight to be factored holds NaN or infinity.
+        NonFinite: If a weight to be factored, or a delta, holds NaN or infinity.
     """
-    if not math.isfinite(weight):
-        raise ConfigError(f"weight must be a finite number, found {weight}")
+    weight, seed = finite_number(weight, "weight"), plain(seed, int, "seed")
     if isinstance(model, Adapter):
         raise ConfigError("attach to the model, not to its adapter: dt.attach(adapter.model, ...)")
     if isinstance(source, Method):
@@ -85,7 +88,7 @@ def _one(source: Delta | Sequence[Delta], weights: Sequence[float] | None) -> De
     deltas = list(source) if isinstance(source, Sequence) else []
     if not deltas or not all(isinstance(d, Delta) for d in deltas):
         raise ConfigError(f"expected a method, a delta or a list of deltas, found {source!r}")
-    factors = [1.0] * len(deltas) if weights is None else list(weights)
+    factors = [1.0] * len(deltas) if weights is None else [finite_number(w, "a factor in weights") for w in weights]
     if len(factors) != len(deltas):
         raise ConfigError(f"{len(deltas)} deltas but {len(factors)} weights")
     return total([w * d for w, d in zip(factors, deltas, strict=True)])
@@ -112,6 +115,7 @@ def _attach_delta(model: nn.Module, delta: Delta, weight: float, strict: bool, s
     if new := next(iter(delta.new), None):
         raise UnsupportedLayer(f"{new}: this delta brings a new vector, and the model has no place for it")
     bound = bind(delta, model, strict=strict)
+    _check_finite(bound.changes)
     method = _method_of(delta)
     table, canonical = all_sites(model), canonical_names(model)
     found: dict[str, Site] = {}
@@ -124,6 +128,15 @@ def _attach_delta(model: nn.Module, delta: Delta, weight: float, strict: bool, s
             found[site.key] = site
             terms[site.key] = method.restore(site, part)
     return Adapter(model, found, terms, method, weight=weight, origin=delta, seed=seed)
+
+
+def _check_finite(changes: Mapping[str, Change]) -> None:
+    for name, change in changes.items():
+        if not all(all_finite(tensor) for tensor in change.tensors().values()):
+            raise NonFinite(
+                f"{name}: the delta holds NaN or infinity, from a training that diverged or a damaged tensor; attach "
+                "one from before, or the rest of it with delta.restrict(pattern)"
+            )
 
 
 def _method_of(delta: Delta) -> Method:
@@ -149,11 +162,19 @@ def _parts(site: Site, change: Change) -> list[tuple[Site, Change]]:
     cuts = [(b.axis, b.start, b.stop) for b in blocks if isinstance(b, Block)]
     if len(set(cuts)) != len(cuts) or len({axis for axis, _, _ in cuts}) != 1:
         return [(site, change)]
-    length = site.shape[cuts[0][0]] // 3
-    return [(_cut(site, b, length), b.term) for b in blocks if isinstance(b, Block)]
+    labels = _labels(site)
+    return [(_cut(site, b, labels), b.term) for b in blocks if isinstance(b, Block)]
 
 
-def _cut(site: Site, block: Block, third: int) -> Site:
-    even = block.stop - block.start == third and block.start % third == 0
-    label = "qkv"[block.start // third] if even else f"{block.start}:{block.stop}"
+def _labels(site: Site) -> dict[tuple[int, int, int], str]:
+    """Return q, k and v by axis, start and stop; empty where the parameter is no fusion of three equal parts."""
+    try:
+        parts = windows(site, "qkv")
+    except UnsupportedLayer:
+        return {}
+    return {(w.axis, w.start, w.stop): w.label for part in parts if (w := part.window) is not None}
+
+
+def _cut(site: Site, block: Block, labels: Mapping[tuple[int, int, int], str]) -> Site:
+    label = labels.get((block.axis, block.start, block.stop), f"{block.start}:{block.stop}")
     return replace(site, window=Window(block.axis, block.start, block.stop, label))

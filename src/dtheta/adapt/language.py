@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dtheta.adapt.attach import attach
-from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, watch
+from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, require_sites, watch
 from dtheta.core.delta import Delta
 from dtheta.data.corpus import Corpus
 from dtheta.errors import ConfigError, FormatError
@@ -117,6 +117,25 @@ class AdaptedLanguage:
     orthogonality: tuple[tuple[int, float], ...] = ()
 
 
+def require_language(model: nn.Module, recipe: Recipe) -> None:
+    """Raise what training a language model by a recipe would raise, as far as shapes tell; weights are not looked at.
+
+    Raises:
+        ConfigError: If the model has no language-modeling head, ``recipe.validate`` is set, the selection takes nothing
+            or the rank does not fit.
+        UnknownParameter: If the selection names a parameter that the model does not have.
+    """
+    head: Any = getattr(model, "get_output_embeddings", None)
+    if not callable(head) or head() is None:
+        raise ConfigError(
+            f"texts without labels train a language model, and {type(model).__name__} has no head for one; give the "
+            "column of the classes with --label, or take a decoder such as smollm2"
+        )
+    if recipe.validate:
+        raise ConfigError("validate holds out labeled texts; a language model is trained without")
+    require_sites(model, recipe, recipe.select)
+
+
 def adapt_language(
     model: nn.Module,
     tokenizer: Any,
@@ -137,14 +156,7 @@ def adapt_language(
         ConfigError: If the model has no language-modeling head, or ``recipe.validate`` is set.
         NonFinite, UnsupportedLayer, OutputError, FormatError: As ``attach`` and ``fit``.
     """
-    head: Any = getattr(model, "get_output_embeddings", None)
-    if not callable(head) or head() is None:
-        raise ConfigError(
-            f"texts without labels train a language model, and {type(model).__name__} has no head for one; give the "
-            "column of the classes with --label, or take a decoder such as smollm2"
-        )
-    if recipe.validate:
-        raise ConfigError("validate holds out labeled texts; a language model is trained without")
+    require_language(model, recipe)
     train, test = (TokenTexts(texts, tokenizer, recipe.max_length) for texts in (corpus.train, corpus.test))
     before, tokens = text_losses(model, test)
     adapter = attach(model, recipe.method, recipe.select, seed=recipe.seed)

@@ -19,7 +19,7 @@ from dtheta.core.change import Change
 from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
 from dtheta.core.selection import Site
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, UnsupportedLayer
 
 
 def scaling(rank: int, alpha: float | None, rslora: bool) -> float:
@@ -58,8 +58,7 @@ class LoRA(Method):
         """Return factors with A drawn by (seed, parameter) and B zero."""
         check_rank(site, self.rank)
         check_weight(site)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}")
+        self._check_dropout(site)
         (m, n), scale = site.shape, scaling(self.rank, self.alpha, self.rslora)
         # torch layout: the factor on the input side is drawn. A layer stored as (in, out) has its input on the left.
         fan_in = m if site.kind == "transposed" else n
@@ -75,7 +74,30 @@ class LoRA(Method):
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change; c is that of the file, where it is one number."""
-        if not isinstance(change, LowRank) or (change.core is not None and bool((change.core != change.core[0]).any())):
-            return restored(change)
-        scale = 1.0 if change.core is None else float(change.core[0])
-        return FactoredTerm(change.left.clone(), change.right.clone(), scale=scale, dropout=self.dropout)
+        if isinstance(change, LowRank) and (change.core is None or not bool((change.core != change.core[:1]).any())):
+            scale = 1.0 if change.core is None or not change.rank else float(change.core[0])
+            term: Term = FactoredTerm(change.left.clone(), change.right.clone(), scale=scale)
+        else:
+            term = restored(change)
+        if isinstance(term, FactoredTerm):  # what trains in full beside the method has no inputs of its own
+            self._check_dropout(site)
+            term.dropout = self.dropout
+        return term
+
+    def _check_dropout(self, site: Site) -> None:
+        """Raise unless the inputs of the term at a site can be dropped with this probability."""
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}")
+        if self.dropout and not (site.hookable and site.kind in ("linear", "transposed")):
+            raise UnsupportedLayer(
+                f"{site.key}: dropout={self.dropout} needs a linear layer whose forward alone uses the weight, so that "
+                f"the inputs of the term can be dropped; found {_found(site)}. Use dropout=0, or leave it out with "
+                f"select='...|!{site.name}'"
+            )
+
+
+def _found(site: Site) -> str:
+    module = type(site.owners[0].module).__name__
+    if site.tied:
+        return "a weight that several modules share"
+    return f"a weight that another module reads past its {module}" if site.bypassed else f"one of {module}"

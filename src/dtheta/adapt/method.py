@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from dtheta.adapt.fields import settle_fields
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm, Term
 from dtheta.core.change import Change, Dense
 from dtheta.core.lowrank import LowRank
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """How a delta is made. Subclasses are frozen dataclasses."""
+    """How a delta is made. Subclasses are frozen dataclasses, whose fields are checked against their types."""
 
     #: Selection used when none is given; None stands for the linear weights of attention and MLP blocks.
     default_select: ClassVar[str | None] = None
@@ -37,6 +37,9 @@ class Method:
     #: One line for ``dtheta methods``, and the paper.
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        settle_fields(self)
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ def restored(change: Change) -> Term:
 
 def split_start(change: Change, rank: int) -> tuple[LowRank, LowRank] | None:
     """Return the trained and the initial half of ``[L L0] diag(s, -s0) [R; R0]``, or None if it is not of that form."""
-    if not isinstance(change, LowRank) or change.rank != 2 * rank or change.core is None:
+    if not isinstance(change, LowRank) or rank < 1 or change.rank != 2 * rank or change.core is None:
         return None
     core = change.core
     return (
@@ -125,9 +128,14 @@ def check_weight(site: Site, finite: bool = True) -> None:
         raise UnsupportedLayer(f"{site.key}: cannot move a weight of {tensor.dtype}; expected a floating dtype")
     if tensor.is_meta:
         raise UnsupportedLayer(f"{site.key}: the weight is on the meta device and has no data; load it first")
-    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
-    if finite and not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+    if finite and not all_finite(tensor):
         raise NonFinite(f"{site.key}: the weight holds NaN or infinity; the base is damaged")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor holds no NaN or infinity."""
+    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
 
 def working_dtype(weight: torch.Tensor) -> torch.dtype:
@@ -146,28 +154,7 @@ def method_from_dict(record: Mapping[str, Any]) -> Method:
     fields = dict(record)
     cls = method_class(str(fields.pop("name", "")))
     known = [f.name for f in dataclasses.fields(cls)]
-    hints = get_type_hints(cls)
-    for name, value in fields.items():
+    for name in fields:
         if name not in known:
             raise ConfigError(f"{cls.__name__} has no field {name!r}{did_you_mean(name, known)}")
-        if isinstance(value, list) and "tuple" in str(hints[name]):
-            fields[name] = tuple(value)
-        elif not _fits(value, hints[name]):
-            raise ConfigError(f"{cls.__name__}: {name} must be {_spelled(hints[name])}, found {value!r}")
     return cls(**fields)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value from JSON is of a field's type; whole numbers are numbers, booleans are not."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    plain = hint if isinstance(hint, type) else object
-    return isinstance(value, (int, float) if plain is float else plain)
-
-
-def _spelled(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

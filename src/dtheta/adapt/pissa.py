@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dtheta.adapt.lora import scaling
@@ -27,6 +28,7 @@ from dtheta.core.factors import cached_svds
 from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.core.svd import TruncatedSVD
+from dtheta.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PiSSA(Method):
     def terms(self, sites: Sequence[Site], seed: int) -> dict[str, Term]:
         """Return the terms; the factors come from the disk cache when these weights were factored before."""
         found = principal(sites, self.rank, self.accuracy, seed)
+        for site in sites:
+            _check_not_zero(site, found[site.key])
         return {site.key: self._term(found[site.key]) for site in sites}
 
     def _term(self, svd: TruncatedSVD) -> FactoredTerm:
@@ -70,16 +74,32 @@ def principal(sites: Sequence[Site], rank: int, accuracy: float | None, seed: in
     return cached_svds({site.key: site.matrix() for site in sites}, rank, accuracy=accuracy, seed=seed)
 
 
+def _check_not_zero(site: Site, svd: TruncatedSVD) -> None:
+    """Raise for a weight of zeros: with both factors zero, each stops the other's gradient."""
+    if not bool(svd.S.any()):
+        raise ConfigError(
+            f"{site.key}: the weight is all zeros, so both factors of PiSSA would be and none could ever train. Use "
+            f"LoRA for it, or leave it out with select='...|!{site.name}'"
+        )
+
+
 def continued(change: Change, rank: int, scale: float, with_core: bool = False) -> Term:
     """Return a factored term from stacked factors, or from whatever form the change has by now."""
     halves = split_start(change, rank)
     if halves is None:
         return restored(change)
     now, start = halves
-    if not with_core:
-        return FactoredTerm(now.left, now.right, scale=scale, start=(start.left, start.right, None))
-    core, core0 = (_divided(half, scale) for half in halves)
-    return FactoredTerm(now.left, now.right, core, scale=scale, start=(start.left, start.right, core0))
+    if with_core:
+        core, core0 = (_divided(half, scale) for half in halves)
+        return FactoredTerm(now.left, now.right, core, scale=scale, start=(start.left, start.right, core0))
+    if not _is_scale(now, scale) or not _is_scale(start, scale):
+        return restored(change)
+    return FactoredTerm(now.left, now.right, scale=scale, start=(start.left, start.right, None))
+
+
+def _is_scale(half: LowRank, scale: float) -> bool:
+    """Tell whether the core is c throughout, as rounded when it was stored; the term then keeps c itself."""
+    return half.core is not None and torch.equal(half.core, torch.full_like(half.core, scale))
 
 
 def _divided(half: LowRank, scale: float) -> Tensor:

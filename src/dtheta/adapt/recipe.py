@@ -27,16 +27,18 @@ from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
 from dtheta.adapt.full import Full
-from dtheta.adapt.method import Method
+from dtheta.adapt.method import Method, check_rank
 from dtheta.adapt.sorsa import orthonormality
 from dtheta.adapt.term import FactoredTerm
 from dtheta.core.delta import Delta
+from dtheta.core.selection import select as select_sites
 from dtheta.data.batches import EncodedTexts, loader
 from dtheta.data.text import Texts, TextTask, keyed_order
 from dtheta.errors import ConfigError, NotConverged
 from dtheta.fit.loop import fit
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback, Step
+from dtheta.fit.settings import Settings
 from dtheta.models.classifier import Classifier, Pooling, classifier
 from dtheta.score import Correct, Interval, paired_bootstrap, wilson
 
@@ -85,6 +87,19 @@ class Recipe:
     max_length: int = 64
     validate: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a number that cannot be meant, before anything is computed from it."""
+        for name in ("lr", "head_lr", "head_C"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a positive number, got {value}")
+        for name, least in (("max_length", 1), ("validate", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a whole number of at least {least}")
+        Settings(
+            self.steps, self.rate, warmup=self.warmup, weight_decay=self.weight_decay, batch_size=self.batch_size
+        )  # checks the rest
 
     @property
     def rate(self) -> float:
@@ -205,6 +220,7 @@ def adapt_classifier(
     Raises:
         ConfigError, NonFinite, UnsupportedLayer, OutputError, FormatError: As ``attach`` and ``fit``.
     """
+    require_classifier(posed.net, posed.task, recipe)
     adapter = attach(posed.net, recipe.method, selection(posed.net, recipe), also="head.*", seed=recipe.seed)
     try:
         parameters = sum(p.numel() for p in adapter.trainable().values())
@@ -241,6 +257,30 @@ def adapt_classifier(
         task=_described(posed, model_name, frozen, accuracy, gain),
     )
     return Adapted(replace(delta, provenance=made), record, accuracy, gain, parameters, tuple(distances))
+
+
+def require_classifier(net: Classifier, task: TextTask, recipe: Recipe) -> None:
+    """Raise what training a classifier by a recipe would raise, as far as shapes tell; weights are not looked at.
+
+    Raises:
+        ConfigError: If the selection takes nothing, the rank does not fit, or too many texts are held out.
+        UnknownParameter: If the selection names a parameter that the model does not have.
+    """
+    require_sites(net, recipe, selection(net, recipe))
+    _split(task, recipe)
+
+
+def require_sites(model: nn.Module, recipe: Recipe, select: str | None) -> None:
+    """Raise unless a selection takes parameters, and the method's rank fits them.
+
+    Raises:
+        ConfigError, UnknownParameter: As ``attach``.
+    """
+    method = recipe.method
+    sites = select_sites(model, select if select is not None else method.default_select, matrices=method.matrices)
+    rank = getattr(method, "rank", None)
+    for site in sites if isinstance(rank, int) else ():
+        check_rank(site, rank)  # type: ignore[arg-type]
 
 
 def task_model(delta: Delta, model: nn.Module) -> nn.Module:

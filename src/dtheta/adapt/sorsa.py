@@ -65,8 +65,7 @@ class SORSA(Method):
 
     def terms(self, sites: Sequence[Site], seed: int) -> dict[str, Term]:
         """Return terms with B, S, A the leading singular triplets."""
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise ConfigError(f"gamma must be zero or a positive number, found {self.gamma}")
+        self._check_gamma()
         scale = scaling(self.rank, self.alpha, rslora=False)
         found = principal(sites, self.rank, self.accuracy, seed)
         terms: dict[str, Term] = {}
@@ -78,7 +77,12 @@ class SORSA(Method):
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change, with the same start subtracted."""
+        self._check_gamma()
         return continued(change, self.rank, scaling(self.rank, self.alpha, rslora=False), with_core=True)
+
+    def _check_gamma(self) -> None:
+        if not (math.isfinite(self.gamma) and self.gamma >= 0):
+            raise ConfigError(f"gamma must be zero or a positive number, found {self.gamma}")
 
     def add_gradient(self, adapter: Adapter, lr: float) -> None:
         """Add (gamma / lr) times the closed-form gradient of the regularizer to ``.grad``."""

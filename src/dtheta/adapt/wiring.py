@@ -13,7 +13,6 @@ goes; ``core.tensors`` reads both forms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from dtheta.adapt.parametrization import AdditiveParametrization, parametrization_of, parametrized, take_off
 from dtheta.adapt.product import Added, displaced
-from dtheta.adapt.term import Term, prefers_matrix
-from dtheta.core.change import matrix_shape
-from dtheta.core.selection import Site, Window, has_plain_forward
+from dtheta.adapt.source import Source
+from dtheta.adapt.term import prefers_matrix
+from dtheta.core.selection import Site, has_plain_forward
 from dtheta.core.tensors import why_unwritable
 from dtheta.errors import UnsupportedLayer
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A term, its window, and the weight with which its adapter counts just now (0 when off)."""
-
-    term: Term
-    window: Window | None
-    weight: Callable[[], float]
 
 
 class AdditiveForward:
@@ -86,39 +77,6 @@ class AdditiveForward:
         return F.pad(moved, (source.window.start, width - source.window.stop))
 
 
-class AdditiveParametrization(nn.Module):
-    """Parametrization that adds terms to a weight; the terms belong to their adapters, not to this module."""
-
-    is_dtheta_term = True
-
-    def __init__(self, order: Sequence[str]) -> None:
-        super().__init__()
-        self.sources: list[Source] = []
-        self.order = order  # of the module's parameters before anything was attached
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with every active term added, in the weight's dtype."""
-        active = [(source, w) for source in self.sources if (w := source.weight()) != 0.0]
-        if not active:
-            return weight
-        moved = [self._placed(source, w, matrix_shape(weight.shape)) for source, w in active]
-        total = moved[0]
-        for more in moved[1:]:
-            total = total + more
-        return (weight.to(total.dtype) + total.reshape(weight.shape)).to(weight.dtype)
-
-    @staticmethod
-    def _placed(source: Source, w: float, shape: tuple[int, int]) -> Tensor:
-        """Return a term as a matrix of the whole parameter."""
-        matrix = source.term.matrix()
-        matrix = matrix if w == 1.0 else matrix * w
-        window = source.window
-        if window is None:
-            return matrix.reshape(shape)
-        after = shape[window.axis] - window.stop
-        return F.pad(matrix, (0, 0, window.start, after) if window.axis == 0 else (window.start, after))
-
-
 class Link:
     """One term on one module, until it is taken away."""
 
@@ -139,7 +97,7 @@ class Link:
         if self.holder.sources:
             return
         if isinstance(self.holder, AdditiveParametrization):
-            _restore_parameter(self.module, self.attribute, self.holder.order)
+            take_off(self.module, self.attribute, self.holder)
         elif self.module.__dict__.get("forward") is self.holder:
             del self.module.__dict__["forward"]
             if self.holder.inner is not None:
@@ -157,7 +115,12 @@ def connect(site: Site, source: Source) -> list[Link]:
         module = site.owners[0].module
         return [Link(module, "forward", _forward(module, site.kind)).add(source)]
     places = {(id(o.module), o.attribute): o for o in site.owners}.values()
-    return [Link(o.module, o.attribute, _entry(o.module, o.attribute)).add(source) for o in places]
+    if hidden := next((o.attribute for o in places if hasattr(nn.ModuleDict, o.attribute)), None):
+        raise UnsupportedLayer(
+            f"{site.name}: torch keeps parametrizations by name in an nn.ModuleDict, which cannot hold {hidden!r}; "
+            f"leave it out with select='...|!{site.name}', or rename the parameter"
+        )
+    return [Link(o.module, o.attribute, parametrized(o.module, o.attribute)).add(source) for o in places]
 
 
 def take_back(links: list[Link]) -> None:
@@ -181,7 +144,7 @@ def _refuse(site: Site) -> None:
                 f"{site.name}: this embedding has max_norm and rewrites its own weight while it runs, so the base "
                 "cannot stay as it is; set max_norm=None first"
             )
-        if parametrize.is_parametrized(module, owner.attribute) and _ours(module, owner.attribute) is None:
+        if parametrize.is_parametrized(module, owner.attribute) and parametrization_of(module, owner.attribute) is None:
             raise UnsupportedLayer(
                 f"{site.name}: {kind} already has a parametrization of another kind; remove it first"
             )
@@ -193,31 +156,3 @@ def _forward(module: nn.Module, kind: str) -> AdditiveForward:
     if not isinstance(held, AdditiveForward):
         held = module.forward = AdditiveForward(module, kind, held)
     return held
-
-
-def _entry(module: nn.Module, attribute: str) -> AdditiveParametrization:
-    """Return our parametrization of a parameter, registered now if there is none."""
-    known = _ours(module, attribute)
-    if known is not None:
-        return known
-    entries: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
-    others = [ours for name in entries if (ours := _ours(module, name)) is not None]
-    entry = AdditiveParametrization(others[0].order if others else list(module._parameters))
-    # unsafe: our forward keeps shape and dtype by construction, and the check would run the term once for nothing
-    parametrize.register_parametrization(module, attribute, entry, unsafe=True)
-    return entry
-
-
-def _ours(module: nn.Module, attribute: str) -> AdditiveParametrization | None:
-    if not parametrize.is_parametrized(module, attribute):
-        return None
-    held: Any = module.parametrizations[attribute]  # type: ignore[index]
-    return next((p for p in held if isinstance(p, AdditiveParametrization)), None)
-
-
-def _restore_parameter(module: nn.Module, attribute: str, order: Sequence[str]) -> None:
-    """Take our parametrization away; torch gives the very same tensor back, and we its place among the parameters."""
-    parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-    held = module._parameters
-    for name in [name for name in order if name in held] + [name for name in held if name not in order]:
-        held[name] = held.pop(name)

@@ -29,6 +29,7 @@ from dtheta.core.change import Change, New, matrix_shape
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced, displaced_with_error
+from dtheta.core.overlap import refuse_overlap
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import Owner, attached_to, same_bits, shared, why_unreadable, why_unwritable
 from dtheta.errors import (
@@ -80,7 +81,7 @@ def applied(model: nn.Module, delta: Delta, strict: bool = True) -> Iterator[nn.
         UnknownParameter: If the model lacks a parameter of the delta.
         ShapeMismatch: If a parameter has another shape.
         UnsupportedLayer: If the delta brings new vectors (attach it instead), or a tensor cannot be moved (meta
-            device, sharded, an integer tensor that would become a fraction).
+            device, sharded, an integer tensor that would become a fraction, a view of another parameter's memory).
         NonFinite: If the sum overflows the dtype of the base.
     """
     found = _layers(model, delta, strict)
@@ -175,6 +176,7 @@ def _layers(model: nn.Module, delta: Delta, strict: bool) -> list[tuple[_Layer, 
     check_base(delta, tensors, strict)
     table = shared(model)
     canonical = {owner.name: name for name, held in table.items() for owner, _ in held}
+    refuse_overlap(table, (canonical[name] for name in delta.changes))
     taken: dict[str, str] = {}
     layers = []
     for name, change in delta.changes.items():
@@ -266,6 +268,9 @@ def bind(delta: Delta, model: nn.Module | Mapping[str, Tensor], *, strict: bool 
     """
     tensors = model if isinstance(model, Mapping) else originals(model)
     check_base(delta, tensors, strict)
+    if isinstance(model, nn.Module):
+        table, touched = shared(model), set(delta.changes)
+        refuse_overlap(table, (name for name, held in table.items() if any(o.name in touched for o, _ in held)))
     changes = {n: c if isinstance(c, New) else _named(n, bound, c, tensors[n]) for n, c in delta.changes.items()}
     if all(changes[name] is delta.changes[name] for name in changes):
         return delta

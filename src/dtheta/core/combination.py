@@ -18,8 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Change, Factors, New, Shape, frobenius, matrix_shape, refuse_new
-from dtheta.core.linalg import lowrank_norm
+from dtheta.core.change import Change, Factors, New, Shape, refuse_new
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
 
@@ -133,23 +132,10 @@ class Sum(Change):
             term.add_to(total, factor)
 
     def norm(self) -> float:
-        """Return the norm; dense only if a term is, since parts that cancel leave no digits in a sum of products.
+        """Return the norm, computed where something is stored; see cells.py."""
+        from dtheta.core.cells import sum_norm  # which is built on this module
 
-        Rows and low-rank terms alone: the union of the rows is taken apart, the rest is a product of factors.
-        """
-        factors = self.factors(torch.float64)
-        if factors is not None:
-            return float(lowrank_norm(*factors))
-        pairs = [term.factors(torch.float64) for term in self.terms]
-        supports = [term.row_support() for term, pair in zip(self.terms, pairs, strict=True) if pair is None]
-        touched = torch.zeros(matrix_shape(self.shape)[0], dtype=torch.bool, device=self.device)
-        for support in supports:
-            if support is None:
-                return frobenius(self.dense())
-            touched[support] = True
-        inside = frobenius(self.rows(touched.nonzero().flatten()))
-        left, right = _stacked([pair for pair in pairs if pair is not None])
-        return math.hypot(inside, float(lowrank_norm(left[~touched], right))) if left.numel() else inside
+        return sum_norm(self)
 
     def factors(self, dtype: torch.dtype | None = None) -> Factors | None:
         """Return the stacked factors when every term has factors."""
@@ -192,8 +178,6 @@ class Sum(Change):
 
 def _stacked(pairs: Sequence[Factors]) -> Factors:
     """Return the factors of a sum of products."""
-    if not pairs:
-        return torch.empty(0, 0), torch.empty(0, 0)
     return torch.cat([pair[0] for pair in pairs], dim=1), torch.cat([pair[1] for pair in pairs], dim=0)
 
 

@@ -97,11 +97,9 @@ class Delta:
         return self * -1.0
 
     def __mul__(self, factor: float) -> Delta:
-        if not isinstance(factor, numbers.Real) and not (isinstance(factor, Tensor) and factor.numel() == 1):
+        if not _is_number(factor):
             return NotImplemented
-        factor = float(factor)
-        if not math.isfinite(factor):
-            raise UnsupportedLayer(f"cannot scale a delta by {factor}: expected a finite number")
+        factor = _finite(factor, "cannot scale a delta by")
         if factor == 1.0:
             return self
         changes = {name: scale(change, factor) for name, change in self.changes.items()}
@@ -110,7 +108,12 @@ class Delta:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Delta:
-        return self * (1.0 / float(divisor))
+        if not _is_number(divisor):
+            return NotImplemented
+        found = _finite(divisor, "cannot divide a delta by")
+        if not found or not math.isfinite(1.0 / found):
+            raise UnsupportedLayer(f"cannot divide a delta by {found}: expected a number whose inverse is finite")
+        return self * (1.0 / found)
 
     def inner(self, other: Delta) -> float:
         """Return the inner product over all parameters; those that only one delta changes count as zero.
@@ -227,6 +230,23 @@ class Delta:
         return "\n".join([repr(self), *rows])
 
 
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, numbers.Real)
+
+
+def _finite(value: Any, what: str) -> float:
+    """Return a real number as a float."""
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number that no float holds
+        found = math.inf
+    if not math.isfinite(found):
+        raise UnsupportedLayer(f"{what} {found}: expected a finite number")
+    return found
+
+
 def content_digest(base: Fingerprint, changes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]]) -> str:
     """Return the identity of a delta from the meta data and the tensor digests of its changes, as hex."""
     content = hashlib.sha256()
@@ -290,6 +310,7 @@ def derived(operation: str, parents: Sequence[Delta], **settings: Any) -> Proven
     seed = first.seed if all(p.provenance.seed == first.seed for p in parents) else None
     method = first.method if len(parents) == 1 else {}
     uses = [p.provenance.settings.get("uses") for p in parents]
-    if operation != "rename" and None not in uses:
-        settings["uses"] = {name: use for table in uses for name, use in (table or {}).items()}
+    known = [table for table in uses if isinstance(table, Mapping)]
+    if operation != "rename" and len(known) == len(uses):
+        settings["uses"] = {name: use for table in known for name, use in table.items()}
     return Provenance(operation, method, [p.digest for p in parents], settings, seed, task)

@@ -2,6 +2,8 @@
 
     tensor = round(base + D1 + D2 + ...)        in float64, slab by slab, to the dtype of the base
 
+Integers are added in int64 instead, and the changes of one must be whole numbers: exact, or refused.
+
 Accumulating in float64 makes the result independent of the order of the changes and of precision flags, and costs no
 more than float32 as long as a slab stays in the processor's cache.
 """
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.change import Change, matrix_shape, slabs
+from dtheta.core.difference import as_int64
 from dtheta.errors import NonFinite, UnsupportedLayer
 
 
@@ -34,9 +37,11 @@ def displaced(
         UnsupportedLayer: If the base is complex, or of integers and the sum is none that its dtype holds.
         NonFinite: If the sum overflows, or a change holds NaN or infinity.
     """
+    if _is_whole(base):
+        return _checked(base, _whole(base, changes, name), name, check)
     result = _empty(base, dtype)
     for (start, stop), _, total in _sums(base, changes, name):
-        _round_into(result[start:stop], total, name)
+        result[start:stop].copy_(total)
     return _checked(base, result, name, check)
 
 
@@ -44,10 +49,12 @@ def displaced_with_error(
     base: Tensor, changes: Sequence[Change], name: str, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, float]:
     """Return what ``displaced`` does, and ||realized - wanted|| / ||wanted|| of the displacement (0 if it is zero)."""
+    if _is_whole(base):
+        return _checked(base, _whole(base, changes, name), name, True), 0.0
     result = _empty(base, dtype)
     wanted, lost = [], []
     for (start, stop), before, total in _sums(base, changes, name):
-        _round_into(result[start:stop], total, name)
+        result[start:stop].copy_(total)
         lost.append(float(torch.linalg.vector_norm(result[start:stop].to(total) - total)))
         wanted.append(float(torch.linalg.vector_norm(total.sub_(before.double()))))
     length = math.hypot(*wanted)
@@ -82,13 +89,24 @@ def _empty(base: Tensor, dtype: torch.dtype | None) -> Tensor:
     return torch.empty(matrix_shape(base.shape), dtype=dtype or base.dtype, device=base.device)
 
 
-def _round_into(result: Tensor, total: Tensor, name: str) -> None:
-    """Round float64 values into ``result``; integers must come out as they are."""
-    result.copy_(total)
-    if result.dtype.is_floating_point:
-        return
-    if not torch.equal(result.to(total), total) or bool((total.abs() >= 2**53).any()):
-        raise UnsupportedLayer(f"{name}: the base holds {result.dtype} and the sum is not all integers of that type")
+def _is_whole(base: Tensor) -> bool:
+    return not (base.is_floating_point() or base.is_complex())
+
+
+def _whole(base: Tensor, changes: Sequence[Change], name: str) -> Tensor:
+    """Return the sum of a base of integers or booleans with changes that add whole numbers."""
+    before, result = as_int64(name, base).reshape(matrix_shape(base.shape)), _empty(base, None)
+    nothing = torch.zeros((), dtype=torch.float64, device=base.device).expand(before.shape)
+    for (start, stop), _, total in _sums(nothing, changes, name):
+        step, part = total.to(torch.int64), before[start:stop]
+        after = part + step
+        wrapped = ((part ^ after) & (step ^ after)) < 0
+        result[start:stop] = after
+        exact = torch.equal(step.double(), total) and torch.equal(result[start:stop].to(torch.int64), after)
+        wrapped |= (after < 0) & (base.dtype == torch.uint64)
+        if not exact or bool((wrapped | (total.abs() > 2**53)).any()):
+            raise UnsupportedLayer(f"{name}: the base holds {base.dtype} and the sum is not all integers of that type")
+    return result
 
 
 def _checked(base: Tensor, result: Tensor, name: str, check: bool) -> Tensor:

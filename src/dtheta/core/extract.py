@@ -1,10 +1,14 @@
 """extract: the delta between two checkpoints.
 
-    D = tuned - base          per tensor, in float64, stored as float32
+    D = tuned - base          per tensor, in float64, stored as float32 unless that would lose a number (difference.py)
 
-Tensors that are equal bit for bit are not in the delta. Where at most a quarter of the rows of a matrix changed, only
-those are stored. With a rank, matrices are replaced by their best approximation of that rank (Eckart and Young 1936),
-and the share of the energy that this discards is on record.
+Tensors that are equal are not in the delta, and no others are left out: bits may differ where numbers do not (-0.0 and
+0.0, one value in two dtypes), and what a change cannot hold is refused by name. A tensor that cannot be read, such as a
+sparse buffer, must be the same on both sides; the fingerprint then has no root.
+
+Where at most a quarter of the rows of a matrix changed, only those are stored. With a rank, matrices are replaced by
+their best approximation of that rank (Eckart and Young 1936), and the share of the energy that this discards is on
+record.
 
 Adding the stored difference to the base gives the tuned tensor up to half a unit in the last place of the
 *difference*; ``dtype=torch.float64`` makes that exact for float32 checkpoints wherever float64 holds the difference.
@@ -23,19 +27,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.change import Change, Dense, New, matrix_shape, slabs
+from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
+from dtheta.core.difference import difference
 from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
 from dtheta.core.svd import full_svd, truncated_svd
-from dtheta.core.tensors import aliases, attached_to, base_tensors, matches, same_bits, why_unreadable
+from dtheta.core.tensors import aliases, attached_to, base_tensors, matches, same_bits, same_content, why_unreadable
 from dtheta.errors import (
     ConfigError,
     DthetaWarning,
-    NonFinite,
     ShapeMismatch,
     UnknownParameter,
     UnsupportedLayer,
@@ -76,9 +80,11 @@ def extract(
     Raises:
         UnknownParameter: If one side lacks tensors of the other, or ``select`` matches nothing.
         ShapeMismatch: If a tensor has another shape in each.
-        UnsupportedLayer: If a tensor is sharded, on the meta device, or of integers in one and floats in the other.
+        UnsupportedLayer: If a tensor is sharded, on the meta device, or of integers in one and floats in the other; if
+            integers differ by more than 2**53.
         NonFinite: If a changed tensor holds NaN or infinity.
-        ConfigError: For a rank or dtype that cannot be meant, or an adapter attached to ``tuned``.
+        ConfigError: For a rank or dtype that cannot be meant, something else than a tensor, or an adapter attached to
+            ``tuned``.
         FormatError: If a checkpoint is damaged.
     """
     _check_arguments(rank, new, dtype)
@@ -88,14 +94,14 @@ def extract(
         raise UnknownParameter(_names_differ(missing, extra if new == "refuse" else []))
     work = _Extraction(rank, dtype)
     for name, others in pairs.items():
-        work.compare(name, before.tensors[name], [after.tensors[other] for other in others])
+        work.compare(name, before.tensor(name), [after.tensor(other) for other in others])
     kept = extra if new == "keep" else []
     for name in kept:
-        work.changes[name] = New(_finite(after.tensors[name], name, "tuned").to(dtype))
+        work.keep(name, after.tensor(name))
     settings: dict[str, Any] = {"rank": rank, "select": select, "discarded": work.discarded}
     settings["left_out"] = [*missing, *(n for n in extra if n not in kept)]
     work.warn()
-    root = merkle_root(work.digests) if select is None and not missing else None
+    root = merkle_root(work.digests) if select is None and not missing and not work.unreadable else None
     found = Fingerprint(work.digests, root).restrict(work.changes)
     made = Provenance("extract", settings={key: value for key, value in settings.items() if value})
     return Delta(work.changes, found, made)
@@ -117,6 +123,14 @@ class _Side:
 
     tensors: Mapping[str, Tensor]
     names: Mapping[str, list[str]]
+    role: str
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor, read from disk where it is there."""
+        found = self.tensors[name]
+        if not isinstance(found, Tensor):
+            raise ConfigError(f"{name}: the {self.role} holds a {type(found).__name__} there; expected a tensor")
+        return found
 
     @classmethod
     def of(cls, source: Source, role: str) -> _Side:
@@ -128,12 +142,15 @@ class _Side:
                     "what it does; its change is adapter.delta()"
                 )
             names = {name: [o.name for o in held] for name, held in aliases(source).items()}
-            return cls(base_tensors(source), names)
+            return cls(base_tensors(source), names, role)
         if isinstance(source, (str, os.PathLike)):
             source = open_checkpoint(source)
         if not isinstance(source, Mapping):
             raise ConfigError(f"{role} is a {type(source).__name__}; expected a module, tensors by name, or a path")
-        return cls(source, {name: [name] for name in source})
+        for name in source:
+            if not isinstance(name, str):
+                raise ConfigError(f"{role} has a name {name!r}; expected tensors by name, such as a state dict")
+        return cls(source, {name: [name] for name in source}, role)
 
 
 def _paired(before: _Side, after: _Side, select: str | None) -> tuple[dict[str, list[str]], list[str], list[str]]:
@@ -180,12 +197,24 @@ class _Extraction:
     digests: dict[str, str] = field(default_factory=dict)
     discarded: dict[str, float] = field(default_factory=dict)
     dtypes: dict[str, tuple[torch.dtype, torch.dtype]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor that only the tuned checkpoint has as a new vector."""
+        if why := why_unreadable(tensor):
+            raise UnsupportedLayer(f"{name}: cannot be taken as a new vector: {why}")
+        nothing = torch.zeros_like(tensor)
+        _check_pair(name, nothing, tensor)
+        self.changes[name] = New(difference(name, nothing, tensor, self.dtype))
 
     def compare(self, name: str, base: Tensor, tuned: list[Tensor]) -> None:
         """Take the difference of one tensor of the base and what became of it, under one name or several."""
-        for tensor in (base, *tuned):
-            if why := why_unreadable(tensor):
-                raise UnsupportedLayer(f"{name}: cannot be compared: {why}")
+        why = next((why for tensor in (base, *tuned) if (why := why_unreadable(tensor))), "")
+        if why and not all(same_content(base, tensor) for tensor in tuned):
+            raise UnsupportedLayer(f"{name}: cannot be compared: {why}")
+        if why:
+            self.unreadable.append(name)
+            return
         self.digests[name] = tensor_digest(base)
         if not all(same_bits(tuned[0], tensor) for tensor in tuned[1:]):
             raise UnsupportedLayer(f"{name}: tied in the base, but the tuned checkpoint holds different tensors for it")
@@ -194,21 +223,21 @@ class _Extraction:
         _check_pair(name, base, tuned[0])
         if base.dtype != tuned[0].dtype:
             self.dtypes[name] = (base.dtype, tuned[0].dtype)
-        change = self._change(name, _difference(name, base, tuned[0], self.dtype))
+        change = self._change(name, difference(name, base, tuned[0], self.dtype), base.is_floating_point())
         if change is not None:
             self.changes[name] = change
 
-    def _change(self, name: str, difference: Tensor) -> Change | None:
-        rows, columns = matrix_shape(difference.shape)
-        matrix = difference.reshape(rows, columns)
+    def _change(self, name: str, step: Tensor, floating: bool) -> Change | None:
+        rows, columns = matrix_shape(step.shape)
+        matrix = step.reshape(rows, columns)
         touched = (matrix != 0).any(1).nonzero().flatten()
-        if not touched.numel():  # -0.0 and 0.0: other bits, no displacement
+        if not touched.numel():  # other bits of the same numbers: no displacement
             return None
-        if difference.ndim == 2 and touched.numel() <= ROWS_SHARE * rows:
+        if step.ndim == 2 and touched.numel() <= ROWS_SHARE * rows:
             return Rows(touched, matrix[touched], (rows, columns))
-        if self.rank is None or difference.ndim < 2:
-            return Dense(difference)
-        return self._low_rank(name, matrix, tuple(difference.shape)) or Dense(difference)
+        if self.rank is None or step.ndim < 2 or not floating:
+            return Dense(step)
+        return self._low_rank(name, matrix, tuple(step.shape)) or Dense(step)
 
     def _low_rank(self, name: str, matrix: Tensor, shape: tuple[int, ...]) -> Change | None:
         """Return the truncated change, or None where its factors would not be smaller than the matrix."""
@@ -263,25 +292,3 @@ def _check_pair(name: str, base: Tensor, tuned: Tensor) -> None:
             f"{name}: {base.dtype} in the base and {tuned.dtype} in the tuned checkpoint cannot be subtracted; if one "
             "of them is quantized, compare the unquantized checkpoints"
         )
-
-
-def _difference(name: str, base: Tensor, tuned: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``tuned - base``, taken in float64."""
-    if not base.is_floating_point():
-        dtype = torch.float64
-    shape = matrix_shape(base.shape)
-    before, after = base.detach().reshape(shape), tuned.detach().reshape(shape)
-    result = torch.empty(shape, dtype=dtype)
-    for start, stop in slabs(*shape):
-        step = after[start:stop].to("cpu", torch.float64) - before[start:stop].to("cpu", torch.float64)
-        if not bool(torch.isfinite(step).all()):
-            _finite(base, name, "base")
-            _finite(tuned, name, "tuned")
-        result[start:stop] = step
-    return _finite(result.reshape(base.shape), name, "difference")
-
-
-def _finite(tensor: Tensor, name: str, role: str) -> Tensor:
-    if not bool(torch.isfinite(tensor).all()):
-        raise NonFinite(f"{name}: the {role} holds NaN or infinity; there is no difference to take")
-    return tensor

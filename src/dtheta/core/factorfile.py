@@ -1,7 +1,8 @@
 """Files of singular triplets in the cache: format, lookup, eviction.
 
     $DTHETA_CACHE/factors/<key of the request>-r<rank>.safetensors
-    one tensor a matrix, its name the digest of the weight: U, S, Vh one after the other, row by row
+    one tensor a matrix, its name the digest of the weight: U, S, Vh one after the other, row by row;
+    the largest element size first, so that every tensor starts at a multiple of it
     metadata: request (accuracy, seed, route, version), checksum of the data, and for each matrix its
               [m, n, rank, error, residual, route]
 
@@ -42,7 +43,7 @@ def store_path(folder: Path, request: str, digests: Iterable[str], rank: int) ->
 
 
 def load_stored(folder: Path, request: str, digests: Iterable[str], rank: int) -> dict[str, TruncatedSVD]:
-    """Return what is stored of the matrices with these digests, at this rank or a larger one."""
+    """Return what is stored of the matrices with these digests at this rank."""
     wanted, found = set(digests), {}
     for path in _candidates(folder, store_path(folder, request, wanted, rank)):
         found |= _read(path, request, wanted - found.keys(), rank)
@@ -52,18 +53,18 @@ def load_stored(folder: Path, request: str, digests: Iterable[str], rank: int) -
 
 
 def _candidates(folder: Path, exact: Path) -> Iterator[Path]:
-    """Yield the file of exactly this request, then those of other ranks, then others, newest first."""
+    """Yield the file of exactly this request, then the others of its rank, newest first."""
     if exact.exists():
         yield exact
-    key = exact.name.split("-r")[0]
-    files = sorted(_stats(folder), key=lambda item: (not item[0].name.startswith(key), -item[1].st_mtime))
+    rank = exact.name.rpartition("-")[2]
+    files = sorted(_stats(folder, f"*-{rank}"), key=lambda item: -item[1].st_mtime)
     yield from (path for path, _ in files[:_SEARCHED] if path != exact)
 
 
-def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
+def _stats(folder: Path, pattern: str = "*.safetensors") -> list[tuple[Path, os.stat_result]]:
     found = []
     with contextlib.suppress(OSError):
-        for path in folder.glob("*.safetensors"):
+        for path in folder.glob(pattern):
             with contextlib.suppress(OSError):  # another process may have evicted it
                 found.append((path, path.stat()))
     return found
@@ -76,7 +77,7 @@ def _read(path: Path, request: str, wanted: set[str], rank: int) -> dict[str, Tr
         if file.metadata.get("request") != request or not wanted & file.entries.keys():
             return {}
         table = parse_json(file.metadata["factors"], f"{path}: the table of factors")
-        useful = {d: table[d] for d in wanted & file.entries.keys() if table[d][2] >= rank}
+        useful = {d: table[d] for d in wanted & file.entries.keys() if table[d][2] == rank}
         if not useful:
             return {}
         data = _checked(file)
@@ -124,7 +125,8 @@ def store(path: Path, request: str, factors: Mapping[str, TruncatedSVD], capacit
 
     A folder that cannot be written is said to be so once, and nothing else happens.
     """
-    factors = dict(sorted(factors.items()))  # one request, one file: processes that write it at once write the same
+    # in an order of their own, so that processes that write one request at once write the same file
+    factors = dict(sorted(factors.items(), key=lambda item: (-item[1].U.element_size(), item[0])))
     parts = {digest: [data_of(t) for t in (f.U, f.S, f.Vh)] for digest, f in factors.items()}
     if sum(len(p) for three in parts.values() for p in three) > capacity:
         return

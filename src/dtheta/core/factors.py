@@ -1,10 +1,15 @@
 """Singular vectors that are computed once: `truncated_svd` behind a cache on disk.
 
-    key = xxh3_128(dtype, shape, bytes of the weight), rank, accuracy, seed, route, version of the algorithm
+    key = xxh3_128(dtype, shape, bytes of the weight), device, rank, accuracy, seed, route, version of the algorithm
 
 A weight is known by its content, so a renamed, reloaded or copied model finds its factors again, and a changed weight
 never finds wrong ones. The digest is a fast one: it guards against accidents, and a cache of one's own needs no
-more (a fingerprint of a base, core/fingerprint.py, is cryptographic). A stored larger rank serves a smaller one.
+more (a fingerprint of a base, core/fingerprint.py, is cryptographic).
+
+A result does not depend on what was asked for before: the leading triplets of a larger rank are as accurate as those
+of a smaller one, but not the same bits, so each rank has its own entry, and so has each kind of device. What remains is
+what `truncated_svd` itself depends on: another number of threads or another build of torch may round otherwise, and an
+entry keeps the bits of the one that wrote it.
 
 The cache lives in the folder "factors" of $DTHETA_CACHE and holds at most $DTHETA_FACTOR_CACHE_BYTES, 4e9 by default;
 0 turns it off. What was used longest ago goes first.
@@ -28,7 +33,7 @@ from dtheta.core.factorfile import load_stored, store, store_path
 from dtheta.core.svd import Route, TruncatedSVD, check_arguments, truncated_svd
 from dtheta.errors import ConfigError, DthetaError
 
-VERSION = 1  # raised whenever the same request gives other numbers
+VERSION = 2  # raised whenever the same request gives other numbers
 _CAPACITY = 4_000_000_000
 _T = TypeVar("_T")
 
@@ -67,7 +72,7 @@ def _cached(
 ) -> dict[str, TruncatedSVD]:
     capacity, folder = _capacity(), cache_dir("factors")
     request = f"v{VERSION} accuracy={accuracy} seed={seed} route={route}"
-    digests = {name: weight_digest(weight) for name, weight in weights.items()}
+    digests = {name: f"{weight_digest(weight)}-{weight.device.type}" for name, weight in weights.items()}
     first: dict[str, str] = {}
     for name, digest in digests.items():
         first.setdefault(digest, name)
@@ -79,7 +84,7 @@ def _cached(
         )
     if missing and capacity:
         store(store_path(folder, request, first, rank), request, {d: found[d] for d in first}, capacity)
-    return {name: _ready(found[digest], rank, weights[name].device) for name, digest in digests.items()}
+    return {name: _on(weights[name].device, found[digest]) for name, digest in digests.items()}
 
 
 def _naming(name: str, run: Callable[[], _T]) -> _T:
@@ -92,12 +97,10 @@ def _naming(name: str, run: Callable[[], _T]) -> _T:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _ready(found: TruncatedSVD, rank: int, device: torch.device) -> TruncatedSVD:
-    if found.rank > rank:
-        found = found.truncate(rank)
-    if found.U.device != device:
-        found = replace(found, U=found.U.to(device), S=found.S.to(device), Vh=found.Vh.to(device))
-    return found
+def _on(device: torch.device, found: TruncatedSVD) -> TruncatedSVD:
+    if found.U.device == device:
+        return found
+    return replace(found, U=found.U.to(device), S=found.S.to(device), Vh=found.Vh.to(device))
 
 
 def weight_digest(weight: Tensor) -> str:

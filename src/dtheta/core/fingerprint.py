@@ -4,7 +4,9 @@
     root           = sha256 over the lines "name digest", sorted by name
 
 A delta carries the digests of the tensors it touches and the root of the base it was made on. Only the touched
-tensors have to match for it to apply; the root says whether the whole base is the same.
+tensors have to match for it to apply; the root says whether the whole base is the same. A tensor that cannot be read
+(sparse, quantized, on the meta device) has no digest, and a base that holds one has no root: what nothing touches does
+not stand in the way of a delta.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -59,14 +61,21 @@ def tensor_digests(tensors: Mapping[str, Tensor], names: Iterable[str] | None = 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Digests by parameter name, and the root over the whole base (None when only some tensors are known)."""
+    """Digests by parameter name, and the root over the whole base (None when only some tensors are known).
+
+    Attributes:
+        digests: Digest by name.
+        root: Over all tensors of the base.
+        unreadable: Tensors that have no digest, by name, and why.
+    """
 
     digests: Mapping[str, str]
     root: str | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """The root over the whole base, as hex."""
+        """The root over the whole base, as hex; over the tensors that are known, where not all are."""
         return self.root or merkle_root(self.digests)
 
     def diff(self, other: Fingerprint) -> list[str]:
@@ -75,7 +84,15 @@ class Fingerprint:
         return sorted(n for n in names if self.digests.get(n) != other.digests.get(n))
 
     def restrict(self, names: Iterable[str]) -> Fingerprint:
-        """Return the same root and, of ``names``, the digests that are known: a new vector has none."""
+        """Return the same root and, of ``names``, the digests that are known: a new vector has none.
+
+        Raises:
+            UnsupportedLayer: If one of ``names`` is a tensor that cannot be read.
+        """
+        names = list(names)
+        for name in names:
+            if name in self.unreadable:
+                raise UnsupportedLayer(f"{name}: cannot take the digest of a tensor: {self.unreadable[name]}")
         return Fingerprint({n: self.digests[n] for n in names if n in self.digests}, self.root)
 
     def check(self, model: nn.Module | Mapping[str, Tensor], names: Iterable[str] | None = None) -> None:
@@ -119,18 +136,28 @@ def fingerprint(model: nn.Module | Mapping[str, Tensor], names: Iterable[str] | 
 
     Args:
         model: A module, with or without adapters attached, or tensors by name.
-        names: Take only these digests (the root is then None); everything by default.
+        names: Take only these digests (the root is then None); everything by default. Then a tensor without plain data
+            (meta device, sharded, sparse, quantized) has no digest, ``unreadable`` says why, and the root is None;
+            what asks for its digest is refused.
 
     Raises:
         UnknownParameter: If the model does not have one of the names.
-        UnsupportedLayer: For a tensor without plain data, naming it.
+        UnsupportedLayer: For one of ``names`` that is a tensor without plain data, or where the model has no others.
     """
     tensors = model if isinstance(model, Mapping) else base_tensors(model)
     if names is None:
-        digests = tensor_digests(tensors)
-        return Fingerprint(digests, merkle_root(digests))
+        unreadable = _unreadable(tensors)
+        readable = [name for name in tensors if name not in unreadable]
+        digests = tensor_digests(tensors, readable or unreadable)  # which raises where there is nothing to be read
+        return Fingerprint(digests, None if unreadable else merkle_root(digests), unreadable)
     names = list(names)
     for name in names:
         if name not in tensors:
             raise UnknownParameter(f"the model has no tensor {name!r}{did_you_mean(name, tensors)}")
     return Fingerprint(tensor_digests(tensors, names))
+
+
+def _unreadable(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    if hasattr(tensors, "info"):  # a checkpoint holds plain tensors only, and reads them from disk
+        return {}
+    return {name: why for name, tensor in tensors.items() if (why := why_unreadable(tensor))}

@@ -29,10 +29,10 @@ from dtheta.core.change import Change, Factors
 from dtheta.core.delta import Delta
 from dtheta.core.output import require_space, write_folder
 from dtheta.core.peft_config import CONFIG
-from dtheta.core.peft_layers import Layout, Uses, layouts, uses
+from dtheta.core.peft_layers import Layout, Uses, layouts, uses, why_not_used
 from dtheta.core.peft_reader import BASE, WEIGHTS, read_delta
 from dtheta.core.tensorfile import data_of, write_tensors
-from dtheta.core.tensors import base_tensors, canonical_names
+from dtheta.core.tensors import aliases, base_tensors, canonical_names
 from dtheta.errors import ConfigError, UnsupportedLayer
 
 
@@ -74,6 +74,11 @@ def to_peft(
     pairs = [pair for name, change in rest.items() for pair in _pairs(name, change, recorded)]
     if not pairs:
         raise ConfigError("nothing is left for LoRA's factors: peft has no adapter folder without any")
+    paths = Counter(layout.path for layout, _ in pairs)
+    if twice := next((path for path, count in paths.items() if count > 1), None):
+        raise ConfigError(
+            f"two changes of this delta are recorded for the module {twice!r}; pass the base, model=model"
+        )
     stored = [*pairs, *_companions(pairs)]
     tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
     config = _config(pairs, base_name, list(modules_to_save))
@@ -120,7 +125,13 @@ def _recorded(delta: Delta, model: nn.Module | None) -> Uses:
             "this delta does not record how the modules use its parameters (a linear layer, GPT-2's transposed one, an "
             "embedding), and shapes alone do not say: pass the base, dt.to_peft(delta, folder, model=model)"
         )
-    return {str(name): dict(entry) for name, entry in record.items()}
+    for name, change in delta.changes.items():
+        if (entry := record.get(name)) is not None and (wrong := why_not_used(entry, tuple(change.shape))):
+            raise ConfigError(
+                f"{name}: what this delta records of how modules use the parameter cannot be: {wrong}; pass the base, "
+                "dt.to_peft(delta, folder, model=model)"
+            )
+    return {name: dict(record[name]) for name in delta.changes if name in record}
 
 
 def _pairs(name: str, change: Change, recorded: Uses) -> list[tuple[Layout, Factors]]:
@@ -209,6 +220,14 @@ def _saved_in_full(delta: Delta, modules: Sequence[str], model: nn.Module | None
                 f"modules_to_save: peft takes {module!r} for every module whose name ends so, here {hits}; expected one"
             )
     names = [name for name in canonical if _inside(name, modules)]
+    for name, owners in aliases(model).items():
+        outside = [owner.name for owner in owners if not _inside(owner.name, modules)]
+        if name in delta and outside and len(outside) < len(owners):
+            inside = next(owner.name for owner in owners if owner.name not in outside)
+            raise UnsupportedLayer(
+                f"{inside}: this weight is tied to {outside[0]!r}, which is not among modules_to_save; peft loads a "
+                "copy into the saved module alone and so unties them. Save neither or both in full, or untie the model"
+            )
     return {f"base_model.model.{name}": _moved(delta, canonical[name], tensors) for name in names}
 
 

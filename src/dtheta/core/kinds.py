@@ -6,13 +6,19 @@
     low-rank  rank, core                     left (float, m r), right (float, r n),
                                              if core: core (float, r)
     rows      count                          index (int64, k), values (float, k n)
-    spectral  rank                           shift (float, k)                              probe (float, m), or
-                                                                                           left (m k) and right (k n)
+    spectral  rank                           shift (float, k)                              probe (float, m), with
+                                                                                           parts (float64) or without;
+                                                                                           or left (m k), right (k n)
+    ternary   count, by_row,                 scale (float, scalar or m)                    code (uint8, any length)
+              positive, negative
     block     axis, start, term              those of the term, as "term.NAME"
     scaled    factor, term                   those of the term, as "term.NAME"
     sum       terms                          those of term i, as "i.NAME"
+    ternary-factors  left, right             those of the factors, as "left.NAME" and "right.NAME"
 
-Everything is checked from the description alone: no tensor is read before its dtype and shape are known to be right.
+The signs of a ternary change are identified by the digests of their bit planes, which stand in its description; how
+they are coded does not count. Everything is checked from the description alone: no tensor is read before its dtype and
+shape are known to be right.
 
 Shape legend: (m, n) the matrix in which a parameter of that shape is seen; r rank; k count.
 """
@@ -31,15 +37,18 @@ from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.lowrank import LowRank
+from dtheta.core.planes import trusted
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensorfile import is_shape
+from dtheta.core.ternary import ternary
+from dtheta.core.ternary_factors import TernaryFactors
 from dtheta.errors import FormatError, did_you_mean
 
 MAX_DEPTH = 16  # of blocks, multiples and sums inside each other; sums and multiples made by ``+ *`` never nest
 
 FLOATS = (torch.float32, torch.float64)
-Part = tuple[tuple[torch.dtype, ...], tuple[int, ...]]
+Part = tuple[tuple[torch.dtype, ...], tuple[int | None, ...]]  # None: a length that the description does not fix
 Meta = Mapping[str, Any]
 
 
@@ -52,12 +61,14 @@ class Kind:
         parts: From the description to the dtypes and shapes of its tensors.
         build: From the description and the tensors to the change.
         besides: From the description to the further tensors, of which a file has one group, or none.
+        coded: From the description to the digests of what a file holds in another form.
     """
 
     fields: Mapping[str, type]
     parts: Callable[[Meta], dict[str, Part]]
     build: Callable[[Meta, Mapping[str, Tensor]], Change]
     besides: Callable[[Meta], list[dict[str, Part]]] = lambda meta: []
+    coded: Callable[[Meta], dict[str, str]] = lambda meta: {}
 
 
 def _low_rank_parts(meta: Meta) -> dict[str, Part]:
@@ -73,7 +84,33 @@ def _rows_parts(meta: Meta) -> dict[str, Part]:
 
 def _spectral_besides(meta: Meta) -> list[dict[str, Part]]:
     (m, n), k = matrix_shape(meta["shape"]), meta["rank"]
-    return [{"probe": (FLOATS, (m,))}, {"left": (FLOATS, (m, k)), "right": (FLOATS, (k, n))}]
+    probe: dict[str, Part] = {"probe": (FLOATS, (m,))}
+    basis: dict[str, Part] = {"left": (FLOATS, (m, k)), "right": (FLOATS, (k, n))}
+    return [{**probe, "parts": ((torch.float64,), ())}, probe, basis]
+
+
+def _spectral(meta: Meta, t: Mapping[str, Tensor]) -> Change:
+    parts = float(t["parts"]) if "parts" in t else None
+    if parts is not None and parts < 0:
+        raise FormatError(f"the size of its parts is {parts}; expected a number that is not negative")
+    return Spectral(t["shift"], tuple(meta["shape"]), t.get("left"), t.get("right"), t.get("probe"), parts)
+
+
+def _ternary(meta: Meta, t: Mapping[str, Tensor]) -> Change:
+    """Return the change; its signs are decoded, and must have the digests and the count of the description."""
+    from dtheta.core.codec.payload import decode
+
+    if "code" not in t:
+        raise FormatError("its coded signs are missing")
+    n = math.prod(meta["shape"])
+    mask, negative = decode(t["code"].numpy(), n)
+    change = ternary(trusted(mask ^ negative, negative, n), t["scale"], tuple(meta["shape"]))
+    for name in ("positive", "negative"):
+        if change.digests[name] != meta[name]:
+            raise FormatError(f"its {name} signs are not those that were written")
+    if change.count != meta["count"]:
+        raise FormatError(f"it has {change.count} entries that are not zero, and the file says {meta['count']}")
+    return change
 
 
 KINDS: dict[str, Kind] = {
@@ -88,8 +125,15 @@ KINDS: dict[str, Kind] = {
     "spectral": Kind(
         {"rank": int},
         lambda meta: {"shift": (FLOATS, (meta["rank"],))},
-        lambda meta, t: Spectral(t["shift"], tuple(meta["shape"]), t.get("left"), t.get("right"), t.get("probe")),
+        _spectral,
         _spectral_besides,
+    ),
+    "ternary": Kind(
+        {"count": int, "by_row": bool, "positive": str, "negative": str},
+        lambda meta: {"scale": (FLOATS, (matrix_shape(meta["shape"])[0],) if meta["by_row"] else ())},
+        _ternary,
+        lambda meta: [{"code": ((torch.uint8,), (None,))}],
+        lambda meta: {name: meta[name] for name in ("positive", "negative")},
     ),
 }
 
@@ -97,6 +141,7 @@ _COMPOSITES: dict[str, dict[str, type]] = {
     "block": {"axis": int, "start": int, "term": dict},
     "scaled": {"factor": float, "term": dict},
     "sum": {"terms": list},
+    "ternary-factors": {"left": dict, "right": dict},
 }
 
 
@@ -118,6 +163,14 @@ class Form:
             return {f"{c}.{n}": part for c, child in self.children.items() for n, part in child.parts().items()}
         return KINDS[self.meta["kind"]].parts(self.meta)
 
+    def identity(self, digests: Mapping[str, str]) -> dict[str, str]:
+        """Return the digests that identify the change, from those of ``parts()``."""
+        if self.children:
+            below = {c: child.identity(_below(digests, c)) for c, child in self.children.items()}
+            return {f"{c}.{n}": digest for c, found in below.items() for n, digest in found.items()}
+        kind = KINDS[self.meta["kind"]]
+        return {part: digests[part] for part in kind.parts(self.meta)} | kind.coded(self.meta)
+
     def besides(self) -> list[list[dict[str, Part]]]:
         """Return, for each change at the ends of the tree, groups of further tensors: it has one of them at most."""
         if not self.children:
@@ -138,6 +191,8 @@ class Form:
             return Scaled(float(meta["factor"]), built[0])
         if meta["kind"] == "sum":
             return Sum(tuple(built))
+        if meta["kind"] == "ternary-factors":
+            return TernaryFactors(*built, self.shape)  # type: ignore[arg-type]  # parse lets ternary changes in only
         change = KINDS[meta["kind"]].build(meta, tensors)
         if all(tensors.get(name) is tensor for name, tensor in change.tensors().items()):
             object.__setattr__(change, "digests", {name: digests[name] for name in change.tensors()})
@@ -165,12 +220,17 @@ def parse(meta: Any, depth: int = 0) -> Form:
     if depth > MAX_DEPTH:
         raise FormatError(f"changes are nested more than {MAX_DEPTH} deep")
     _check_fields(meta, KINDS[kind].fields if kind in KINDS else _COMPOSITES[kind])
-    inner = meta["terms"] if kind == "sum" else [meta["term"]] if kind in _COMPOSITES else []
-    names = [str(i) for i in range(len(inner))] if kind == "sum" else ["term"]
-    form = Form(meta, {n: parse(m, depth + 1) for n, m in zip(names, inner, strict=False)})
+    form = Form(meta, {name: parse(inner, depth + 1) for name, inner in _inner(meta).items()})
     if problem := _problem(form):
         raise FormatError(f"a change of kind {kind!r} cannot be: {problem}")
     return form
+
+
+def _inner(meta: Meta) -> dict[str, Any]:
+    """Return the descriptions of the changes that one is made of, by the names under which they are stored."""
+    if meta["kind"] == "sum":
+        return {str(i): term for i, term in enumerate(meta["terms"])}
+    return {name: meta[name] for name, kind in _COMPOSITES.get(meta["kind"], {}).items() if kind is dict}
 
 
 def _check_fields(meta: Meta, fields: Mapping[str, type]) -> None:
@@ -204,6 +264,14 @@ def _problem(form: Form) -> str:
         axis, inner = meta["axis"], matrix_shape(terms[0].shape)
         if axis not in (0, 1) or inner[1 - axis] != shape[1 - axis] or meta["start"] + inner[axis] > shape[axis]:
             return "the block does not fit into the parameter"
+    if meta["kind"] == "ternary-factors":
+        shapes = [term.shape for term in terms]
+        if any(term.meta["kind"] != "ternary" for term in terms) or [len(s) for s in shapes] != [2, 2]:
+            return "its factors are no ternary matrices"
+        if (shapes[0][0], shapes[1][1]) != shape or shapes[0][1] != shapes[1][0]:
+            return f"factors of {list(shapes[0])} and {list(shapes[1])} do not fit {list(shape)}"
+    if meta["kind"] == "ternary" and meta["count"] > math.prod(shape):
+        return f"{meta['count']} entries of {math.prod(shape)}"
     if meta["kind"] == "spectral" and not 1 <= meta["rank"] <= min(shape):
         return f"{meta['rank']} shifts do not fit a parameter of {list(form.shape)}"
     if meta["kind"] == "rows" and meta["count"] > shape[0]:

@@ -115,7 +115,8 @@ def recompress(
 
     ``rank`` keeps at most that many singular values (fewer when the pair has fewer). ``energy`` in (0, 1] keeps the
     fewest that hold that share of the sum of squares. ``tolerance`` >= 0 keeps the fewest whose relative Frobenius
-    error is at most that. At least one value is always kept, so the factors of a zero pair are zeros of rank 1.
+    error is at most that. At least one value is always kept, so the factors of a zero pair are zeros of rank 1; only
+    a pair that has no columns at all stays without.
     The factors come back in the dtype of ``left``; ``S`` and the two energies in float64.
     """
     if (rank is not None) + (energy is not None) + (tolerance is not None) != 1:
@@ -151,7 +152,7 @@ def _kept(tails: Tensor, rank: int | None, energy: float | None, tolerance: floa
         if not 0.0 <= tolerance < math.inf:
             raise ConfigError(f"tolerance {tolerance} is not a finite number >= 0")
         allowed = tolerance**2 * float(tails[0])
-    return max(1, int((tails[:most] > allowed).sum()))
+    return min(most, max(1, int((tails[:most] > allowed).sum())))
 
 
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:

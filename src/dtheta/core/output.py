@@ -82,11 +82,15 @@ def require_space(path: Path, nbytes: int) -> None:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.expanduser(path))
-    with _writing(target):
-        target = target.resolve() if target.is_symlink() else target.absolute()
-        folder = target.parent
-        is_folder = folder.is_dir()
-        target.exists()  # a name that the system cannot take fails here, before anything is written
+    try:
+        with _writing(target):
+            target = target.resolve() if target.is_symlink() else target.absolute()
+            folder = target.parent
+            is_folder = folder.is_dir()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(target)  # a name that the system cannot take fails here, before anything is written
+    except ValueError as error:  # a zero byte, half a character
+        raise OutputError(f"cannot write {str(path)!r}: {error}; choose another name") from None
     if not target.name:
         raise OutputError(f"cannot write {path}: it has no name")
     if not is_folder:
@@ -102,8 +106,9 @@ def _siblings(folder: Path) -> list[Path]:
 
 
 def _aside(target: Path) -> Path:
-    # the name is cut so that a long one still fits beside its own temporary file
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+    # cut in bytes, which is what systems count, so that a long name still fits beside its own temporary file
+    name = os.fsencode(target.name)[:100].decode(errors="ignore")
+    return target.with_name(f".{name}.{secrets.token_hex(6)}.part")
 
 
 @contextlib.contextmanager

@@ -22,19 +22,20 @@ from dtheta.errors import FormatError, UnsupportedLayer
 
 CONFIG = "adapter_config.json"
 _LARGEST = 16 << 20  # bytes; peft's own are below 100 kB
+_LARGEST_SCALE = 3.4e38  # about the largest float32: a scale is multiplied with factors of that precision
 _LONGEST_NAME = 128
 _MOST_STEPS = 2e7  # a few tenths of a second
 
 # Fields that say nothing about the displacement.
 _IMMATERIAL = {
     *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-    *("inference_mode", "lora_dropout", "fan_in_fan_out", "megatron_core", "qalora_group_size", "eva_config"),
+    *("inference_mode", "fan_in_fan_out", "megatron_core", "qalora_group_size", "eva_config"),
     *("corda_config", "lora_ga_config", "loftq_config", "runtime_config", "exclude_modules", "layers_to_transform"),
     *("layers_pattern", "parent_library", "peft_library_version", "ensure_weight_tying"),
 }
 _READ = {
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "modules_to_save"),
-    *("init_lora_weights", "bias"),
+    *("init_lora_weights", "bias", "lora_dropout"),
 }
 _VARIANTS = {
     "use_dora": "DoRA rescales every row of the weight, which is no low-rank displacement; merge it in peft and use "
@@ -66,6 +67,7 @@ class PeftConfig:
             expression could take for ever (then the tensors in the file say alone which modules are meant).
         modules_to_save: Modules stored in full.
         init: How the factors started.
+        dropout: Probability of dropping inputs of the factors while training.
         raw: The whole file.
     """
 
@@ -77,6 +79,7 @@ class PeftConfig:
     targets: tuple[str, ...] | str | None = None
     modules_to_save: tuple[str, ...] = ()
     init: Any = True
+    dropout: float = 0.0
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def rank_of(self, path: str) -> int:
@@ -126,12 +129,13 @@ def read_config(folder: Path) -> PeftConfig:
     return PeftConfig(
         rank=_rank(raw.get("r", 8), "r", where),
         alpha=_number(raw.get("lora_alpha", 8), "lora_alpha", where),
-        rslora=bool(raw.get("use_rslora", False)),
+        rslora=_flag(raw, "use_rslora", where),
         rank_pattern=_patterns(raw, "rank_pattern", _rank, where),
         alpha_pattern=_patterns(raw, "alpha_pattern", _number, where),
         targets=_expression(targets, where) if isinstance(targets, str) else _strings(raw, "target_modules", where),
         modules_to_save=_strings(raw, "modules_to_save", where) or (),
         init=raw.get("init_lora_weights", True),
+        dropout=_probability(raw.get("lora_dropout"), "lora_dropout", where),
         raw=raw,
     )
 
@@ -184,14 +188,28 @@ def _refuse_unknown(raw: Mapping[str, Any]) -> None:
 
 def _rank(value: Any, name: str, where: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise FormatError(f"{where}: {name} must be a positive whole number, found {value!r}")
+        raise FormatError(f"{where}: {name} must be a positive whole number, found {str(value)[:40]}")
     return value
 
 
 def _number(value: Any, name: str, where: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FormatError(f"{where}: {name} must be a finite number, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST_SCALE <= value <= _LARGEST_SCALE:
+        raise FormatError(f"{where}: {name} must be a number that float32 holds, found {str(value)[:40]}")
     return value
+
+
+def _probability(value: Any, name: str, where: Path) -> float:
+    value = 0.0 if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise FormatError(f"{where}: {name} must be a probability in [0, 1), found {str(value)[:40]}")
+    return float(value)
+
+
+def _flag(raw: Mapping[str, Any], name: str, where: Path) -> bool:
+    value = raw.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise FormatError(f"{where}: {name} must be true or false, found {str(value)[:40]}")
+    return bool(value)
 
 
 def _patterns(raw: Mapping[str, Any], name: str, check: Any, where: Path) -> dict[str, Any]:

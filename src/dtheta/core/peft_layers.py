@@ -24,6 +24,7 @@ Shape legend: D (m, n), L (m, r), R (r, n).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ from torch import Tensor, nn
 from dtheta.core.change import Factors, Shape, matrix_shape
 from dtheta.core.selection import Site, layer_kind, sites
 from dtheta.core.tensors import Owner
+
+_USE = re.compile(r"linear|transposed|embedding|conv(/[1-9][0-9]{0,8})?|in_proj|bypassed|bare")
 
 #: Module path to use, for the parameters whose use is not that of a linear layer or that several modules share.
 Uses = dict[str, dict[str, str]]
@@ -148,6 +151,22 @@ def use(owner: Owner, site: Site) -> str:
         return "embedding"
     kind = layer_kind(owner, site.tensor)
     return kind if kind in ("linear", "transposed") else "bare"
+
+
+def why_not_used(entry: object, shape: Shape) -> str:
+    """Return why an entry of ``Uses``, as a file may hold it, is none of a parameter of this shape; else nothing."""
+    if not isinstance(entry, Mapping) or not entry:
+        return f"{str(entry)[:60]!r} is no table from module to use"
+    for path, kind in entry.items():
+        if not isinstance(kind, str) or not _USE.fullmatch(kind):
+            return f"module {str(path)[:60]!r} has the unknown use {str(kind)[:60]!r}"
+        groups = int(kind.partition("/")[2] or 1)
+        dimensions = {"conv": (3, 4, 5), "bare": (), "bypassed": ()}.get(kind.partition("/")[0], (2,))
+        if (dimensions and len(shape) not in dimensions) or shape[:1] == () or shape[0] % groups:
+            return f"the use {kind!r} does not fit the shape {list(shape)}"
+        if kind == "in_proj" and shape[0] != 3 * shape[1]:
+            return f"the use {kind!r} does not fit the shape {list(shape)}"
+    return ""
 
 
 def layouts(name: str, shape: Shape, recorded: Mapping[str, Mapping[str, str]]) -> list[Layout]:

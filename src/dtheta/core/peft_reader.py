@@ -10,7 +10,7 @@ D = c (B A - B0 A0). The fast variants draw random numbers for it, so no one can
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ from torch import Tensor, nn
 
 from dtheta.core.change import Change, Dense, Factors, matrix_shape
 from dtheta.core.delta import Delta
+from dtheta.core.difference import difference
 from dtheta.core.fingerprint import Fingerprint, fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_config import PeftConfig, read_config
 from dtheta.core.peft_layers import Layout, layouts, uses
 from dtheta.core.provenance import Provenance
 from dtheta.core.tensorfile import open_tensors, parse_json
-from dtheta.core.tensors import base_tensors, canonical_names
+from dtheta.core.tensors import aliases, base_tensors, canonical_names
 from dtheta.errors import FormatError, UnknownParameter, UnsupportedLayer, did_you_mean
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "dtheta.base"
 _PREFIX = "base_model.model."
+_FACTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # peft has no LoRA in eight bits
 _FACTOR = re.compile(r"(?P<stem>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 
@@ -191,10 +193,10 @@ def _factors(folder: _Folder, layout: Layout, rank: int) -> tuple[Tensor, Tensor
         tensor = folder.take(name)
         if tensor is None:
             raise FormatError(f"{folder.path / WEIGHTS} lacks the tensor {name!r}")
-        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        if tuple(tensor.shape) != shape or tensor.dtype not in _FACTOR_DTYPES:
             raise FormatError(
                 f"{folder.path / WEIGHTS}: {name} is {tuple(tensor.shape)} of {tensor.dtype}; expected {shape} at the "
-                f"configured rank {rank}"
+                f"configured rank {rank}, in float32, float64, bfloat16 or float16"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise FormatError(f"{folder.path / WEIGHTS}: {name} holds NaN or infinity")
@@ -226,10 +228,11 @@ def _whole_modules(folder: _Folder, model: nn.Module, wanted: bool) -> dict[str,
     if not modules:
         return {}
     tensors, canonical = base_tensors(model), canonical_names(model)
+    whole = {_PREFIX + name for name in canonical if _in_modules(name, modules)}
     found: dict[str, Change] = {}
     for stored, tensor in folder.tensors.items():
         name = stored.removeprefix(_PREFIX)
-        if stored in folder.seen or not any(re.match(rf"(.*\.)?{re.escape(m)}\.", name) for m in modules):
+        if stored in folder.seen or not _in_modules(name, modules):
             continue
         if not wanted:
             raise UnsupportedLayer(
@@ -240,12 +243,36 @@ def _whole_modules(folder: _Folder, model: nn.Module, wanted: bool) -> dict[str,
         if base is None or base.shape != tensor.shape:
             shape = None if base is None else tuple(base.shape)
             raise FormatError(f"the folder stores {name!r} in full as {tuple(tensor.shape)}; this model has {shape}")
+        if tensor.is_complex() or tensor.is_floating_point() != base.is_floating_point():
+            raise FormatError(f"the folder stores {name!r} in full as {tensor.dtype}; this model has {base.dtype}")
         folder.take(stored)
         # the difference of two float32 numbers is exact in float64, so that base plus change gives back what was stored
-        difference = tensor.double() - base.detach().cpu().double()
-        if bool((difference != 0).any()):
-            found[canonical[name]] = Dense(difference)
+        step = difference(f"{folder.path / WEIGHTS}: {stored}", base, tensor, torch.float64)
+        if bool((step != 0).any()):
+            _check_untied(folder, model, stored, whole)
+            found[canonical[name]] = Dense(step)
     return found
+
+
+def _in_modules(name: str, modules: Sequence[str]) -> bool:
+    return any(re.match(rf"(.*\.)?{re.escape(module)}\.", name) for module in modules)
+
+
+def _check_untied(folder: _Folder, model: nn.Module, stored: str, whole: set[str]) -> None:
+    """Raise where a trained copy of a module holds a weight that others share, unless all have copies of one content.
+
+    peft trains a copy of the module, which unties it, so that the others keep the base's weight.
+    """
+    name = stored.removeprefix(_PREFIX)
+    held = next(owners for owners in aliases(model).values() if any(owner.name == name for owner in owners))
+    for owner in held:
+        copy = _PREFIX + owner.name
+        if copy not in whole or not torch.equal(folder.tensors.get(copy, torch.empty(0)), folder.tensors[stored]):
+            raise UnsupportedLayer(
+                f"the folder stores {name!r} in full, which this model ties to {owner.name!r}: peft trained a copy of "
+                f"its own there and left {owner.name!r} as it was, which no change of the shared weight does; untie "
+                "the model first (tie_word_embeddings=False, or a clone of the weight)"
+            )
 
 
 def _check_rest(folder: _Folder, model: nn.Module) -> None:
@@ -268,13 +295,12 @@ def _check_rest(folder: _Folder, model: nn.Module) -> None:
 def _provenance(folder: _Folder, model: nn.Module, names: list[str]) -> Provenance:
     config = folder.config
     alpha = None if not config.rslora and config.alpha == config.rank else config.alpha
-    dropout = config.raw.get("lora_dropout")
     method = {
         "name": "LoRA",
         "rank": config.rank,
         "alpha": alpha,
         "rslora": config.rslora,
-        "dropout": dropout if isinstance(dropout, float) else 0.0,
+        "dropout": config.dropout,
     }
     source = {key: config.raw[key] for key in ("base_model_name_or_path", "peft_version") if config.raw.get(key)}
     settings = {"source": "peft", **source, "uses": uses(model, names)}

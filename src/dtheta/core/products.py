@@ -5,6 +5,8 @@
     <L R, D>                       = sum((L^T D) * R)                    O(m n r)
     <rows i, Y>                    = sum(values * Y[i])
     <block X at w, Y>              = <X, Y restricted to w>
+    <s T, s' T'>                   = s s' (agreeing - conflicting signs)    by counting bits
+    <s T, D>                       = s <T, D>                               on the bit planes
 
 All accumulated in float64.
 """
@@ -21,8 +23,10 @@ from dtheta.core.block import Block
 from dtheta.core.change import Change, New, matrix_shape, slabs
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.linalg import lowrank_inner
+from dtheta.core.plane_products import dot
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.ternary import Ternary
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
 
@@ -68,6 +72,12 @@ def _inner_atoms(a: Change, b: Change) -> float:
         a, b = b, a
     if isinstance(a, Rows):
         return float((a.values.double() * b.rows(a.index)).sum())
+    if isinstance(b, Ternary) and not isinstance(a, Ternary):
+        a, b = b, a
+    if isinstance(a, Ternary) and isinstance(b, Ternary) and not (a.by_row or b.by_row):
+        return float(a.scale) * float(b.scale) * dot(a.planes, b.planes)
+    if isinstance(a, Ternary) and b.factors() is None:
+        return a.inner_dense(b.matrix().to(a.device))
     return _inner_matrices(a, b)
 
 

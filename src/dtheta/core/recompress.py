@@ -16,6 +16,7 @@ from dtheta.core.delta import Delta, derived
 from dtheta.core.linalg import Recompressed
 from dtheta.core.linalg import recompress as recompress_factors
 from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.svd import full_svd
 from dtheta.errors import ConfigError
 
@@ -24,7 +25,7 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     """Return the delta with every factored change brought to the rank asked for, as one low-rank change.
 
     Dense changes of matrices are factored too; vectors, rows and new vectors stay as they are. The blocks of a fused
-    projection are recompressed one by one.
+    projection are recompressed one by one, where they do not overlap.
 
     Args:
         delta: Any delta; spectral changes must be bound.
@@ -52,9 +53,15 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
 
 def _recompressed(change: Change, rank: int | float) -> tuple[Change, float]:
     """Return the recompressed change and the energy it lost."""
+    if _is_zero(change):
+        return change, 0.0
     blocks = list(_blocks(change))
-    if blocks and len({(b.axis, b.start, b.stop) for _, b in blocks}) > 1:
+    if len({block.axis for _, block in blocks}) == 1:
         return _recompressed_blocks(blocks, rank)
+    return _recompressed_whole(change, rank)
+
+
+def _recompressed_whole(change: Change, rank: int | float) -> tuple[Change, float]:
     factors = change.factors()
     if factors is None:
         return _factored(change, rank)
@@ -66,12 +73,20 @@ def _limit(rank: int | float) -> dict[str, Any]:
     return {"rank": rank} if isinstance(rank, int) else {"energy": rank}
 
 
+def _is_zero(change: Change) -> bool:
+    """Tell whether a change is zero by its form: made of products of rank 0 and of no rows."""
+    return all(
+        isinstance(leaf, LowRank | Rows) and any(0 in tensor.shape for tensor in leaf.tensors().values())
+        for leaf in change.leaves()
+    )
+
+
 def _blocks(change: Change, factor: float = 1.0) -> Iterator[tuple[float, Block]]:
-    """Yield the blocks of a sum of blocks with their factors; nothing if anything else is in it."""
+    """Yield the blocks of a sum of blocks with their factors; nothing if anything else that is not zero is in it."""
     if isinstance(change, Scaled):
         yield from _blocks(change.term, factor * change.factor)
     elif isinstance(change, Sum):
-        parts = [list(_blocks(term, factor)) for term in change.terms]
+        parts = [list(_blocks(term, factor)) for term in change.terms if not _is_zero(term)]
         if all(parts):
             for part in parts:
                 yield from part
@@ -80,24 +95,39 @@ def _blocks(change: Change, factor: float = 1.0) -> Iterator[tuple[float, Block]
 
 
 def _recompressed_blocks(blocks: list[tuple[float, Block]], rank: int | float) -> tuple[Change, float]:
-    """Recompress the blocks that share a window together, and each window by itself."""
-    windows: dict[tuple[int, int, int], list[tuple[float, Block]]] = {}
-    for factor, block in blocks:
-        windows.setdefault((block.axis, block.start, block.stop), []).append((factor, block))
+    """Recompress blocks along one axis: those whose windows overlap together, and the others by themselves."""
     kept, lost = [], 0.0
-    for held in windows.values():
-        first = held[0][1]
-        inner, energy = _recompressed(add([scale(block.term, factor) for factor, block in held]), rank)
-        kept.append(Block(inner, first.axis, first.start, first.full_shape))
+    for held in _clusters(blocks):
+        first, start, stop = held[0][1], held[0][1].start, max(block.stop for _, block in held)
+        if all((block.start, block.stop) == (start, stop) for _, block in held):
+            inner, energy = _recompressed(add([scale(block.term, factor) for factor, block in held]), rank)
+        else:
+            rows, columns = matrix_shape(first.full_shape)
+            shape = (stop - start, columns) if first.axis == 0 else (rows, stop - start)
+            moved = [scale(Block(b.term, b.axis, b.start - start, shape), factor) for factor, b in held]
+            inner, energy = _recompressed_whole(add(moved), rank)
+        kept.append(Block(inner, first.axis, start, first.full_shape))
         lost += energy
     return add(kept), lost
 
 
+def _clusters(blocks: list[tuple[float, Block]]) -> list[list[tuple[float, Block]]]:
+    """Return the blocks, those that overlap together, in the order of their windows."""
+    found: list[list[tuple[float, Block]]] = []
+    reached = -1
+    for factor, block in sorted(blocks, key=lambda item: item[1].start):
+        if block.start >= reached:
+            found.append([])
+        found[-1].append((factor, block))
+        reached = max(reached, block.stop)
+    return found
+
+
 def _factored(change: Change, rank: int | float) -> tuple[Change, float]:
     """Factor a dense change of a matrix; leave rows, vectors and new vectors alone."""
-    dense = change.dense() if isinstance(change, Dense | Sum | Scaled) and not isinstance(change, New) else None
-    if dense is None or dense.ndim < 2 or min(matrix_shape(dense.shape)) < 2:
+    factorable = isinstance(change, Dense | Sum | Scaled) and not isinstance(change, New)
+    if not factorable or len(change.shape) < 2 or min(matrix_shape(change.shape)) < 2:
         return change, 0.0
-    svd = full_svd(dense.reshape(matrix_shape(dense.shape)))
+    svd = full_svd(change.matrix())
     found: Recompressed = recompress_factors(svd.U * svd.S, svd.Vh, **_limit(rank))
     return LowRank(found.left, found.right, full_shape=tuple(change.shape)), found.discarded_energy

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
 from dtheta.core.change import matrix_shape
+from dtheta.core.overlap import refuse_overlap
 from dtheta.core.tensors import Owner, shared
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 
@@ -104,9 +105,13 @@ class Site:
 
 def sites(model: nn.Module, matrices: bool = False) -> dict[str, Site]:
     """Return the sites of all parameters of a model, or of its matrices alone, by name; tied tensors once."""
+    return _sites(model, shared(model), matrices)
+
+
+def _sites(model: nn.Module, table: Mapping[str, Sequence[tuple[Owner, Tensor]]], matrices: bool) -> dict[str, Site]:
     bypassed = {id(inner) for module in model.modules() for inner in _bypassed(module)}
     found = {}
-    for name, held in shared(model).items():
+    for name, held in table.items():
         owners, tensor = tuple(owner for owner, _ in held), held[0][1]
         if isinstance(tensor, nn.Parameter) and (tensor.ndim >= 2 or not matrices):
             hidden = any(id(owner.module) in bypassed for owner in owners)
@@ -187,8 +192,10 @@ def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = Tru
     Raises:
         ConfigError: For an unknown role, a malformed pattern, or a pattern that takes nothing.
         UnknownParameter: For a name that the model does not have.
+        UnsupportedLayer: For a parameter that shares memory with another one without being the same tensor.
     """
-    table = sites(model, matrices)
+    held = shared(model)
+    table = _sites(model, held, matrices)
     if pattern is None:
         pattern = "@blocks" if any(has_role(s, "blocks") for s in table.values()) else "@linear"
     chosen: dict[str, Site] = {}
@@ -196,6 +203,7 @@ def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = Tru
         _take(chosen, alternative.strip(), table, pattern)
     if not chosen:
         raise ConfigError(f"the selection {pattern!r} takes no parameter; {_examples(table)}")
+    refuse_overlap(held, (site.name for site in chosen.values()))
     order = {name: i for i, name in enumerate(table)}
     return sorted(chosen.values(), key=lambda s: (order[s.name], s.window.start if s.window else 0))
 

@@ -18,6 +18,10 @@ Differences from the fast SVD of PiSSA (Meng, Wang, Zhang 2024, arXiv 2404.02948
 torch.svd_lowrank with as many columns as the rank: keyed random numbers instead of the global generator (a reload
 gives the same factors), a stopping rule instead of a fixed number of iterations, Krylov space instead of powers.
 
+The same request gives the same bits on one machine with one number of threads. The products and LAPACK share their sums
+among threads (torch.set_num_threads, OMP_NUM_THREADS), and with another number of them the last bits differ; what must
+hold elsewhere too allows for that (the probe of core/spectral.py).
+
 Shape legend: W (m, n), U (m, r), S (r,), Vh (r, n); k the short side of W, l the long one; vectors inside are rows.
 """
 
@@ -93,8 +97,8 @@ def truncated_svd(
         accuracy: Largest relative error of a singular value. None is the fast mode: it aims at 1e-2, which takes a
             quarter of the products of torch.svd_lowrank with niter=16 for smaller errors, and returns what it has
             also where it falls short; ``error`` reports the estimate.
-        seed: Seed of the random start block. The result depends on it only within the accuracy, and on nothing else:
-            the global generators are neither read nor moved.
+        seed: Seed of the random start block. The result depends on it only within the accuracy; the global generators
+            are neither read nor moved.
         route: See the module; "auto" goes on to the next route where one falls short, a named route raises then.
 
     The sign of a triplet is fixed: the largest entry of its right vector is positive.
@@ -103,18 +107,25 @@ def truncated_svd(
         ShapeMismatch: For a tensor that is not a matrix.
         UnsupportedLayer: For integer, complex, sparse or meta tensors.
         ConfigError: For a rank, accuracy or route that is not possible.
-        NonFinite: For NaN or infinity.
+        NonFinite: For NaN or infinity, or a singular value that the precision of the result cannot hold.
         NotConverged: If a route that was asked for by name does not reach the accuracy.
     """
     check_arguments(weight, rank, accuracy, route)
     with torch.inference_mode(), _plain_arithmetic(weight.device):
-        matrix = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        # contiguous: how a matrix lies in memory is not part of it, and must not show in the last bits
+        matrix = weight.to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
         scale = _scale(matrix)
         if scale == 0.0:
             return _zero(matrix, rank)
         scale = 1.0 if 1e-6 < scale < 1e6 else scale  # squares must neither overflow nor vanish
         found = _solve(matrix if scale == 1.0 else matrix / scale, rank, accuracy, seed, route)
-    return replace(found, U=found.U.clone(), S=found.S * scale, Vh=found.Vh.clone())  # no longer inference tensors
+    S = found.S * scale
+    if not bool(torch.isfinite(S[0])):
+        raise NonFinite(
+            f"the largest singular value of the matrix of shape {tuple(weight.shape)}, "
+            f"{float(found.S[0]) * scale:.3g}, is more than {S.dtype} holds; factor the matrix in float64, or scale it"
+        )
+    return replace(found, U=found.U.clone(), S=S, Vh=found.Vh.clone())  # no longer inference tensors
 
 
 def full_svd(weight: Tensor) -> TruncatedSVD:

@@ -269,7 +269,7 @@ def _entry(name: str, spec: Any, base: int, path: Path) -> Entry:
         raise FormatError(f"{what} is of dtype {str(code)[:20]}; expected one of {', '.join(DTYPES)}")
     if not is_shape(shape):
         raise FormatError(f"{what} has no valid shape; the file is damaged")
-    if not is_shape(offsets) or len(offsets) != 2:
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and 0 <= n for n in offsets):
         raise FormatError(f"{what} has no valid offsets; the file is damaged")
     entry = Entry(DTYPES[code], tuple(shape), base + offsets[0], base + offsets[1])
     if entry.nbytes != math.prod(shape) * entry.dtype.itemsize:

@@ -149,6 +149,26 @@ def shared(model: nn.Module) -> dict[str, list[tuple[Owner, Tensor]]]:
     return table
 
 
+def same_content(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors are known to be equal bit for bit, also where they have no plain numbers to read."""
+    if a is b:
+        return True
+    if not (why_unreadable(a) or why_unreadable(b)):
+        return same_bits(a, b)
+    sparse = a.layout == b.layout != torch.strided and a.layout != torch._mkldnn and a.shape == b.shape  # type: ignore[attr-defined]
+    return sparse and all(same_bits(x, y) for x, y in zip(_stored(a), _stored(b), strict=True))
+
+
+def _stored(sparse: Tensor) -> tuple[Tensor, ...]:
+    """Return the plain tensors that hold a sparse one."""
+    if sparse.layout == torch.sparse_coo:
+        sparse = sparse.detach().coalesce()
+        return sparse.indices(), sparse.values()
+    if sparse.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return sparse.crow_indices(), sparse.col_indices(), sparse.values()
+    return sparse.ccol_indices(), sparse.row_indices(), sparse.values()
+
+
 def canonical_names(model: nn.Module) -> dict[str, str]:
     """Return every name a tensor goes by, mapped to the one that ``base_tensors`` uses."""
     return {owner.name: name for name, held in aliases(model).items() for owner in held}

@@ -1,4 +1,7 @@
-"""``load_corpus``: one's own texts without labels, from a CSV, TSV or JSONL file, for training a language model."""
+"""``load_corpus``: one's own texts without labels, from a CSV, TSV or JSONL file, for training a language model.
+
+Duplicates within a file count once; a text that is in the file to train on and in the one to test on is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtheta.data.lines import label_field, numbered_lines, text_field
-from dtheta.data.text import TEST_FRACTION, keyed_order
+from dtheta.data.text import check_apart, held_out_count, keyed_order
 from dtheta.errors import ConfigError, FormatError
 
 
@@ -51,25 +54,28 @@ def load_corpus(
     encoding: str = "utf-8",
 ) -> Corpus:
     """Return one's own unlabeled texts; arguments and errors are those of ``load_table``, duplicates count once."""
-    rows = _texts(path, text, encoding)
+    lines = _first_lines(path, text, encoding)
+    rows = list(lines)
     if test is not None:
-        held_out = [t for t in _texts(test, text, encoding) if t not in set(rows)]
+        measured = _first_lines(test, text, encoding)
+        check_apart(lines, str(path), measured, str(test))
+        held_out = list(measured)
         train = [rows[i] for i in keyed_order(len(rows), seed, f"train/{path.stem}")]
     else:
         order = keyed_order(len(rows), seed, f"split/{path.stem}")
-        cut = n_test if n_test is not None else max(1, round(TEST_FRACTION * len(rows)))
-        if not 1 <= cut < len(rows):
-            raise ConfigError(
-                f"n_test={cut} must lie between 1 and {len(rows) - 1}: there are {len(rows)} distinct texts"
-            )
+        cut = held_out_count(rows, n_test, path.name)
         held_out, train = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     return Corpus(path.stem, _first(train, n_train, "n_train"), _first(held_out, n_test, "n_test"))
 
 
-def _texts(path: Path, text: str, encoding: str) -> list[str]:
-    lines = numbered_lines(path, encoding)
-    found = (text_field(fields, text, f"{path.name}, line {number}") for number, fields in lines)
-    return list(dict.fromkeys(found))
+def _first_lines(path: Path, text: str, encoding: str) -> dict[str, int]:
+    """Return the distinct texts in order, each with the number of its first line."""
+    found: dict[str, int] = {}
+    for number, fields in numbered_lines(path, encoding):
+        found.setdefault(text_field(fields, text, f"{path.name}, line {number}"), number)
+    if not found:
+        raise FormatError(f"{path.name} holds no rows")
+    return found
 
 
 def _first(texts: Sequence[str], count: int | None, what: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def numbered_lines(path: Path, encoding: str) -> Iterator[tuple[int, Mapping[str
     """Yield the number of each line, counted from 1, and its fields by column.
 
     Raises:
-        ConfigError: If there is no such file, its suffix is none that is read, or the encoding is unknown.
+        ConfigError: If there is no such file, it is a folder, its suffix is not read, or the encoding is unknown.
         FormatError: For undecodable bytes, a row of another width than the header, bad JSON, or an empty file.
     """
     content = _decode(path, encoding)
@@ -37,8 +37,10 @@ def has_header(path: Path) -> bool:
 
 
 def _decode(path: Path, encoding: str) -> str:
+    if path.is_dir():
+        raise ConfigError(f"{str(path)!r} is a folder; give one file ({', '.join((*_DELIMITER, *_JSON))}) in it")
     if path.suffix.lower() not in (*_DELIMITER, *_JSON):
-        raise ConfigError(f"{path.name}: only {', '.join((*_DELIMITER, *_JSON))} files are read, by their suffix")
+        raise ConfigError(f"{path}: only {', '.join((*_DELIMITER, *_JSON))} files are read, by their suffix")
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     content = path.read_bytes()

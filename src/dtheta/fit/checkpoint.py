@@ -27,7 +27,7 @@ from dtheta.fit.record import Record
 from dtheta.fit.sharded import like, whole
 
 NAME = "last.safetensors"
-FORMAT = 1
+FORMAT = 2  # 1 knew of its data the last batch only
 _KEY = "dtheta.fit"
 
 

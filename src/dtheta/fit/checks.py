@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.tensors import base_tensors
 from dtheta.errors import BaseMismatch, ConfigError, NonFinite, UnsupportedLayer
 from dtheta.fit.batch import digest
+from dtheta.fit.sharded import local
 from dtheta.fit.world import World
 
 
@@ -44,6 +45,44 @@ def check_finite(step: int, loss: float, norm: float, scaled: bool, lr: float, k
         f"step {step}: {what}; the terms are those after step {step - 1}, and {kept}. Lower lr (now {lr:g}), lengthen "
         "the warmup, or look at the batch"
     )
+
+
+def check_terms(step: int, parameters: Iterable[Tensor], world: World, lr: float, kept: str) -> None:
+    """Raise if an update left NaN or infinity in a term; every process has to ask.
+
+    Raises:
+        NonFinite: naming the step and what ``kept`` says there is left.
+    """
+    parts = [torch.isfinite(local(p.detach())).all() for p in parameters]
+    finite = not parts or bool(torch.stack([part.to(parts[0].device) for part in parts]).all())  # one wait
+    if world.any(not finite):
+        raise NonFinite(
+            f"step {step}: its update made terms NaN or infinite, and the adapter holds them; {kept}. Lower lr (now "
+            f"{lr:g}) or lengthen the warmup, and attach anew"
+        )
+
+
+def check_attached(adapter: Any) -> None:
+    """Raise if an adapter was taken off its model.
+
+    Raises:
+        ConfigError: its terms are in no model, so no loss could depend on them.
+    """
+    if not getattr(adapter, "_attached", True):  # a Trainable of one's own need not know what attaching is
+        raise ConfigError(
+            "this adapter is detached: its terms are in no model, so there is nothing to train; call fit before "
+            "detach(), or attach to the model anew"
+        )
+
+
+def check_callable(name: str, value: Any, what: str) -> None:
+    """Raise unless an argument can be called.
+
+    Raises:
+        ConfigError: naming the argument and what it should be.
+    """
+    if not callable(value):
+        raise ConfigError(f"{name} must be {what}, got {value!r:.80}")
 
 
 def versions(model: nn.Module) -> dict[str, int]:

@@ -57,14 +57,30 @@ class Evaluator:
         """Return the loss and the metric, by name; ``sharded`` makes every process go through all batches.
 
         Raises:
-            ConfigError: there is no batch, or the metric needs logits and labels that are not there.
+            ConfigError: there is no batch, the metric needs logits and labels that are not there, or returns no number.
             NonFinite: a score is NaN or infinite.
         """
         with torch.no_grad():
             found = self._mean_scores(adapter, 1 if sharded else self.world.size)
             if self.metric is not None and self.deciding[0] not in found:
-                found[self.deciding[0]] = _finite(self.deciding[0], self.metric(adapter, self._on_device()))  # type: ignore[operator]
+                found[self.deciding[0]] = self._own_score(adapter)
         return found
+
+    def _own_score(self, adapter: Any) -> float:
+        """Return what a metric that is a function of the user's says.
+
+        Raises:
+            ConfigError: no number.
+            NonFinite: NaN or infinity.
+        """
+        value = self.metric(adapter, self._on_device())  # type: ignore[operator]
+        try:
+            number = None if isinstance(value, (str, bytes)) else float(value)
+        except (TypeError, ValueError, RuntimeError):  # None, an array, a tensor of several elements
+            number = None
+        if number is None:
+            raise ConfigError(f"the metric {self.deciding[0]} must return one number, got {value!r:.80}")
+        return _finite(self.deciding[0], number)
 
     def _on_device(self) -> Iterable[Batch]:
         for batch in self.batches:

@@ -15,13 +15,14 @@ resumed, it ends with the same bits (under DDP of more than two processes the or
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import item_counter
+from dtheta.fit.checks import check_attached, check_callable
 from dtheta.fit.evaluate import Evaluator, Scorer
 from dtheta.fit.modes import kept_modes
 from dtheta.fit.randomness import kept_generators
@@ -73,7 +74,9 @@ def fit(
 
     Args:
         adapter: what ``attach`` returned, or anything that is ``Trainable``.
-        train: a DataLoader, a Dataset, or an iterable of batches; gone through as often as needed.
+        train: a DataLoader, a Dataset, or an iterable of batches; gone through as often as needed. Random augmentation
+            of a Dataset's items depends on seed, epoch and index alone; in a DataLoader of your own also on its batch
+            size and number of workers (``dtheta.fit.items.KeyedItems`` around its dataset lifts that).
         steps: optimizer steps.
         eval: the same for evaluation; None trains without.
         loss: (model, batch) -> scalar mean loss; None for ``model(**batch).loss``.
@@ -95,7 +98,9 @@ def fit(
         patience: end after so many evaluations without improvement; None never.
         checkpoint: folder for the checkpoint; None writes none.
         checkpoint_every: steps between checkpoints; None for ten a run. The last step always writes one.
-        resume: go on from the checkpoint in the folder, if there is one; a finished run returns its record.
+        resume: go on from the checkpoint in the folder, if there is one; a finished run returns its record. The data of
+            the interrupted epoch is read again up to where the run was, and each batch must be the one it was; earlier
+            epochs, and what comes after, are not compared.
         log: JSONL file with a line for every step and evaluation.
         callbacks: called after every step; one that returns True ends the run.
         allow_unused: whether trainable parameters may stay without gradient (experts that no token went to).
@@ -106,9 +111,9 @@ def fit(
         The record: losses, evaluations, rates, the best one, time, reason of the end, configuration.
 
     Raises:
-        ConfigError: an argument that cannot be meant, empty data, no scalar loss, a parameter that no gradient reaches,
-            a resume with another configuration or other data.
-        NonFinite: the loss or its gradient is NaN or infinite; the last checkpoint stays.
+        ConfigError: an argument that cannot be meant, a detached adapter, empty data, no scalar loss, a parameter that
+            no gradient reaches, a resume with another configuration or other data.
+        NonFinite: the loss, its gradient or an updated term is NaN or infinite; the last checkpoint stays.
         UnsupportedLayer: the model wrote to its own weights or buffers while it ran.
         OutputError: checkpoint or log cannot be written.
         FormatError: the checkpoint is damaged.
@@ -123,6 +128,8 @@ def fit(
         raise ConfigError("metric, patience and eval_every need evaluation data: give eval=...")
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ConfigError("resume and checkpoint_every need a folder: give checkpoint=...")
+    callbacks = _checked(loss, metric, count, collate, callbacks)
+    check_attached(adapter)
     if not adapter.trainable():
         raise ConfigError("nothing trains in this adapter: all its parameters are frozen, or there are none")
     counter = count or item_counter(adapter, own_loss=loss is None)
@@ -130,7 +137,7 @@ def fit(
         around = stack.enter_context(world(allow_unused))
         stack.enter_context(kept_generators(around.device))
         stack.enter_context(kept_modes(adapter))
-        stream = Stream(as_batches(train, "train", batch_size, collate, seed), seed)
+        stream = Stream(as_batches(train, "train", batch_size, collate, seed), seed, trailed=checkpoint is not None)
         stack.callback(stream.close)
         evaluator = None
         if eval is not None:
@@ -140,6 +147,30 @@ def fit(
         stack.callback(run.close)
         run.open(resume, log_file, quiet)
         return run.train(callbacks)
+
+
+def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -> tuple[Callback, ...]:
+    """Return the callbacks, after a look at all functions of the user's: one that is none fails only in mid-run.
+
+    Raises:
+        ConfigError: naming the first that cannot be called.
+    """
+    table = (
+        ("loss", loss, "a function (model, batch) -> scalar tensor"),
+        ("count", count, "a function (batch) -> number of items"),
+        ("collate", collate, "a function (items) -> batch"),
+    )
+    for name, value, what in table:
+        if value is not None:
+            check_callable(name, value, what)
+    if metric is not None and not hasattr(metric, "of_means"):
+        check_callable("metric", metric, "a dtheta.score metric or a function (model, batches) -> number")
+    if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Iterable):
+        raise ConfigError(f"callbacks must be a list of functions (step) -> bool or None, got {callbacks!r:.80}")
+    found = tuple(callbacks)
+    for index, value in enumerate(found):
+        check_callable(f"callbacks[{index}]", value, "a function (step) -> bool or None")
+    return found
 
 
 def launched_precision() -> Precision:

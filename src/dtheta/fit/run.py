@@ -17,7 +17,15 @@ from dtheta.errors import ConfigError
 from dtheta.fit import checkpoint as checkpoints
 from dtheta.fit.batch import share
 from dtheta.fit.checkpoint import Checkpoint
-from dtheta.fit.checks import autocast, base_identity, check_finite, check_reached, check_unwritten, versions
+from dtheta.fit.checks import (
+    autocast,
+    base_identity,
+    check_finite,
+    check_reached,
+    check_terms,
+    check_unwritten,
+    versions,
+)
 from dtheta.fit.evaluate import Evaluator
 from dtheta.fit.modes import eval_mode, train_mode
 from dtheta.fit.objective import Objective, model_loss
@@ -152,13 +160,18 @@ class Run:
         self.log.write("step", step, loss=loss, lr=rate, gradient_norm=norm, seconds=self.record.seconds)
         self.bar.step(loss)
         last = step == self.settings.steps
+        saves = self.path is not None and step % self.settings.checkpoint_interval == 0
         due = self.evaluator is not None and (last or step % self.settings.evaluation_interval == 0)
+        if due or last or saves:  # what is kept is checked: the next step's loss would be too late
+            self._check_terms(step)
         scores = self._evaluate(step) if due else None
         seen = Step(self.adapter, step, loss, rate, norm, self.record.seconds, scores)
         told = bool(callbacks) and self.world.any(any([callback(seen) is True for callback in callbacks]))
         stop = self._stop(last, told)
+        if told:
+            self._check_terms(step)
         self.record = self.record.with_(stop=stop, seconds=time.perf_counter() - self.began)
-        if self.path is not None and (stop or step % self.settings.checkpoint_interval == 0):
+        if self.path is not None and (stop or saves):
             self._save(self.path)
 
     def _stop(self, last: bool, told: bool) -> str:
@@ -177,8 +190,7 @@ class Run:
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters.values())
         loss_value, norm_value = torch.stack([loss, norm.float().to(loss.device)]).tolist()  # the one wait of a step
-        kept = "there is no checkpoint" if self.saved is None else f"{self.path} holds the run up to step {self.saved}"
-        check_finite(step, loss_value, norm_value, self.scaler.is_enabled(), s.lr, kept)
+        check_finite(step, loss_value, norm_value, self.scaler.is_enabled(), s.lr, self._kept())
         clip(self.parameters.values(), s.clip, norm_value)
         with gathered(self.adapter) if self.sharded else nullcontext():
             self.adapter.method.add_gradient(self.adapter, s.lr)
@@ -189,6 +201,13 @@ class Run:
         if step == 1:
             self._check_base()
         return loss_value, norm_value, rate
+
+    def _kept(self) -> str:
+        """Say what is left of a run that ends here with an error."""
+        return "there is no checkpoint" if self.saved is None else f"{self.path} holds the run up to step {self.saved}"
+
+    def _check_terms(self, step: int) -> None:
+        check_terms(step, self.parameters.values(), self.world, self.settings.lr, self._kept())
 
     def _backward(self, step: int) -> Tensor:
         """Accumulate the gradient of the mean loss over all items of a step; return that loss, in float32."""

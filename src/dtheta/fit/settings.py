@@ -41,8 +41,12 @@ class Settings:
         for name in ("full_lr", "clip"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ConfigError(f"weight_decay must be zero or a positive number, got {self.weight_decay}")
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"weight_decay must be zero or a positive number, got {self.weight_decay!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(f"seed must be a whole number, got {self.seed!r}")
+        if not isinstance(self.allow_unused, bool):
+            raise ConfigError(f"allow_unused must be True or False, got {self.allow_unused!r}")
         _choice("schedule", self.schedule, get_args(Schedule))
         _choice("precision", self.precision, get_args(Precision))
         if self.warmup_steps > self.steps:
@@ -51,8 +55,9 @@ class Settings:
     @property
     def warmup_steps(self) -> int:
         """Steps of the warmup: a share of all steps below 1, else a number of steps."""
-        if not self.warmup >= 0 or (self.warmup >= 1 and self.warmup != int(self.warmup)):
-            raise ConfigError(f"warmup must be a share in [0, 1) or a whole number of steps, got {self.warmup}")
+        known = _is_number(self.warmup) and self.warmup >= 0
+        if not known or (self.warmup >= 1 and self.warmup != int(self.warmup)):
+            raise ConfigError(f"warmup must be a share in [0, 1) or a whole number of steps, got {self.warmup!r}")
         return round(self.warmup * self.steps) if self.warmup < 1 else int(self.warmup)
 
     @property
@@ -77,9 +82,14 @@ def _count(name: str, value: Any, optional: bool) -> None:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} must be a positive number, got {value}")
+def _is_number(value: Any) -> bool:
+    """Tell whether something is a finite number; a string, a flag or a tensor is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not (_is_number(value) and value > 0):
+        raise ConfigError(f"{name} must be a positive number, got {value!r}")
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -29,6 +29,12 @@ def whole(tensor: Tensor) -> Tensor:
     return found.full_tensor() if _is_dtensor(tensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds."""
+    found: Any = tensor
+    return found.to_local() if _is_dtensor(tensor) else tensor
+
+
 def like(full: Tensor, parameter: Tensor) -> Tensor:
     """Return a full tensor in the form of a parameter: on its device, and its own part where that is sharded."""
     full = full.to(parameter.device)

@@ -3,6 +3,14 @@
 Epoch e starts with the generators of the loader and its samplers seeded by (seed, their own seed, e) and with
 ``set_epoch(e)`` where there is one; each fetch seeds the global generators by (seed, e, place). So shuffling and random
 augmentation repeat exactly, and winding to a place is fetching from the start of its epoch.
+
+What random augmentation depends on besides:
+
+    a Dataset                         on nothing: each item is keyed by (seed, e, index), see ``items``
+    a DataLoader without workers      on its batch size: items of a batch draw one after the other
+    a DataLoader with workers         on their number as well: torch seeds each worker, from (seed, e), once an epoch.
+                                      ``KeyedItems(dataset, seed)`` in it makes the items independent of both
+    an IterableDataset, an iterable   on what it does itself, with the global generators keyed by (seed, e, place)
 """
 
 from __future__ import annotations
@@ -11,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError
-from dtheta.fit.batch import digest
+from dtheta.fit.items import KeyedItems
 from dtheta.fit.randomness import seed_all
+from dtheta.fit.trail import Trail
 from dtheta.fit.trainable import Batch
 
 BATCH_SIZE = 32
@@ -32,7 +41,7 @@ def as_batches(
         what: "train" or "eval", for messages.
         batch_size: rows a batch, of a Dataset; 32 if None.
         collate: how the items of a Dataset become a batch; its own ``collate`` method, or torch's way, if None.
-        seed: of the order of a Dataset; None keeps its order.
+        seed: of the order and of the random augmentation of a Dataset; None keeps its order.
 
     Raises:
         ConfigError: for something that is no source of batches, or ``batch_size`` with ready-made batches.
@@ -56,6 +65,8 @@ def _loader(dataset: Any, batch_size: int, collate: Any, seed: int | None) -> Da
         from dtheta.data.batches import KeyedOrder
 
         order = KeyedOrder(len(dataset), seed)
+        if type(dataset) is not TensorDataset:  # whose items draw nothing
+            dataset = KeyedItems(dataset, seed)
     return DataLoader(dataset, batch_size, sampler=order, collate_fn=collate)
 
 
@@ -67,8 +78,8 @@ class Stream:
         taken: batches taken of this epoch.
     """
 
-    def __init__(self, batches: Iterable[Batch], seed: int) -> None:
-        """Stand before the first batch of epoch 0."""
+    def __init__(self, batches: Iterable[Batch], seed: int, trailed: bool = False) -> None:
+        """Stand before the first batch of epoch 0; ``trailed`` takes a digest of every batch, as ``position`` needs."""
         self.batches = batches
         self.seed = seed
         self.epoch = 0
@@ -76,7 +87,7 @@ class Stream:
         self.once = isinstance(batches, Iterator)
         self._generators = [(g, g.get_state(), g.initial_seed()) for g in _generators(batches)]
         self._iterator: Iterator[Batch] | None = None
-        self._last: Batch = None
+        self._trail = Trail() if trailed else None
 
     def next(self) -> Batch:
         """Return the next batch; the epoch after the last one follows by itself.
@@ -90,9 +101,13 @@ class Stream:
             found, batch = self._fetch()
         if not found:
             raise ConfigError(f"the training data has no batch (epoch {self.epoch}): it is empty")
-        self.taken += 1
-        self._last = batch
+        self._note(batch)
         return batch
+
+    def _note(self, batch: Batch) -> None:
+        self.taken += 1
+        if self._trail is not None:
+            self._trail.add(batch)
 
     def _fetch(self) -> tuple[bool, Batch]:
         seed_all(key(self.seed, f"fit/data/{self.epoch}", self.taken))
@@ -120,27 +135,34 @@ class Stream:
                 "cannot start again; give a DataLoader or a list, fewer steps, or an iterator over more epochs"
             )
         self.epoch, self.taken, self._iterator = self.epoch + 1, 0, None
+        self._trail = None if self._trail is None else Trail()
 
     def position(self) -> dict[str, Any]:
-        """Return where the stream stands, and a digest of the batch it gave last."""
-        return {"epoch": self.epoch, "taken": self.taken, "digest": digest(self._last)}
+        """Return where the stream stands, and digests of the batches that it gave of this epoch."""
+        assert self._trail is not None, "only a stream that was made with trailed=True has a position"
+        return {"epoch": self.epoch, "taken": self.taken, **self._trail.state()}
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go where a stream stood when ``position`` was called.
+        """Go where a stream stood when ``position`` was called, and compare all that is read on the way.
+
+        That are the batches of the interrupted epoch up to the position: each must be what it was. Not compared, since
+        they are not read again, are the epochs before it; nor the batches that the run had not seen yet.
 
         Raises:
             ConfigError: the data is not what it was.
         """
-        self.epoch = position["epoch"]
+        self.epoch, self._trail = position["epoch"], Trail()
         for _ in range(position["taken"]):
-            found, self._last = self._fetch()
+            found, batch = self._fetch()
             if not found:
                 raise ConfigError(f"resume: an epoch had {position['taken']} batches at least, now it has {self.taken}")
-            self.taken += 1
-        if digest(self._last) != position["digest"]:
+            self._note(batch)
+        odd = self._trail.difference(position)
+        if odd is not None:
+            which = f"batch {odd[0]}" if odd[0] == odd[1] else f"one of the batches {odd[0]} to {odd[1]}"
             raise ConfigError(
-                f"resume: batch {self.taken} of epoch {self.epoch} is not the one that the run had there; the training "
-                "data, its order or its batch size changed. Give the same data, or start anew in another folder"
+                f"resume: {which} of epoch {self.epoch} is not the one that the run had there; the training data, its "
+                "order or its batch size changed. Give the same data, or start anew in another folder"
             )
 
     def close(self) -> None:

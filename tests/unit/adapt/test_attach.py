@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.term import DenseTerm, FactoredTerm
 from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
+from dtheta.core.files import load
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
@@ -124,10 +126,40 @@ def test_attach_to_an_adapter_says_what_to_do(model):
     adapter.detach()
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf])
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "1", None, True])
 def test_weight_must_be_a_number(model, weight):
     with pytest.raises(ConfigError, match="weight must be a finite number"):
         attach(model, LoRA(rank=2), weight=weight)
+    delta = of(model, a_weight=Dense(drawn(5, 6)))
+    with pytest.raises(ConfigError, match="a factor in weights must be a finite number"):
+        attach(model, [delta, delta], weights=[1.0, weight])
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", None, True])
+def test_seed_must_be_a_whole_number(model, seed):
+    with pytest.raises(ConfigError, match=f"seed must be int, found {seed!r}"):
+        attach(model, LoRA(rank=2), seed=seed)
+
+
+def test_numbers_of_numpy_reach_a_file(model, tmp_path):
+    adapter = attach(model, LoRA(rank=np.int64(2)), weight=np.float32(0.5), seed=np.int16(3))
+    path = adapter.delta().save(tmp_path / "a.delta")
+    adapter.detach()
+    assert load(path).provenance.seed == 3
+    again = attach(model, load(path))
+    assert again.method == LoRA(rank=2)
+    again.detach()
+
+
+def test_an_input_that_is_infinite(model):
+    """The limit that attach states: zero times infinity, where the term acts by itself."""
+    x = drawn(1, 6)
+    x[0, 0] = math.inf
+    adapter = attach(model, LoRA(rank=2), "a")
+    assert bool(model["a"](x).isnan().all())
+    assert not model["a"](x.expand(40, 6)).isnan().any()
+    adapter.detach()
+    assert not model["a"](x).isnan().any()
 
 
 # ---- deltas
@@ -203,6 +235,22 @@ def test_deltas_that_do_not_fit(model):
         attach(model, Delta({"a.weight": Dense(drawn(5, 6))}, provenance=made))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_damaged_deltas(model, value):
+    changes = {
+        "a.weight": LowRank(drawn(5, 2), drawn(2, 6)),
+        "b.weight": LowRank(drawn(4, 2), drawn(2, 5), torch.ones(2)) + 2.0 * Dense(drawn(4, 5)),
+        "b.bias": Dense(drawn(4)),
+    }
+    for name, change in changes.items():
+        broken = change.map(torch.clone)
+        next(iter(broken.tensors().values())).view(-1)[-1] = value
+        delta = Delta({**changes, name: broken}, fingerprint(model).restrict(changes))
+        with pytest.raises(NonFinite, match=f"{name}: the delta holds NaN or infinity"):
+            attach(model, delta)
+        attach(model, delta.restrict("|".join(set(changes) - {name}))).detach()
+
+
 def test_buffers_cannot_be_attached_to():
     model = nn.Sequential(nn.BatchNorm1d(3))
     with pytest.raises(UnsupportedLayer, match=r"0\.running_mean.*applied"):
@@ -248,3 +296,29 @@ def test_uneven_blocks_keep_their_place(tiny_mha):
     adapter = attach(tiny_mha, Delta({"attention.in_proj_weight": overlapping}))
     torch.testing.assert_close(adapter.delta()["attention.in_proj_weight"].dense(), overlapping.dense())
     adapter.detach()
+
+
+def test_slices_are_called_q_k_and_v_only_where_a_method_calls_them_so(tiny_mha):
+    from dtheta.core.block import Block
+
+    class Grouped(nn.Module):
+        """A projection of eight queries and two times two keys and values, as grouped-query attention has."""
+
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 12)
+            self.up = nn.Linear(4, 12)
+
+    def sites(model, name, width, *cuts):
+        shape = (12, width) if name != "attention.in_proj_weight" else (48, width)
+        terms = [Block(LowRank(drawn(b - a, 1), drawn(1, width)), 0, a, shape) for a, b in cuts]
+        adapter = attach(model, Delta({name: terms[0] if len(terms) == 1 else terms[0] + terms[1]}))
+        found = [key.removeprefix(name) for key in adapter.sites]
+        adapter.detach()
+        return found
+
+    assert sites(Grouped(), "qkv.weight", 8, (0, 8), (8, 10)) == ["[0:8]", "[8:10]"]
+    assert sites(Grouped(), "qkv.weight", 8, (4, 8)) == ["[4:8]"]  # the second third, and no k
+    assert sites(Grouped(), "up.weight", 4, (0, 4)) == ["[0:4]"]
+    assert sites(tiny_mha, "attention.in_proj_weight", 16, (16, 32), (32, 48)) == ["[k]", "[v]"]
+    assert sites(tiny_mha, "attention.in_proj_weight", 16, (16, 33)) == ["[16:33]"]

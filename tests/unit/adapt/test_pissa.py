@@ -81,3 +81,45 @@ def test_principal_checks_every_rank_before_any_work(model):
         principal(select(model), 27, None, 0)
     found = principal(select(model, "0"), 3, 1e-5, 0)
     assert (found["0.weight"].U.shape, found["0.weight"].Vh.shape) == ((30, 3), (3, 40))
+
+
+@pytest.mark.parametrize(
+    "core",
+    [[2.0, 2.0, -2.0, -2.0], [3.0, 3.0, -3.0, -3.0], [1.0, 2.0, -2.0, -2.0], [2.0, 2.0, 2.0, -2.0], [0.0] * 4],
+    ids=str,
+)
+def test_continued_is_the_stored_change_whatever_its_core(core):
+    stored = LowRank(torch.randn(5, 4), torch.randn(4, 6), torch.tensor(core))
+    for with_core in (False, True):
+        found = continued(stored, 2, 2.0, with_core).matrix()
+        torch.testing.assert_close(found, stored.dense(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1.0, -0.5])
+def test_a_weighted_adapters_delta_goes_on_with_its_start(model, weight):
+    adapter = attach(model, PiSSA(rank=3, alpha=1.0), "0", weight=weight)
+    with torch.no_grad():
+        adapter.term("0.weight").left.add_(0.1)
+    delta = adapter.delta()
+    adapter.detach()
+    again = attach(model, delta)
+    torch.testing.assert_close(again.delta()["0.weight"].dense(), delta["0.weight"].dense())
+    scale, start = again.term("0.weight").scale, again.term("0.weight").left0
+    again.detach()
+    if weight == 1.0:
+        assert scale == 1 / 3  # to the last bit, and not as float32 stored it
+        assert start is not None
+
+
+def test_a_rank_of_zero_in_a_record_splits_nothing():
+    empty = LowRank(torch.zeros(5, 0), torch.zeros(0, 6), torch.zeros(0))
+    assert not continued(empty, 0, 1.0).matrix().any()
+
+
+def test_a_weight_of_zeros_could_never_train(model):
+    with torch.no_grad():
+        model[1].weight.zero_()
+    with pytest.raises(ConfigError, match=r"1\.weight: the weight is all zeros.*LoRA.*select='\.\.\.\|!1\.weight'"):
+        attach(model, PiSSA(rank=2))
+    assert all(p.requires_grad for p in model.parameters())
+    attach(model, PiSSA(rank=2), "@linear|!1.weight").detach()

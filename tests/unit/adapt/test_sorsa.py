@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from dtheta.adapt.attach import attach
 from dtheta.adapt.sorsa import SORSA, departure, orthonormal_factors, orthonormality, orthonormality_gradient
 from dtheta.core.seeds import generator
+from dtheta.errors import ConfigError
 
 
 def drawn(*shape: int, name: str = "x") -> torch.Tensor:
@@ -113,3 +115,25 @@ def test_without_gamma_nothing_is_added(model):
     adapter.method.add_gradient(adapter, 0.1)
     assert all(p.grad is None for p in adapter.trainable().values())
     adapter.detach()
+
+
+def test_a_weight_of_zeros_trains_by_its_values():
+    """Unlike PiSSA's, the factors of a zero weight are orthonormal, and S has a gradient."""
+    model = nn.Sequential(nn.Linear(6, 5))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    adapter = attach(model, SORSA(rank=2))
+    term = adapter.term("0.weight")
+    adapter(torch.ones(3, 6)).sum().backward()
+    assert term.core.grad.any()
+    adapter.detach()
+
+
+def test_a_stored_gamma_that_cannot_be_meant():
+    model = nn.Sequential(nn.Linear(6, 5))
+    adapter = attach(model, SORSA(rank=2))
+    delta = adapter.delta()
+    adapter.detach()
+    made = replace(delta.provenance, method={**delta.provenance.method, "gamma": -1.0})
+    with pytest.raises(ConfigError, match="gamma must be zero or a positive number"):
+        attach(model, replace(delta, provenance=made))

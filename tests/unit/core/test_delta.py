@@ -95,8 +95,17 @@ def test_multiples(a: Delta) -> None:
     for factor in (math.nan, math.inf, np.float32("inf")):
         with pytest.raises(UnsupportedLayer, match="finite"):
             factor * a
-    with pytest.raises(TypeError):
-        a * a  # type: ignore[operator]
+    for factor in (10**400, -(10**400)):
+        with pytest.raises(UnsupportedLayer, match="finite"):
+            factor * a
+    for divisor in (0, 0.0, torch.tensor(0.0), math.nan, math.inf, 1e-320, 10**400):
+        with pytest.raises(UnsupportedLayer, match="cannot divide a delta by"):
+            a / divisor
+    for other in (a, "2", None, torch.ones(2), 1j, torch.tensor(1j)):
+        with pytest.raises(TypeError):
+            a * other  # type: ignore[operator]
+        with pytest.raises(TypeError):
+            a / other  # type: ignore[operator]
     with pytest.raises(TypeError):
         a + 1  # type: ignore[operator]
 
@@ -139,6 +148,12 @@ def test_digest_is_what_the_format_says() -> None:
     lines = [json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n" for record in records]
     delta = Delta({"w": LowRank(left, right), "b": 0.5 * Dense(b)}, Fingerprint({"b": "0" * 64}))
     assert delta.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_uses_that_are_no_table_are_not_handed_on(a: Delta) -> None:
+    """A file may hold anything there."""
+    edited = Delta(a.changes, a.base, Provenance("train", settings={"uses": "x"}))
+    assert "uses" not in (edited + a).provenance.settings and "uses" not in (2 * edited).provenance.settings
 
 
 def test_provenance_of_what_is_derived(a: Delta, b: Delta) -> None:

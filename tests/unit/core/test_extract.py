@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -168,7 +169,7 @@ def test_non_finite_numbers_are_named(value: float) -> None:
     with pytest.raises(NonFinite, match=r"^b: the base"):
         extract(broken, base)
     with pytest.raises(NonFinite, match=r"^b: the difference"):
-        extract({"b": torch.tensor([-3e38])}, {"b": torch.tensor([3e38])})
+        extract(*({"b": torch.tensor([x], dtype=torch.float64)} for x in (-1.5e308, 1.5e308)))
     with pytest.raises(NonFinite, match="head"):
         extract({}, {"head": torch.tensor([value])}, new="keep")
 
@@ -240,6 +241,74 @@ def test_arguments_that_cannot_be_meant(arguments: dict, message: str) -> None:
         extract({}, {}, **arguments)
     with pytest.raises(ConfigError, match="base is a list"):
         extract([], {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (torch.tensor([2**60 + 1, 5]), torch.tensor([2**60, 5])),
+        (torch.tensor([-(2**62)]), torch.tensor([-(2**62) + 2**53])),
+        (torch.tensor([True, False]), torch.tensor([False, False])),
+        (torch.tensor([3], dtype=torch.uint8), torch.tensor([250], dtype=torch.uint8)),
+        (torch.tensor([3], dtype=torch.uint64), torch.tensor([2**50], dtype=torch.uint64)),
+        (torch.zeros(2).double(), torch.tensor([1e-50, 0.0], dtype=torch.float64)),
+        (torch.zeros(2).double(), torch.tensor([1e-50, 1.0], dtype=torch.float64)),
+        (torch.tensor([-3e38, 1.0]), torch.tensor([3e38, 1.0])),
+        (torch.zeros(2), torch.tensor([1e-45, 0.0])),
+    ],
+    ids=str,
+)
+def test_no_number_that_differs_is_lost(before: torch.Tensor, after: torch.Tensor) -> None:
+    base, tuned = nn.Module(), {"t": after}
+    base.register_buffer("t", before.clone())
+    delta = extract(base, tuned)
+    assert len(delta) == 1
+    with applied(base, delta):
+        assert torch.equal(base.t, after) and base.t.dtype == after.dtype
+    assert torch.equal(base.t, before)
+    assert torch.equal(merge(base, delta).t, after)
+
+
+def test_integers_that_no_change_holds_are_refused_by_name() -> None:
+    for before, after in (([-(2**62)], [2**62]), ([2**62], [-(2**62)]), ([0], [2**53 + 1]), ([2**63 - 1], [-(2**63)])):
+        with pytest.raises(UnsupportedLayer, match=r"^seed: its integers differ by more than 2\*\*53.*select"):
+            extract({"seed": torch.tensor(before)}, {"seed": torch.tensor(after)})
+    large = torch.tensor([2**63 + 1], dtype=torch.uint64)
+    with pytest.raises(UnsupportedLayer, match=r"^seed: .*2\*\*63"):
+        extract({"seed": large}, {"seed": torch.zeros(1, dtype=torch.uint64)})
+    with pytest.raises(UnsupportedLayer, match="seed"):
+        extract({}, {"seed": torch.tensor([2**60 + 1])}, new="keep")
+    assert extract({}, {"seed": torch.tensor([2**52 + 1])}, new="keep")["seed"].dense().tolist() == [2.0**52 + 1]
+
+
+def test_a_rank_is_for_floats() -> None:
+    table = torch.arange(400).reshape(20, 20)
+    assert isinstance(extract({"t": table}, {"t": table * 3 + 1}, rank=1)["t"], Dense)
+
+
+def test_other_bits_of_the_same_numbers_are_no_change() -> None:
+    assert len(extract({"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([-0.0, 1.0])})) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("form", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_a_tensor_that_cannot_be_read_is_in_nobodys_way_where_it_is_the_same(form: str) -> None:
+    graph = getattr(torch.diag(torch.tensor([1.0, 2.0, 3.0])), form)()
+    base = {"w": normal(3, 3), "graph": graph}
+    delta = extract(base, {"w": normal(3, 3, index=1), "graph": graph.clone()})
+    assert list(delta) == ["w"] and delta.base.root is None and set(delta.base.digests) == {"w"}
+    for other in (2 * graph, graph.to_dense(), torch.diag(torch.tensor([1.0, 2.0])).to_sparse()):
+        with pytest.raises(UnsupportedLayer, match=r"^graph: cannot be compared"):
+            extract(base, {**base, "graph": other})
+
+
+@pytest.mark.parametrize("value", [1, "x", None, [1.0], np.ones(2)])
+def test_what_is_no_tensor_is_refused(value: object) -> None:
+    for base, tuned in (({"a": value}, {"a": torch.ones(2)}), ({"a": torch.ones(2)}, {"a": value})):
+        with pytest.raises(ConfigError, match=r"^a: the (base|tuned) holds a \w+ there; expected a tensor"):
+            extract(base, tuned)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="base has a name 3"):
+        extract({3: torch.ones(2)}, {})  # type: ignore[dict-item]
 
 
 def test_checkpoints_are_read_one_tensor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

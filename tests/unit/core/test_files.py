@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dtheta.core import files, output
+from dtheta.core import header, output
 from dtheta.core.change import Dense, New
 from dtheta.core.combination import Scaled
 from dtheta.core.delta import Delta
@@ -206,6 +206,31 @@ def test_new_vectors_and_integers_are_kept(tmp_path: Path) -> None:
     assert loaded == delta and isinstance(loaded["prompt"], New) and loaded["count"].dense().dtype == torch.float64
 
 
+def test_the_size_of_the_parts_goes_with_a_difference(tmp_path: Path) -> None:
+    base = {"w": torch.eye(8)}
+    made = [Spectral(normal(8) + i * 1e-4 * normal(8, index=1), (8, 8)).bind(base["w"]) for i in range(2)]
+    a, b = (load(Delta({"w": change}).save(tmp_path / f"{i}.delta")) for i, change in enumerate(made))
+    path = (b - a).save(tmp_path / "b-a.delta")
+    found = load(path, base)
+    assert found == b - a and isinstance(found["w"], Spectral) and found["w"].parts == (b - a)["w"].parts
+    assert torch.allclose(found["w"].dense(), made[1].dense() - made[0].dense(), atol=1e-6)
+    assert found.save(tmp_path / "again.delta").read_bytes() == path.read_bytes()
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == {"w:shift", "w:probe", "w:parts"}
+
+
+@pytest.mark.parametrize("parts", [{"parts": -1.0}, {"parts": 1.0, "probe": None}, {"left": 1.0}])
+def test_further_tensors_that_do_not_belong_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, float | None]
+) -> None:
+    change = Spectral(normal(3), (3, 3)).bind(torch.eye(3))
+    stored: dict[str, Any] = {**change.stored(), **{n: v and torch.tensor(v).double() for n, v in parts.items()}}
+    monkeypatch.setattr(Spectral, "stored", lambda *_: {n: t for n, t in stored.items() if t is not None})
+    path = Delta({"w": change}).save(tmp_path / "a.delta")
+    with pytest.raises(FormatError, match=r"a\.delta: .*w"):
+        load(path)
+
+
 def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +238,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_now(
     old, new = Delta({"w": Dense(torch.zeros(3))}), Delta({"w": Dense(torch.ones(3))})
     old.save(path)
     new.save(other)
-    original = files.open_tensors
+    original = header.open_tensors
 
     def overtaken(opened: Path) -> Any:
         found = original(opened)
@@ -221,5 +246,5 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_now(
             other.replace(path)
         return found
 
-    monkeypatch.setattr(files, "open_tensors", overtaken)
+    monkeypatch.setattr(header, "open_tensors", overtaken)
     assert load(path) == new

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+from dtheta.adapt.attach import attach
+from dtheta.adapt.lora import LoRA
+from dtheta.core.apply import applied, merge
 from dtheta.core.fingerprint import Fingerprint, fingerprint, merkle_root, tensor_digest
+from dtheta.core.interop import from_peft, to_peft
 from dtheta.core.tensors import aliases, attached_to, base_tensors, canonical_names, matches, shared, why_unreadable
 from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer
 
@@ -51,6 +56,31 @@ def test_tensors_without_plain_data_are_refused_by_name() -> None:
         fingerprint(nn.LazyLinear(2))
     with pytest.raises(UnsupportedLayer, match="sparse"):
         tensor_digest(torch.eye(2).to_sparse())
+
+
+def test_a_tensor_without_plain_data_takes_the_root_and_nothing_else(tiny_mlp: nn.Module) -> None:
+    whole = fingerprint(tiny_mlp)
+    tiny_mlp.register_buffer("graph", torch.eye(3).to_sparse())
+    part = fingerprint(tiny_mlp)
+    assert part.root is None and part.digests == whole.digests and "sparse" in part.unreadable["graph"]
+    assert part.restrict(["0.weight", "prompt"]) == Fingerprint({"0.weight": whole.digests["0.weight"]})
+    for ask in (lambda: part.restrict(["0.weight", "graph"]), lambda: fingerprint(tiny_mlp, ["graph"])):
+        with pytest.raises(UnsupportedLayer, match=r"^graph: .*sparse"):
+            ask()
+    whole.check(tiny_mlp)
+
+
+def test_an_adapter_beside_a_sparse_buffer_has_a_delta(tiny_mlp: nn.Module, tmp_path: Path) -> None:
+    tiny_mlp.register_buffer("graph", torch.eye(3).to_sparse())
+    adapter = attach(tiny_mlp, LoRA(rank=2), "0.weight")
+    delta = adapter.delta()
+    adapter.detach()
+    assert delta.base.root is None and set(delta.base.digests) == {"0.weight"}
+    folder = to_peft(delta, tmp_path / "peft", model=tiny_mlp)
+    assert from_peft(folder, tiny_mlp).base.digests == delta.base.digests
+    with applied(tiny_mlp, delta):
+        pass
+    assert torch.equal(merge(tiny_mlp, delta).graph.to_dense(), torch.eye(3))
 
 
 def test_root_covers_names_and_digests(tiny_mlp: nn.Module) -> None:

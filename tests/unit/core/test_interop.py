@@ -32,6 +32,7 @@ from dtheta.errors import (
     ConfigError,
     DthetaError,
     FormatError,
+    NonFinite,
     OutputError,
     UnknownParameter,
     UnsupportedLayer,
@@ -243,6 +244,101 @@ def test_modules_to_save_need_the_model_and_one_module(model, tmp_path):
     torch.testing.assert_close(again["2.bias"].dense().float(), torch.ones(4))
 
 
+class Tied(nn.Module):
+    """An embedding whose weight is the output layer's as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.layer, self.head = nn.Embedding(7, 5), nn.Linear(5, 5), nn.Linear(5, 7)
+        self.head.weight = self.emb.weight
+
+
+def test_a_module_stored_in_full_must_not_share_its_weight_with_another(tmp_path):
+    """peft trains a copy of the module, and so unties it."""
+    base = Tied()
+    delta = delta_of(base, layer__weight=low_rank(5, 5))
+    folder = to_peft(delta, tmp_path / "a", model=base, modules_to_save=["head"])
+    assert list(from_peft(folder, base, modules_to_save=True)) == ["layer.weight"]  # stored, and as it was
+    replace_tensors(folder, lambda t: t["base_model.model.head.bias"].add_(1))
+    assert list(from_peft(folder, base, modules_to_save=True)) == ["layer.weight", "head.bias"]
+    replace_tensors(folder, lambda t: t["base_model.model.head.weight"].add_(1))
+    with pytest.raises(UnsupportedLayer, match=r"'head\.weight'.*ties to 'emb\.weight'.*untie"):
+        from_peft(folder, base, modules_to_save=True)
+    untied = Tied()
+    untied.load_state_dict(base.state_dict())
+    untied.head.weight = nn.Parameter(base.emb.weight.detach().clone())
+    found = from_peft(folder, untied, modules_to_save=True, strict=False)
+    assert list(found) == ["layer.weight", "head.weight", "head.bias"]
+
+
+def test_copies_of_all_that_share_a_weight_are_one_change_where_they_agree(tmp_path):
+    base = Tied()
+    delta = delta_of(base, layer__weight=low_rank(5, 5), emb__weight=Dense(torch.ones(7, 5)))
+    folder = to_peft(delta, tmp_path / "a", model=base, modules_to_save=["emb", "head"])
+    found = from_peft(folder, base, modules_to_save=True)
+    torch.testing.assert_close(found["emb.weight"].dense().float(), torch.ones(7, 5))
+    for one in ("emb", "head"):
+        folder = to_peft(delta, tmp_path / one, model=base, modules_to_save=["emb", "head"])
+        replace_tensors(folder, lambda t, one=one: t[f"base_model.model.{one}.weight"].add_(1))
+        with pytest.raises(UnsupportedLayer, match="untie"):
+            from_peft(folder, base, modules_to_save=True)
+
+
+@pytest.mark.parametrize("whole", [["head"], ["emb"]])
+def test_one_of_the_modules_that_share_a_weight_is_not_written_in_full(whole, tmp_path):
+    base = Tied()
+    delta = delta_of(base, layer__weight=low_rank(5, 5), emb__weight=Dense(torch.ones(7, 5)))
+    with pytest.raises(UnsupportedLayer, match=r"tied to '(head|emb)\.weight', which is not among modules_to_save"):
+        to_peft(delta, tmp_path / "a", model=base, modules_to_save=whole)
+
+
+def test_a_module_stored_in_full_is_checked_too(model, tmp_path):
+    delta = delta_of(model, **{"0__weight": low_rank(5, 6), "2__bias": Dense(torch.ones(4))})
+    folder = to_peft(delta, tmp_path / "a", model=model, modules_to_save=["2"])
+    replace_tensors(folder, lambda t: t["base_model.model.2.bias"].fill_(float("inf")))
+    with pytest.raises(NonFinite, match=r"2\.bias: the tuned holds NaN or infinity"):
+        from_peft(folder, model, modules_to_save=True)
+    replace_tensors(folder, lambda t: t.update({"base_model.model.2.bias": torch.ones(4).cfloat()}))
+    with pytest.raises(FormatError, match=r"2\.bias.*complex64"):
+        from_peft(folder, model, modules_to_save=True)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "x",
+        [],
+        {},
+        None,
+        {"0": "conv/0"},
+        {"0": "conv/x"},
+        {"0": "conv/2"},
+        {"0": [1]},
+        {"0": "in_proj"},
+        {"0": "conv"},
+        {"0": "new"},
+        {"0": "linear", "1": ""},
+    ],
+    ids=str,
+)
+def test_uses_that_a_file_may_hold_and_that_cannot_be(entry, model, tmp_path):
+    delta = delta_of(model, **{"0__weight": low_rank(5, 6)})
+    for settings in ({"uses": {"0.weight": entry}}, {"uses": {"0.weight": {"0": "linear", "1": entry}}}):
+        edited = Delta(delta.changes, delta.base, Provenance("train", settings=settings))
+        if entry is None and settings["uses"]["0.weight"] is None:
+            continue  # nothing on record: a plain linear layer
+        with pytest.raises(ConfigError, match=r"^0\.weight: what this delta records .*model=model"):
+            to_peft(edited, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_changes_for_one_module_are_refused(model, tmp_path):
+    delta = delta_of(model, **{"0__weight": low_rank(5, 6), "2__weight": low_rank(4, 5)})
+    edited = Delta(delta.changes, delta.base, Provenance("train", settings={"uses": {"2.weight": {"0": "linear"}}}))
+    with pytest.raises(ConfigError, match=r"two changes .* module '0'"):
+        to_peft(edited, tmp_path / "a")
+
+
 def test_full_fine_tuning_has_nothing_for_lora(model, tmp_path):
     adapter = attach(model, Full(), "2.bias")
     delta = adapter.delta()
@@ -294,6 +390,16 @@ def test_damaged_json(folder, model):
         {"target_modules": {"0": 1}},
         {"target_modules": [1]},
         {"modules_to_save": "head"},
+        {"lora_alpha": 1e308},
+        {"lora_alpha": -(10**400)},
+        {"alpha_pattern": {"2": 10**400}},
+        {"r": 10**400},
+        {"lora_dropout": 7.0},
+        {"lora_dropout": 1},
+        {"lora_dropout": -0.1},
+        {"lora_dropout": "0.1"},
+        {"lora_dropout": True},
+        {"use_rslora": "no"},
     ],
     ids=str,
 )
@@ -324,11 +430,16 @@ def test_unknown_variant_is_refused_and_unknown_switched_off_is_not(folder, mode
         (lambda t: t.update({"base_model.model.0.lora_A.weight": torch.ones(2, 7)}), r"\(2, 7\).*expected \(2, 6\)"),
         (lambda t: t.update({"base_model.model.0.lora_A.weight": torch.ones(2, 6).int()}), r"int32"),
         (lambda t: t["base_model.model.0.lora_A.weight"].fill_(float("nan")), "NaN"),
+        (
+            lambda t: t.update({"base_model.model.0.lora_A.weight": torch.ones(2, 6).to(torch.float8_e4m3fn)}),
+            r"0\.lora_A\.weight is .* of torch\.float8_e4m3fn; .*in float32",
+        ),
+        (lambda t: t.update({"base_model.model.0.lora_B.weight": torch.ones(5, 2).cfloat()}), "complex64"),
         (lambda t: t.update({"base_model.model.0.lora_magnitude_vector": torch.ones(5)}), "lora_magnitude_vector"),
         (lambda t: t.update({"stray": torch.ones(5)}), "'stray'"),
         (lambda t: t.clear(), "lacks the factors"),
     ],
-    ids=["missing", "misshapen", "integer", "NaN", "magnitude", "stray", "empty"],
+    ids=["missing", "misshapen", "integer", "NaN", "eight bits", "complex", "magnitude", "stray", "empty"],
 )
 def test_damaged_tensors(change, message, folder, model):
     replace_tensors(folder, change)

@@ -32,6 +32,22 @@ def test_a_file_appears_at_the_end_only(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new" and list(tmp_path.iterdir()) == [target]
 
 
+def test_names_are_counted_in_bytes_and_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
+    for name in ("漢" * 80 + ".delta", "é" * 127, "a" * 255):
+        with write_file(tmp_path / name) as handle:
+            handle.write(b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300])
+def test_a_name_that_no_system_takes(tmp_path: Path, name: str) -> None:
+    for write in (write_file, write_folder):
+        with pytest.raises(OutputError, match="cannot write"), write(tmp_path / name):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_permissions_follow_the_users_mask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:

@@ -60,6 +60,41 @@ def test_blocks_of_a_fused_projection_are_recompressed_one_by_one() -> None:
         torch.testing.assert_close(kept.dense()[4 * i : 4 * i + 4], expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_blocks_that_overlap_are_recompressed_together(axis: int) -> None:
+    sizes = [(4, 6), (5, 6)] if axis == 0 else [(6, 4), (6, 5)]
+    shape = (12, 6) if axis == 0 else (6, 12)
+    first, second = (Block(low(*s, 3), axis, start, shape) for s, start in zip(sizes, (1, 3), strict=True))
+    apart = Block(low(*sizes[0], 3, index=7), axis, 8, shape)
+    total = Delta({"w": first + second + apart})
+    kept = recompress(total, 2)
+    near, lost = best((first + second).dense(), 2)
+    far, more = best(apart.dense(), 2)
+    torch.testing.assert_close(kept["w"].dense(), near + far)
+    whole = (first + second).norm() ** 2, apart.norm() ** 2
+    expected = (lost * whole[0] + more * whole[1]) / sum(whole)
+    assert kept.provenance.settings["discarded"]["w"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_block_stays_a_block_and_costs_what_it_holds() -> None:
+    huge = (1 << 44, 6)  # 384 TiB as a matrix of factors
+    kept = recompress(Delta({"w": Block(low(5, 6, 3), 0, 4, huge) + Block(low(5, 6, 2, index=1), 0, 4, huge)}), 2)["w"]
+    assert isinstance(kept, Block) and (kept.start, kept.stop, kept.shape, kept.rank) == (4, 9, huge, 2)
+    expected, _ = best(low(5, 6, 3).dense() + low(5, 6, 2, index=1).dense(), 2)
+    torch.testing.assert_close(kept.term.dense(), expected)
+
+
+@pytest.mark.parametrize("rank", [1, 0.5])
+def test_what_is_zero_by_its_form_stays_as_it_is(rank: int | float) -> None:
+    rows = Rows(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5), (1 << 44, 5))
+    nothing = LowRank(torch.zeros(1 << 44, 0), torch.zeros(0, 5))
+    kept = recompress(
+        Delta({"a": nothing, "b": rows, "c": nothing + rows + Block(low(4, 5, 2), 0, 3, rows.shape)}), rank
+    )
+    assert kept["a"] is nothing and kept["b"] is rows
+    assert isinstance(kept["c"], Block) and kept["c"].rank == 1
+
+
 def test_a_convolution_keeps_its_shape() -> None:
     change = LowRank(draw(6, 4), draw(4, 27), full_shape=(6, 3, 3, 3))
     kept = recompress(Delta({"w": change}), 2)["w"]

@@ -95,6 +95,65 @@ def test_one_probe_missing_leaves_none() -> None:
     assert isinstance(joined, Spectral) and joined.probe is None and "probe" not in joined.stored()
 
 
+def stored(change: Spectral) -> Spectral:
+    """The change as a file without its base gives it."""
+    return Spectral(change.shift, change.full_shape, probe=change.make_probe())
+
+
+def turned(base: torch.Tensor) -> torch.Tensor:
+    """A basis of the same singular values as the identity, and another one."""
+    return torch.linalg.qr(normal(*base.shape)).Q
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_difference_of_nearly_equal_changes_binds_and_is_still_checked(size: float, narrow: bool) -> None:
+    """Two checkpoints of one run: the rounding of the stored probes is large beside their difference."""
+    base = torch.eye(16)
+    shift = normal(16).double()
+    near = shift + size * normal(16, index=1).double()
+    for turn, fits in ((torch.eye(16), True), (turned(base), False)):
+        a, b = (Spectral(s.float() if narrow else s, (16, 16), turn, turn.T) for s in (shift, near))
+        for step in (stored(b) - stored(a), 0.5 * (2 * stored(b) - 3 * stored(a) + stored(a))):
+            assert isinstance(step, Spectral) and step.parts is not None and step.parts >= a.norm()
+            if fits:
+                assert torch.allclose(step.bind(base).dense(), b.dense() - a.dense(), atol=1e-6)
+            else:
+                with pytest.raises(BaseMismatch, match="include_basis=True"):
+                    step.bind(base)
+
+
+def test_what_cancels_to_the_rounding_of_float64_binds_and_what_cannot_be_checked_says_so() -> None:
+    base = torch.eye(16)
+    a = stored(Spectral(normal(16), (16, 16), base, base))
+    for nothing in (0.1 * a + 0.2 * a - 0.3 * a, a * (1 / 3) * 3 - a, a - a):
+        assert isinstance(nothing, Spectral) and nothing.bind(base).norm() < 1e-15 * a.norm()
+    other = turned(base)
+    made = Spectral(a.shift, (16, 16), other, other.T)
+    near = Spectral(a.shift * (1 + 3e-7), (16, 16), other, other.T)
+    with pytest.raises(BaseMismatch, match="bind the parts before they are added"):
+        (stored(near) - stored(made)).bind(base)
+
+
+def test_sums_on_a_basis_at_hand_are_probed_anew(weight: torch.Tensor) -> None:
+    a, b = (stored(Spectral(normal(4, index=i), (6, 4)).bind(weight)).bind(weight) for i in range(2))
+    both = 2 * a - b
+    assert isinstance(both, Spectral) and both.probe is None and both.parts is None
+    assert torch.equal(both.stored()["probe"], both.make_probe())
+
+
+def test_the_basis_does_not_depend_on_how_many_vectors_are_asked_for() -> None:
+    """Where singular values are equal, another route would turn the vectors."""
+    for base in (torch.eye(16), torch.ones(12, 20), torch.cat([torch.eye(20), torch.eye(20)], 1).T, normal(30, 24)):
+        whole = spectral_basis(base, min(base.shape))
+        for dtype in (torch.float32, torch.float64):
+            for k in (1, 3, 8, min(base.shape)):
+                left, right = spectral_basis(base.to(dtype), k)
+                assert torch.equal(left.float(), whole[0][:, :k]) and torch.equal(right.float(), whole[1][:k])
+                if k < min(base.shape):
+                    assert left.is_contiguous() and left.untyped_storage().nbytes() == left.numel() * dtype.itemsize
+
+
 def test_unbound_changes_say_how_to_bind() -> None:
     change = Spectral(normal(3), (6, 4))
     for use in (change.dense, change.factors, lambda: change.window(0, 0, 2), change.make_probe):

@@ -53,6 +53,15 @@ def test_values_are_as_accurate_as_asked_and_the_estimate_is_honest(name):
     check(truncated_svd(weight, 40, accuracy=None), weight, 40, sigma)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_singular_value_too_large_for_its_dtype_is_an_error_and_not_infinity(dtype):
+    most = torch.finfo(dtype).max
+    with pytest.raises(NonFinite, match="largest singular value"):
+        truncated_svd(torch.full((4, 4), most / 2, dtype=dtype), 1)
+    found = truncated_svd(torch.full((4, 4), most / 8, dtype=dtype), 1)
+    assert float(found.S) == pytest.approx(most / 2, rel=1e-2) and found.residual < 1e-2
+
+
 @pytest.mark.parametrize("accuracy", [1e-5, None])
 def test_tall_is_wide_transposed(accuracy):
     weight = matrix(SPECTRA["decay"], 260, 290)

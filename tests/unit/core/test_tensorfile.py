@@ -170,3 +170,20 @@ def test_a_header_is_never_read_with_the_data_of_another_file(
     path.unlink()
     with pytest.raises(Replaced, match="was removed"):
         file.read("x")
+
+
+def test_offsets_beyond_a_hundred_megabytes(tmp_path: Path) -> None:
+    """Their product says nothing; a file with a hole stands for a large one."""
+    half = 300_000_000
+    specs = {"a": _spec("U8", (half,), (0, half)), "b": _spec("F32", (2,), (half, half + 8))}
+    path = _file(tmp_path / "large", specs, b"")
+    start = path.stat().st_size
+    with path.open("r+b") as handle:
+        handle.truncate(start + half)
+        handle.seek(start + half)
+        handle.write(torch.tensor([1.5, -2.0]).numpy().tobytes())
+    assert open_tensors(path).read("b").tolist() == [1.5, -2.0]
+    for offsets in ((8, 0), (-8, 0), (0, 8.0), (0, 1 << 70)):
+        bad = _file(tmp_path / "bad", {"b": _spec("F32", (2,), offsets)}, b"\0" * 8)
+        with pytest.raises(FormatError):
+            open_tensors(bad)

@@ -73,13 +73,54 @@ def test_a_test_file_of_its_own(write):
     assert task.test.texts == ("unseen",)
     assert task.test.labels == (1,)
     assert len(task.train) == 5
-    assert len(load_table(write(GOOD), test=test, n_train=2).train) == 2
+    assert len(load_table(write(GOOD), test=test, n_train=4).train) == 4
+
+
+def test_a_text_in_both_files_is_refused(write):
+    test = write("text,label\nunseen,pos\nbad film,neg\nnice one,pos\n", "test.csv")
+    what = r"test\.csv, line 3: this text stands in .*my\.csv, line 3 too, as do 2 of the 3 texts.*Remove them"
+    with pytest.raises(FormatError, match=what):
+        load_table(write(GOOD), test=test)
+    with pytest.raises(FormatError, match="5 of the 5 texts"):
+        load_table(write(GOOD), test=write(GOOD))
+
+
+def test_a_table_sorted_by_class_gives_every_class_its_share(write):
+    rows = [f"text {i},{'x' if i < 50 else 'y'}" for i in range(100)]
+    test = [f"other {i},{'x' if i < 50 else 'y'}" for i in range(100)]
+    files = (write("\n".join(["text,label", *part]), name) for part, name in ((rows, "my.csv"), (test, "t.csv")))
+    task = load_table(next(files), test=next(files), n_train=20, n_test=20)
+    assert 4 < sum(task.train.labels) < 16
+    assert 4 < sum(task.test.labels) < 16
+
+
+def test_a_class_without_training_rows_is_refused(write):
+    rows = write("text,label\n" + "".join(f"t{i},{'rare' if i == 7 else 'often'}\n" for i in range(40)))
+    seen = set()
+    for seed in range(20):
+        try:
+            task = load_table(rows, n_test=20, seed=seed)
+        except FormatError as error:
+            assert "no training row is of the class 'rare' (1 of 2 classes" in str(error)  # noqa: PT017
+            assert "larger n_train, a smaller n_test or another seed" in str(error)  # noqa: PT017
+            seen.add("refused")
+        else:
+            assert set(task.train.labels) == {0, 1}
+            seen.add("taken")
+    assert seen == {"refused", "taken"}
+    with pytest.raises(FormatError, match="no training row is of the class"):
+        load_table(write(GOOD), n_train=1)
+
+
+def test_rows_that_all_hold_one_text_are_refused(write):
+    with pytest.raises(FormatError, match="every row holds the text 'a'; a split needs two different texts"):
+        load_table(write("text,label\na,x\na,y\na,x\n"))
 
 
 def test_repeated_texts_stay_on_one_side(write):
-    task = load_table(write("text,label\n" + "a,x\n" * 5 + "b,y\n" * 5 + "c,x\n" * 5), n_test=1)
+    task = load_table(write("text,label\n" + "a,x\n" * 5 + "b,y\n" * 5 + "c,x\n" * 5 + "d,y\n" * 5), n_test=1)
     assert not set(task.train.texts) & set(task.test.texts)
-    assert len(task.train) + len(task.test) == 15
+    assert len(task.train) + len(task.test) == 20
 
 
 @pytest.mark.parametrize(
@@ -124,6 +165,9 @@ def test_bad_tables_name_the_line(write, content, name, error, message):
 def test_files_and_encodings_that_are_not_there(write, tmp_path):
     with pytest.raises(ConfigError, match="no file"):
         load_table(tmp_path / "none.csv")
+    for folder in (".", "", tmp_path):
+        with pytest.raises(ConfigError, match="is a folder; give one file"):
+            load_table(folder)
     with pytest.raises(ConfigError, match="unknown encoding 'utf-9'"):
         load_table(write(GOOD), encoding="utf-9")
     with pytest.raises(FormatError, match=r"test\.csv, line 2: the label 'poss' does not occur.*did you mean 'pos'"):
@@ -137,10 +181,10 @@ def test_files_and_encodings_that_are_not_there(write, tmp_path):
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
 
 
-@given(st.lists(st.tuples(words, st.sampled_from("xyz")), min_size=4, max_size=20, unique_by=lambda pair: pair[0]))
+@given(st.lists(st.tuples(words, st.sampled_from("xy")), min_size=4, max_size=20, unique_by=lambda pair: pair[0]))
 def test_whatever_is_written_comes_back(tmp_path_factory, pairs):
     pairs = [
-        (text, "x") if place == 0 else (text, "y") if place < 3 else (text, label)
+        (text, "xy"[place % 2] if place < 4 else label)  # two of each at least: one text is held out
         for place, (text, label) in enumerate(pairs)
     ]
     folder = tmp_path_factory.mktemp("tables")
@@ -149,8 +193,8 @@ def test_whatever_is_written_comes_back(tmp_path_factory, pairs):
     (folder / "t.jsonl").write_text(
         "\n".join(json.dumps({"text": t, "label": c}, ensure_ascii=False) for t, c in pairs)
     )
-    assert _all(load_table(folder / "t.jsonl")) == sorted(pairs)
-    assert _all(load_table(folder / "t.csv")) == sorted(pairs)
+    assert _all(load_table(folder / "t.jsonl", n_test=1)) == sorted(pairs)
+    assert _all(load_table(folder / "t.csv", n_test=1)) == sorted(pairs)
 
 
 @given(st.binary(max_size=200), st.sampled_from([".csv", ".tsv", ".jsonl"]))

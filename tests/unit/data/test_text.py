@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtheta.data.text import Row, Texts, TextTask, class_names, distinct, keyed_order, split, take, to_texts
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, FormatError
 
 rows = st.lists(st.builds(Row, st.sampled_from("abcdefgh"), st.sampled_from("xy")), min_size=1, max_size=40)
 
@@ -16,7 +16,7 @@ rows = st.lists(st.builds(Row, st.sampled_from("abcdefgh"), st.sampled_from("xy"
 def test_split_keeps_every_row_and_no_text_on_both_sides(rows, seed, data):
     count = len({row.text for row in rows})
     if count < 2:
-        with pytest.raises(ConfigError):
+        with pytest.raises(FormatError, match=r"every row holds the text '[a-h]'"):
             split(rows, 1, seed, "t")
         return
     n_test = data.draw(st.integers(1, count - 1))

@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections import namedtuple
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from dtheta.fit.batch import digest, item_counter, rows, share
+from dtheta.fit.batch import digest, item_counter, linked, rows, share
 
 Pair = namedtuple("Pair", ["x", "y"])
 
@@ -75,3 +76,14 @@ def test_counts_are_rows_for_class_labels_numbers_and_own_losses() -> None:
 def test_a_digest_knows_values_and_dtype(other: torch.Tensor) -> None:
     assert digest([torch.tensor([1, 2, 3])]) == digest((torch.tensor([1, 2, 3]),))
     assert digest([torch.tensor([1, 2, 3])]) != digest([other])
+
+
+def test_a_linked_hash_tells_batches_and_their_order_apart() -> None:
+    x = torch.zeros(2)
+    found: list[object] = [
+        x, torch.zeros(2, dtype=torch.int32), torch.zeros(2, 1), [x], [x, x], [[x], x], {"a": x}, {"b": x}, "a", "b",
+        b"a", ["a", "b"], ["ab"], 1, 1.0, None, np.zeros(2), np.zeros(2, np.float32), "\ud800",
+    ]  # fmt: skip
+    assert len({linked("", batch) for batch in found}) == len(found)
+    assert linked("", {"a": x}) == linked("", {"a": x.clone()})
+    assert linked(linked("", "a"), "b") != linked(linked("", "b"), "a")

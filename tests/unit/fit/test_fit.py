@@ -212,6 +212,28 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_update(
     assert (tmp_path / "last.safetensors").exists()
 
 
+@pytest.mark.parametrize("extra", [{}, {"eval": regression(4)}])
+def test_terms_that_the_last_update_ruined_are_noticed(
+    tiny_mlp: nn.Module, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    with pytest.raises(NonFinite, match=r"step 1: its update made terms NaN or infinite.*there is no checkpoint"):
+        fit(_lora(tiny_mlp), regression(4), steps=1, loss=squared, lr=3e38, warmup=0, checkpoint=tmp_path, **extra)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_checkpoint_never_holds_ruined_terms(tiny_mlp: nn.Module, tmp_path: Path, stops: bool) -> None:
+    def ruin(step: Step) -> bool:
+        if step.step == 3:
+            with torch.no_grad():
+                next(iter(step.adapter.trainable().values())).fill_(math.inf)
+        return stops and step.step == 3
+
+    with pytest.raises(NonFinite, match="holds the run up to step 2"):
+        fit(_lora(tiny_mlp), regression(4), steps=9, loss=squared, checkpoint=tmp_path, checkpoint_every=2,
+            callbacks=[ruin])  # fmt: skip
+
+
 def test_a_gradient_that_is_no_number_ends_the_run_too(tiny_mlp: nn.Module) -> None:
     def loss(model: Any, batch: Any) -> Tensor:
         return torch.sqrt((model(batch[0]) * 0.0).sum())
@@ -252,12 +274,43 @@ def test_labels_that_all_are_ignored_are_refused(tiny_llama: nn.Module) -> None:
     [
         ({"metric": squared}, "need evaluation data"), ({"patience": 2}, "need evaluation data"),
         ({"resume": True}, "checkpoint="), ({"checkpoint_every": 2}, "checkpoint="), ({"steps": 0}, "steps"),
-        ({"eval": []}, "evaluation data has no batch"),
+        ({"eval": []}, "evaluation data has no batch"), ({"lr": "1e-3"}, "lr must be a positive number, got '1e-3'"),
+        ({"lr": None}, "lr must be a positive number, got None"), ({"lr": True}, "lr must be .* got True"),
+        ({"clip": "1"}, "clip must be a positive number, got '1'"), ({"warmup": "0.1"}, "warmup must be .* got '0.1'"),
+        ({"weight_decay": None}, "weight_decay must be .* got None"), ({"seed": "a"}, "seed must be .* got 'a'"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"), ({"allow_unused": "no"}, "allow_unused must be True"),
+        ({"callbacks": [print, 3]}, r"callbacks\[1\] must be a function .* got 3"),
+        ({"callbacks": print}, "callbacks must be a list of functions"), ({"loss": 3}, "loss must be a function"),
+        ({"count": 3}, "count must be a function"), ({"collate": 3}, "collate must be a function"),
+        ({"metric": 3, "eval": regression(4)}, "metric must be a dtheta.score metric or a function .* got 3"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_meant_are_refused(tiny_mlp: nn.Module, arguments: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         fit(_lora(tiny_mlp), regression(4), **{"steps": 1, "loss": squared, **arguments})
+
+
+@pytest.mark.parametrize("value", [None, "0.5", torch.zeros(2), {}])
+def test_a_metric_that_returns_no_number_is_refused(tiny_mlp: nn.Module, value: Any) -> None:
+    def mine(model: Any, batches: Any) -> Any:
+        return value
+
+    with pytest.raises(ConfigError, match="the metric mine must return one number, got"):
+        fit(_lora(tiny_mlp), regression(4), steps=1, loss=squared, eval=regression(4), metric=mine)
+
+
+def test_a_detached_adapter_is_refused(tiny_mlp: nn.Module) -> None:
+    adapter = _lora(tiny_mlp)
+    adapter.detach()
+    with pytest.raises(ConfigError, match="this adapter is detached"):
+        fit(adapter, regression(4), steps=1, loss=squared)
+
+
+def test_callbacks_may_be_an_iterator(tiny_mlp: nn.Module) -> None:
+    seen: list[int] = []
+    calls: Any = iter([lambda step: seen.append(step.step)])
+    fit(_lora(tiny_mlp), regression(4), steps=3, loss=squared, callbacks=calls)
+    assert seen == [1, 2, 3]
 
 
 def test_nothing_to_train_is_refused(tiny_mlp: nn.Module) -> None:

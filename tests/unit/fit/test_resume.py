@@ -161,6 +161,17 @@ def test_another_base_or_other_data_are_refused(tmp_path: Path) -> None:
         fit(attach(other, LoRA(rank=2), "*.weight", also="2.bias"), data, resume=True, **settings)
 
 
+def test_data_that_changed_before_the_last_batch_is_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 6, "loss": squared, "checkpoint": tmp_path, "checkpoint_every": 1}
+    data = regression(4, 4, 4, 4, 4, 4)
+    with pytest.raises(Killed):
+        fit(_adapter(LoRA(rank=2)), data, callbacks=[_kill_at(5)], **settings)
+    other = [(x + 1, y) if i == 1 else (x, y) for i, (x, y) in enumerate(data)]
+    with pytest.raises(ConfigError, match="batch 2 of epoch 0 is not the one"):
+        fit(_adapter(LoRA(rank=2)), other, resume=True, **settings)
+    assert fit(_adapter(LoRA(rank=2)), data, resume=True, **settings).steps == 6
+
+
 @pytest.mark.parametrize("damage", ["cut", "metadata", "version", "empty"])
 def test_a_damaged_checkpoint_is_a_format_error(tmp_path: Path, damage: str) -> None:
     _kill(4, checkpoint=tmp_path, checkpoint_every=2)
@@ -169,7 +180,7 @@ def test_a_damaged_checkpoint_is_a_format_error(tmp_path: Path, damage: str) -> 
     changed = {
         "cut": content[:-5],
         "metadata": content.replace(b"dtheta.fit", b"dtheta.fat"),
-        "version": content.replace(b'{\\"format\\": 1', b'{\\"format\\": 9'),
+        "version": content.replace(b'{\\"format\\": 2', b'{\\"format\\": 9'),
         "empty": b"",
     }[damage]
     assert changed != content

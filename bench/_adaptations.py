@@ -1,0 +1,185 @@
+"""What `adapt.py` trains: the settings (model, data, steps, rank) and, by seed, their problems.
+
+    smollm2    a causal language model on texts, next-token loss on all tokens: the papers' own kind of task
+    mlp        the toy of PiSSA's repository (loss_landscape): an MLP 8 -> 128 -> 5 without biases on 8 principal
+               components of images, trained on the odd classes, then adapted to the even ones, full batch, plain Adam
+    minilm     an encoder with a zero-initialized head on texts and their classes
+
+Deviations from the toy: Fashion-MNIST and scikit-learn's digits in place of MNIST (which no package carries whole), and
+torch's SVD in place of scikit-learn's PCA. The second matrix is 5 x 128, so rank 8 is cut to 5 there, as peft cuts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dtheta as dt
+from dtheta.adapt.language import TokenTexts
+from dtheta.adapt.method import Method
+from dtheta.adapt.term import Term
+from dtheta.core.selection import Site
+from dtheta.data.batches import loader
+from dtheta.data.images import load_fashion_mnist
+
+# Half-decades from which every method's rate is chosen; a search that ends at an end of its part goes on outwards.
+LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model to adapt and what to adapt it on; ``accuracy`` is measured after training, where there is one."""
+
+    model: nn.Module
+    batches: Any
+    attach: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    accuracy: Callable[[nn.Module], float] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the experiment: ``problem`` by seed, and what is the same for all methods."""
+
+    what: str
+    problem: Callable[[int], Problem]
+    rank: int
+    steps: int
+    first: tuple[float, float]  # the part of the ladder that every method tries
+    tuning_seeds: tuple[int, ...] = (100,)
+    methods: tuple[str, ...] = ("LoRA", "PiSSA", "SORSA", "SORSA, gamma 0")
+    one_rate: bool = True  # whether LoRA also runs at the other methods' rates
+
+
+# All have c = 1, save "LoRA, c = 2" with the usual alpha of 2 r.
+METHODS: dict[str, Callable[[int], Method]] = {
+    "LoRA": lambda rank: dt.LoRA(rank=rank),
+    "LoRA, c = 2": lambda rank: dt.LoRA(rank=rank, alpha=2.0 * rank),
+    "PiSSA": lambda rank: dt.PiSSA(rank=rank),
+    "SORSA": lambda rank: dt.SORSA(rank=rank),
+    "SORSA, gamma 0": lambda rank: dt.SORSA(rank=rank, gamma=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Fitting(Method):
+    """One of ``METHODS``, its rank cut to the smaller side of every matrix."""
+
+    method: str
+    rank: int
+
+    def terms(self, sites: Sequence[Site], seed: int) -> dict[str, Term]:
+        """Return the terms of the method, at each site with the rank that fits it."""
+        found: dict[str, Term] = {}
+        for site in sites:
+            found |= METHODS[self.method](min(self.rank, *site.shape)).terms([site], seed)
+        return found
+
+    def add_gradient(self, adapter: Any, lr: float) -> None:
+        """Add the method's own gradient."""
+        METHODS[self.method](self.rank).add_gradient(adapter, lr)
+
+
+@cache
+def _pretrained(name: str) -> tuple[nn.Module, Any]:
+    return dt.load_model(name), dt.load_tokenizer(name)
+
+
+def language(task: str, steps: int, batch: int, length: int, seed: int) -> Problem:
+    """Return SmolLM2 on the first tokens of texts, each seen once."""
+    model, tokenizer = _pretrained("smollm2")
+    texts = dt.load_task(task, n_train=steps * batch, n_test=1, seed=seed).train.texts
+    return Problem(model, TokenTexts(texts, tokenizer, length), fit={"batch_size": batch})
+
+
+def classification(task: str, steps: int, seed: int) -> Problem:
+    """Return MiniLM and a new head on a text task, 16 texts of at most 32 tokens a step, each seen once."""
+    encoder, tokenizer = _pretrained("minilm")
+    data = dt.load_task(task, n_train=16 * steps, n_test=400, seed=seed)
+    tests = loader(data.test, tokenizer, 64, 32, shuffle=False)
+
+    @torch.inference_mode()
+    def accuracy(model: nn.Module) -> float:
+        right = sum(int((model(**batch).logits.argmax(-1) == batch["labels"]).sum()) for batch in tests)
+        return right / len(data.test)
+
+    model = dt.classifier(encoder, data.classes)
+    batches = loader(data.train, tokenizer, 16, 32, seed=seed)
+    return Problem(model, batches, {"also": "head.*"}, {"full_lr": 5e-3}, accuracy)
+
+
+@cache
+def toy(data: str, seed: int) -> Problem:
+    """Return the MLP, trained on odd classes for 200 epochs, and the even classes to adapt it to."""
+    odd_ND, even_ND, odd_N, even_N = _odd_and_even(data, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 128, bias=False), nn.ReLU(), nn.Linear(128, 5, bias=False))
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+        for _ in range(200):
+            optimizer.zero_grad()
+            F.cross_entropy(model(odd_ND), odd_N).backward()
+            optimizer.step()
+    options = {"loss": _cross_entropy, "schedule": "constant", "warmup": 0.0, "clip": None}
+    return Problem(model, [(even_ND, even_N)], {"select": "@linear"}, options)
+
+
+def _cross_entropy(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def _odd_and_even(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return 8 principal components (N, 8) of images of odd and of even classes, and class // 2 (N,) of both."""
+    images_NP, labels_N = _images(data, seed)
+    odd, even = (torch.nonzero(labels_N % 2 == parity).flatten()[:most] for parity, most in ((1, 10000), (0, 1000)))
+    both = torch.cat([odd, even])
+    centered_NP = images_NP[both] - images_NP[both].mean(0)
+    axes_PP = torch.linalg.eigh(centered_NP.T @ centered_NP).eigenvectors
+    features_ND = (centered_NP @ axes_PP[:, -8:].flip(1)).float()
+    return features_ND[: len(odd)], features_ND[len(odd) :], labels_N[odd] // 2, labels_N[even] // 2
+
+
+def _images(data: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Return pixels (N, P), unscaled as in the toy's code, and labels (N,), in an order drawn by the seed."""
+    if data == "fashion":
+        found = load_fashion_mnist(n_train=25000, n_test=1, seed=seed).train
+        return found.images.flatten(1).double(), found.labels
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return torch.as_tensor(pixels)[order].double(), torch.as_tensor(labels)[order]
+
+
+def _toy_setting(data: str, rank: int) -> Setting:
+    what = f"MLP 8-128-5, odd to even classes of {data}, full batch, 100 steps, rank {rank}"
+    methods = ("LoRA", "LoRA, c = 2", "PiSSA", "SORSA", "SORSA, gamma 0")
+    return Setting(what, partial(toy, data), rank, 100, (1e-5, 3e-2), (100, 101, 102), methods)
+
+
+def _language_setting(task: str) -> Setting:
+    what = f"SmolLM2-135M, next token on {task}, 24 steps of 2 texts of at most 32 tokens, rank 8 on all 210 weights"
+    return Setting(what, partial(language, task, 24, 2, 32), 8, 24, (3e-4, 3e-3), one_rate=False)
+
+
+def _classification_setting(task: str) -> Setting:
+    what = f"MiniLM and a new head on {task}, 40 steps of 16 texts of at most 32 tokens, rank 16 on all 36 weights"
+    return Setting(what, partial(classification, task, 40), 16, 40, (1e-4, 3e-3))
+
+
+SETTINGS = {
+    "toy-fashion-8": _toy_setting("fashion", 8),
+    "toy-fashion-2": _toy_setting("fashion", 2),
+    "toy-digits-8": _toy_setting("digits", 8),
+    "toy-digits-2": _toy_setting("digits", 2),
+    "language-r8": _language_setting("r8"),
+    "language-bbc": _language_setting("bbc"),
+    "classify-sentiment": _classification_setting("sentiment"),
+    "classify-bbc": _classification_setting("bbc"),
+}
