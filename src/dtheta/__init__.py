@@ -51,6 +51,17 @@ if TYPE_CHECKING:
     from dtheta.adapt.quantized import quantize as quantize
     from dtheta.adapt.sorsa import SORSA as SORSA
     from dtheta.adapt.variation import variation as variation
+    from dtheta.compose.adaptation import adapt_coefficients as adapt_coefficients
+    from dtheta.compose.atlas import learn_coefficients as learn_coefficients
+    from dtheta.compose.coefficients import Coefficients as Coefficients
+    from dtheta.compose.compose import compose as compose
+    from dtheta.compose.negation import learn_negation as learn_negation
+    from dtheta.compress.compeft import compress as compress
+    from dtheta.compress.feedback import ErrorFeedback as ErrorFeedback
+    from dtheta.compress.report import Compression as Compression
+    from dtheta.compress.report import compression_report as compression_report
+    from dtheta.compress.search import on_batches as on_batches
+    from dtheta.compress.search import search_compression as search_compression
     from dtheta.core.apply import applied as applied
     from dtheta.core.apply import merge as merge
     from dtheta.core.change import Change as Change
@@ -74,14 +85,15 @@ if TYPE_CHECKING:
 
 # Public names that need torch or more, and the module that each comes from.
 _LAZY = {
-    "gathered": "dtheta.fit.sharded",
-    "Record": "dtheta.fit.record",
     "Adapter": "dtheta.adapt.adapter",
     "BestQ": "dtheta.adapt.qpissa",
     "BitFit": "dtheta.adapt.bitfit",
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Change": "dtheta.core.change",
+    "Coefficients": "dtheta.compose.coefficients",
+    "Compression": "dtheta.compress.report",
     "Delta": "dtheta.core.delta",
+    "ErrorFeedback": "dtheta.compress.feedback",
     "Fingerprint": "dtheta.core.fingerprint",
     "Full": "dtheta.adapt.full",
     "LoRA": "dtheta.adapt.lora",
@@ -90,23 +102,33 @@ _LAZY = {
     "NF4": "dtheta.adapt.qpissa",
     "PiSSA": "dtheta.adapt.pissa",
     "QPiSSA": "dtheta.adapt.qpissa",
+    "Record": "dtheta.fit.record",
     "SORSA": "dtheta.adapt.sorsa",
+    "adapt_coefficients": "dtheta.compose.adaptation",
     "applied": "dtheta.core.apply",
     "attach": "dtheta.adapt.attach",
     "classifier": "dtheta.models.classifier",
+    "compose": "dtheta.compose.compose",
+    "compress": "dtheta.compress.compeft",
+    "compression_report": "dtheta.compress.report",
     "dequantized": "dtheta.adapt.quantized",
     "extract": "dtheta.core.extract",
     "fingerprint": "dtheta.core.fingerprint",
     "fit": "dtheta.fit.loop",
     "from_peft": "dtheta.core.interop",
+    "gathered": "dtheta.fit.sharded",
+    "learn_coefficients": "dtheta.compose.atlas",
+    "learn_negation": "dtheta.compose.negation",
     "load": "dtheta.core.files",
     "load_model": "dtheta.models.load",
     "load_table": "dtheta.data.table",
     "load_task": "dtheta.data.tasks",
     "load_tokenizer": "dtheta.models.load",
     "merge": "dtheta.core.apply",
+    "on_batches": "dtheta.compress.search",
     "quantize": "dtheta.adapt.quantized",
     "recompress": "dtheta.core.recompress",
+    "search_compression": "dtheta.compress.search",
     "to_peft": "dtheta.core.interop",
     "trainer_callback": "dtheta.fit.trainer_callback",
     "variation": "dtheta.adapt.variation",
@@ -121,10 +143,13 @@ __all__ = [
     "BestQ",
     "BitFit",
     "Change",
+    "Coefficients",
+    "Compression",
     "ConfigError",
     "Delta",
     "DthetaError",
     "DthetaWarning",
+    "ErrorFeedback",
     "Fingerprint",
     "FormatError",
     "Full",
@@ -142,23 +167,31 @@ __all__ = [
     "UnknownParameter",
     "UnsupportedLayer",
     "__version__",
+    "adapt_coefficients",
     "applied",
     "attach",
     "classifier",
+    "compose",
+    "compress",
+    "compression_report",
     "dequantized",
     "extract",
     "fingerprint",
     "fit",
     "from_peft",
     "gathered",
+    "learn_coefficients",
+    "learn_negation",
     "load",
     "load_model",
     "load_table",
     "load_task",
     "load_tokenizer",
     "merge",
+    "on_batches",
     "quantize",
     "recompress",
+    "search_compression",
     "to_peft",
     "trainer_callback",
     "variation",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dtheta.models.load import load_tokenizer
 from tests.cli.conftest import Outcome, sentences, write_table
 
 Run = Callable[..., Outcome]
@@ -97,3 +99,39 @@ def test_dry_run_writes_nothing(dtheta: Run, folders: dict[str, Path], adapted: 
     assert done.code == 0, done.err
     assert set(done.json["writes"]) == {"p.csv"}
     assert not Path("p.csv").exists()
+
+
+def test_a_weight_that_leaves_no_numbers(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, adapted_language: Path
+) -> None:
+    for delta, model in ((adapted, "bert"), (adapted_language, "llama")):
+        done = dtheta("apply", delta, "--model", folders[model], "--text", "the film", "--weight", "1e30")
+        assert (done.code, done.out) == (1, ""), done.out
+        assert "NaN or infinity" in done.err or "overflow" in done.err
+        done = dtheta("apply", delta, "--model", folders[model], "--text", "the film", "--weight", "-1e-3")
+        assert done.code == 0, done.err
+
+
+def test_a_tokenizer_that_returns_more_than_a_decoder_takes(
+    dtheta: Run, folders: dict[str, Path], adapted_language: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "typed"
+    shutil.copytree(folders["llama"], model)
+    file = model / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}))
+    assert "token_type_ids" in load_tokenizer(model)("the film")
+    done = dtheta("apply", adapted_language, "--model", model, "--text", "the film", "--tokens", 3)
+    assert done.code == 0, done.err
+
+
+def test_files_in_another_encoding(dtheta: Run, folders: dict[str, Path], adapted: Path, tmp_path: Path) -> None:
+    file = tmp_path / "old.csv"
+    file.write_bytes("text\nthe caf\u00e9\n".encode("latin-1"))
+    common = ["apply", adapted, "--model", folders["bert"], "--data", file]
+    done = dtheta(*common)
+    assert done.code == 1
+    assert "--encoding 'latin-1'" in done.err
+    done = dtheta(*common, "--encoding", "latin-1", "--json")
+    assert done.code == 0, done.err
+    assert done.json["predictions"][0]["text"] == "the caf\u00e9"

@@ -82,6 +82,9 @@ def test_yaml_lies_between_defaults_and_flags(tmp_path: Path) -> None:
         ("a: [\n", r"is not YAML"),
         ("!!python/object/apply:os.system ['true']\n", r"is not YAML"),
         ("config: other.yaml\n", r"unknown option 'config'"),
+        ("n-train: 3\nn_train: 4\n", r"'n_train' gives a second value to --n-train"),
+        ("rate: 1\nmode: last\nrate: 2\n", r"line 3: the key 'rate' occurs twice"),
+        ("set: {gamma: 1, gamma: 2}\n", r"line 1: the key 'gamma' occurs twice"),
     ],
 )
 def test_a_bad_configuration_names_the_place(tmp_path: Path, text: str, message: str) -> None:
@@ -105,6 +108,7 @@ def test_a_missing_configuration() -> None:
         (["x", "--rate"], "--rate: expected one argument"),
         (["x", "--n-train", "2.5"], "--n-train must be a whole number, found '2.5'"),
         (["x", "-q"], "unknown option -q"),
+        (["x", "--rate", "-bad"], "a value that begins with a dash is given as --rate=-value"),
         ([], "SOURCE is missing"),
         (["x", "--deep=1"], "--deep"),
         (["x", "--rat", "1"], "unknown option --rat"),
@@ -156,3 +160,8 @@ def test_precedence_through_a_verb(dtheta: Run, tmp_path: Path) -> None:
     done = dtheta("show", "--config", "run.yaml")
     assert done.code == 2
     assert "missing.delta" in done.err
+
+
+@pytest.mark.parametrize("text", ["-1", "-1.5", "-1e-3", "-.5e+2", "-2.E3"])
+def test_negative_numbers_in_every_form(text: str) -> None:
+    assert read("x", "--rate", text).rate == float(text) == read("x", f"--rate={text}").rate

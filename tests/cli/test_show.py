@@ -97,3 +97,49 @@ def test_what_is_not_there_or_damaged(dtheta: Run, adapted: Path) -> None:
 
 def test_dry_run(dtheta: Run, adapted: Path) -> None:
     assert dtheta("show", adapted, "--dry-run", "--json").json["reads"] == {str(adapted): adapted.stat().st_size}
+
+
+def test_a_language_model_is_measured_in_nats(dtheta: Run, adapted: Path, adapted_language: Path) -> None:
+    lines = dtheta("show", adapted_language).out.splitlines()
+    (baseline,) = [line for line in lines if line.strip().startswith("baseline")]
+    assert "nats a token" in baseline
+    assert "%" not in baseline
+    assert float(baseline.split()[1]) < 20
+    assert " % [" in next(line for line in dtheta("show", adapted).out.splitlines() if "baseline" in line)
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.txt", "x"])
+def test_a_delta_is_known_by_its_bytes(dtheta: Run, adapted: Path, name: str) -> None:
+    shutil.copy(adapted, name)
+    assert dtheta("show", name, "--json").json["type"] == "delta"
+
+
+@pytest.mark.parametrize("form", ["full", "peft"])
+def test_a_merged_folder_says_what_it_was_made_of(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, form: str
+) -> None:
+    shutil.copy(adapted, "a.delta")
+    command = ["merge", folders["bert"], "a.delta", "a.delta", "--weight", 0.5, "--weight", "-1e-1"]
+    assert dtheta(*command, "--format", form, "--seed", 7, "--out", "m").code == 0
+    record = dtheta("show", "m", "--json").json["provenance"]
+    digest = load("a.delta").digest
+    assert record["operation"] == "merge"
+    assert record["parents"] == [digest, digest]
+    assert record["settings"]["weights"] == [0.5, -0.1]
+    assert record["settings"]["command"]["format"] == form
+    assert (record["seed"], record["settings"]["base"]) == (7, load("a.delta").base.root)
+    assert set(record["versions"]) >= {"dtheta", "torch"}
+    assert str(folders["bert"].parent) not in Path("m/dtheta.json").read_text()
+    assert f"0.5 * a.delta ({digest[:12]}), -0.1 * a.delta" in dtheta("show", "m").out
+    Path("m/dtheta.json").write_text("[]")
+    assert dtheta("show", "m").code == 1
+
+
+def test_what_extract_was_asked_is_in_the_delta(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    assert dtheta("merge", folders["bert"], adapted, "--out", "m").code == 0
+    command = ["extract", folders["bert"], "m", "--rank", 2, "--select", "*query*", "--seed", 5, "--out", "e.delta"]
+    assert dtheta(*command).code == 0
+    made = load("e.delta").provenance
+    assert made.seed == 5
+    asked = {"verb": "extract", "base": "bert", "tuned": "m", "rank": 2, "select": "*query*"}
+    assert asked.items() <= made.settings["command"].items()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome
+from dtheta.cli.console import Table
+from dtheta.core.files import load
+from tests.cli.conftest import Outcome, spawn
 
 Run = Callable[..., Outcome]
 
@@ -121,3 +125,42 @@ def test_report_of_a_file_that_is_none(dtheta: Run) -> None:
     assert done.code == 1
     assert "a.json" in done.err
     assert not Path("report.html").exists()
+
+
+def test_methods_lists_what_goes_with_quantize(dtheta: Run, folders: dict[str, Path]) -> None:
+    done = dtheta("methods", "--for", folders["bert"], "--rank", 4, "--json")
+    assert {"QPiSSA", "LoftQ", "BestQ"} <= {row["name"] for row in done.json["quantize"]}
+    assert "2310.08659" in dtheta("methods", "--for", folders["bert"], "--rank", 4).out
+
+
+def test_models_prints_the_license_of_the_data_too(dtheta: Run) -> None:
+    from dtheta.data.sources import SOURCES
+    from dtheta.data.tasks import TASKS
+
+    done = dtheta("models", "--json")
+    assert {task for row in done.json["data"] for task in row["tasks"]} == set(TASKS)
+    licenses = {row["license"] for row in [*done.json["models"], *done.json["data"]]}
+    assert licenses == {package.license for package in SOURCES.values()}
+    assert all(text in dtheta("models").out for text in licenses)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+@pytest.mark.parametrize("columns", [40, 60, 79])
+def test_a_narrow_terminal_loses_nothing(adapted: Path, columns: int) -> None:
+    """On a terminal of so many columns every cell of the table is there in one piece."""
+    code = f"""
+import pty, sys
+sys.exit(pty.spawn([sys.executable, "-m", "dtheta.cli.main", "show", {str(adapted)!r}]) >> 8)
+"""
+    done = spawn(code=code, env={"COLUMNS": str(columns)}, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    shown = [line.strip() for line in done.stdout.splitlines()]
+    for name, change in load(adapted).changes.items():
+        assert name in shown
+        assert f"norm: {change.norm():.4g}" in shown
+
+
+def test_a_table_on_top_of_each_other() -> None:
+    table = Table(("name", "size>", "note"), [("a", "1", ""), ("b", "22", "x")], "what")
+    assert table.stacked() == "what\na\n  size: 1\nb\n  size: 22\n  note: x"
+    assert table.width == len("name  size  note")

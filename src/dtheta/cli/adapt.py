@@ -14,19 +14,21 @@ An interrupted run leaves a folder beside the output, from which --resume goes o
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
+from dtheta.cli.bases import local_place, model_flag, model_name
+from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console
-from dtheta.cli.cost import Cost
 from dtheta.cli.options import CommonOptions, Flag
-from dtheta.cli.plan import Plan, require_output, size_of
+from dtheta.cli.places import require_outputs
+from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import byte_size, count, duration
 from dtheta.cli.values import read_value
-from dtheta.errors import ConfigError, OutputError, did_you_mean
+from dtheta.cli.workspace import clear, kept_for_later, require_workspace, workspace
+from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from dtheta.adapt.method import Method
     from dtheta.adapt.recipe import Adapted, Recipe
     from dtheta.core.delta import Delta
+    from dtheta.data.corpus import Corpus
     from dtheta.data.text import TextTask
     from dtheta.report import MethodResult, TaskResult
 
@@ -51,6 +54,7 @@ class Options(CommonOptions):
         Flag("column of the classes ('label' if there is one); without it a language model is trained", "COLUMN"),
     ] = None
     test: Annotated[Path | None, Flag("a second file to test on; else a fifth of the texts is held out", "FILE")] = None
+    encoding: Annotated[str, Flag("encoding of the files: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
     n_train: Annotated[int | None, Flag("how many texts to train on; all without it")] = None
     n_test: Annotated[int | None, Flag("how many texts to test on")] = None
     method: Annotated[str, Flag("a name of 'dtheta methods'", "NAME")] = "PiSSA"
@@ -81,25 +85,37 @@ class Options(CommonOptions):
 def run(options: Options, console: Console) -> int:
     """Train, score, save, and report."""
     from dtheta.adapt.recipe import Recipe
+    from dtheta.data.corpus import Corpus
 
     method = build_method(options.method, options.rank, options.alpha, options.set)
     recipe = Recipe(
         method, options.select, options.steps, options.batch_size, options.lr, head_lr=options.head_lr,
         max_length=options.max_length, validate=options.validate, seed=options.seed,
     )  # fmt: skip
-    for path in (options.out, options.report):
-        if path is not None:
-            require_output(path)
-    work = options.out.with_name(f"{options.out.name}.run")
-    if work.exists() and not options.resume:
-        raise OutputError(f"{work} holds an interrupted run: go on with --resume, or remove it to start anew")
+    _require_places(options)
+    work = workspace(options.out)
+    require_workspace(work, options.resume)
     if options.dry_run:
         _plan(options, recipe).show(console)
         return 0
-    task = _labeled(options)
-    if task is None:
-        return _language(options, recipe, work, console)
-    return _classifier(options, recipe, task, work, console)
+    source = _source(options)
+    with kept_for_later(work):
+        if isinstance(source, Corpus):
+            return _language(options, recipe, source, work, console)
+        return _classifier(options, recipe, source, work, console)
+
+
+def _require_places(options: Options) -> None:
+    """Raise if an output has no place, or is an input or another output."""
+    from dtheta.data.tasks import TASKS
+
+    writes = {"--out": options.out, "--report": options.report}
+    if options.report is not None:
+        writes["the data of --report"] = options.report.with_suffix(".json")
+    reads = {"--test": options.test, "--config": options.config, "--model": local_place(options.model)}
+    if options.data not in TASKS:
+        reads["--data"] = Path(options.data).expanduser()
+    require_outputs(writes, reads)
 
 
 def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple[str, ...]) -> Method:
@@ -126,28 +142,36 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
     return kind(**{n: read_value(v, hints[n], f"{kind.__name__}'s {n}") for n, v in given.items()})
 
 
-def _labeled(options: Options) -> TextTask | None:
-    """Return the classification task that the options name, or None where the data has no classes."""
-    from dtheta.data.corpus import columns
+def _source(options: Options) -> TextTask | Corpus:
+    """Return the texts that the options name: a task where they have classes, else a corpus."""
+    from dtheta.data.corpus import columns, load_corpus
     from dtheta.data.table import load_table
     from dtheta.data.tasks import TASKS, load_task
 
     path = Path(options.data).expanduser()
     if options.data in TASKS:
         return load_task(options.data, options.n_train, options.n_test, options.seed)
+    if path.is_dir():
+        raise ConfigError(f"--data {options.data} is a folder; give a .csv, .tsv or .jsonl file, or a packaged task")
     if not path.suffix and not path.exists():
         raise ConfigError(
             f"there is no task {options.data!r} and no such file; packaged tasks: {', '.join(TASKS)}"
             f"{did_you_mean(options.data, TASKS)}"
         )
-    if options.label is None and "label" not in columns(path):
-        return None
-    label = options.label or "label"
-    return load_table(path, options.text, label, options.test, options.n_train, options.n_test, options.seed)
+    there = columns(path, options.encoding)
+    label = options.label or ("label" if "label" in there else None)
+    for file in (path, options.test):
+        if file is not None:
+            names = there if file is path else columns(file, options.encoding)
+            require_columns(file, names, {"--text": options.text, "--label": label})
+    counts = options.test, options.n_train, options.n_test, options.seed, options.encoding
+    if label is None:
+        return load_corpus(path, options.text, *counts)
+    return load_table(path, options.text, label, *counts)
 
 
 def _classifier(options: Options, recipe: Recipe, task: TextTask, work: Path, console: Console) -> int:
-    from dtheta.adapt.recipe import adapt_classifier, frozen_baseline, problem
+    from dtheta.adapt.recipe import adapt_classifier, frozen_baseline, problem, require_classifier
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import TaskResult
 
@@ -155,10 +179,11 @@ def _classifier(options: Options, recipe: Recipe, task: TextTask, work: Path, co
     console.note(
         f"{task.name}: {len(task.classes)} classes, {len(posed.train)} training and {len(posed.test)} test texts"
     )
+    require_classifier(posed.net, posed.task, recipe)
     frozen = frozen_baseline(posed)
     console.note(f"frozen encoder: {100 * frozen.accuracy.estimate:.1f} % in {duration(frozen.seconds)}; training ...")
     adapted = adapt_classifier(
-        posed, recipe, frozen, model_name=_name(options.model), checkpoint=work, resume=options.resume,
+        posed, recipe, frozen, model_name=model_name(options.model), checkpoint=work, resume=options.resume,
         quiet=not console.animated,
     )  # fmt: skip
     delta = _save(adapted.delta, options)
@@ -169,23 +194,19 @@ def _classifier(options: Options, recipe: Recipe, task: TextTask, work: Path, co
         ),
     )  # fmt: skip
     wrote = [str(options.out), *drawn]
-    shutil.rmtree(work, ignore_errors=True)
+    clear(work)
     _tell_classifier(options, delta, adapted, wrote, console)
     return 0
 
 
 def _save(delta: Delta, options: Options) -> Delta:
     """Save the delta with the resolved command in its provenance, and return it."""
-    command = {"verb": "adapt", **options.resolved(), "model": _name(options.model), "data": Path(options.data).name}
+    names = {"model": model_name(options.model), "data": Path(options.data).name}
+    command = {"verb": "adapt", **options.resolved(), **names}
     made = replace(delta.provenance, settings={**delta.provenance.settings, "command": command})
     delta = replace(delta, provenance=made)
     delta.save(options.out)
     return delta
-
-
-def _name(model: str) -> str:
-    """Return the name of a model: that of its folder, whose place is nobody's business but its owner's."""
-    return Path(model).expanduser().name or model
 
 
 def _report(
@@ -202,13 +223,14 @@ def _report(
     if options.report is None:
         return []
     task = task_of(method_result(adapted, recipe, net, options.out.stat().st_size))
+    model = model_flag(options.model, private=True)
     steps = [
-        NextStep("Run the adapted model", f'dtheta apply {options.out.name} --text "..."'),
+        NextStep("Run the adapted model", f'dtheta apply {options.out.name}{model} --text "..."'),
         NextStep("Look at the delta", f"dtheta show {options.out.name}"),
     ]
     measure = TOKEN_LOSS if task.classes is None else ACCURACY
     pretrained = getattr(net, "encoder", net)
-    results = adapt_results(_name(options.model), pretrained, [task], measure, recipe, steps)
+    results = adapt_results(model_name(options.model), pretrained, [task], measure, recipe, steps)
     data = results.save(options.report.with_suffix(".json"))
     return [str(adapt_report(results, options.report)), str(data)]
 
@@ -242,7 +264,7 @@ def _tell_classifier(options: Options, delta: Delta, adapted: Adapted, wrote: li
         "by logistic regression on the unadapted encoder",
         f"gain      {difference(adapted.gain)}: {clearness(adapted.gain)}",
         *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {options.out} --text "..."',
+        f'try       dtheta apply {options.out}{model_flag(options.model)} --text "..."',
     ]
     console.result(record, ["\n".join(lines)])
 
@@ -253,20 +275,17 @@ def _fields(delta: Delta) -> str:
     return f"{method['name']}({inside})"
 
 
-def _language(options: Options, recipe: Recipe, work: Path, console: Console) -> int:
+def _language(options: Options, recipe: Recipe, corpus: Corpus, work: Path, console: Console) -> int:
     from dtheta.adapt.language import adapt_language
-    from dtheta.data.corpus import load_corpus
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import TaskResult
 
-    path = Path(options.data).expanduser()
-    corpus = load_corpus(path, options.text, options.test, options.n_train, options.n_test, options.seed)
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     console.note(
         f"{corpus.name}: {len(corpus.train)} training and {len(corpus.test)} test texts without classes; training ..."
     )
     adapted = adapt_language(
-        model, tokenizer, corpus, recipe, model_name=_name(options.model), checkpoint=work, resume=options.resume,
+        model, tokenizer, corpus, recipe, model_name=model_name(options.model), checkpoint=work, resume=options.resume,
         quiet=not console.animated,
     )  # fmt: skip
     delta = _save(adapted.delta, options)
@@ -275,7 +294,7 @@ def _language(options: Options, recipe: Recipe, work: Path, console: Console) ->
         lambda result: TaskResult(corpus.name, len(corpus.train), len(corpus.test), adapted.baseline, (result,)),
     )  # fmt: skip
     wrote = [str(options.out), *drawn]
-    shutil.rmtree(work, ignore_errors=True)
+    clear(work)
     _tell_language(options, delta, adapted, wrote, console)
     return 0
 
@@ -306,32 +325,21 @@ def _tell_language(
         f"before    {adapted.baseline}",
         f"lower by  {adapted.gain}",
         *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {options.out} --text "..."',
+        f'try       dtheta apply {options.out}{model_flag(options.model)} --text "..."',
     ]
     console.result(record, ["\n".join(lines)])
 
 
 def _plan(options: Options, recipe: Recipe) -> Plan:
     """Return what would be read, written, and how long it would take; nothing is fetched for it."""
+    from dtheta.cli.rehearsal import rehearse
     from dtheta.data.sources import is_fetched
     from dtheta.data.tasks import TASKS
 
-    path, notes = Path(options.data).expanduser(), []
-    task = None
-    if options.data in TASKS and not is_fetched(TASKS[options.data].package.name):
-        notes.append(f"the task {options.data} is not in the cache yet and would be fetched first")
-    else:
-        task = _labeled(options)
-    cost = Cost.of_model(options.model)
-    if not cost.known:
-        notes.append(f"the model {options.model} is not in the cache yet and would be fetched first")
-    texts = recipe.steps * recipe.batch_size
-    evaluated = 0 if task is None else len(task.train) + 2 * len(task.test)
-    return Plan(
-        reads={f"model {options.model}": cost.nbytes, options.data: size_of(path)},
-        writes={str(p): None for p in (options.out, options.report) if p is not None},
-        memory=cost.memory(recipe.batch_size * recipe.max_length),
-        seconds=cost.seconds(trained=texts * recipe.max_length, run=evaluated * recipe.max_length),
-        settings={**options.resolved(), "lr": recipe.rate, "model": _name(options.model), "data": path.name},
-        notes=notes,
-    )
+    path = Path(options.data).expanduser()
+    absent = options.data in TASKS and not is_fetched(TASKS[options.data].package.name)
+    writes = [options.out, *([options.report, options.report.with_suffix(".json")] if options.report else [])]
+    settings = {**options.resolved(), "lr": recipe.rate, "model": model_name(options.model), "data": path.name}
+    source = None if absent else _source(options)
+    reads = {options.data: size_of(path)}
+    return rehearse(source, options.model, recipe, options.pooling, reads, writes, settings)

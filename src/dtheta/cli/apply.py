@@ -20,14 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dtheta.cli.bases import base_path, local_place
+from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.options import CommonOptions, Flag, Place
-from dtheta.cli.plan import Plan, require_output, size_of
-from dtheta.errors import ConfigError, did_you_mean
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, size_of
+from dtheta.errors import ConfigError, NonFinite, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 _SHOWN = 60  # characters of a text in the table
@@ -44,6 +47,7 @@ class Options(CommonOptions):
     text: Annotated[tuple[str, ...], Flag("a text; may be given several times")] = ()
     data: Annotated[Path | None, Flag("a .csv, .tsv or .jsonl file of texts", "FILE")] = None
     column: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
+    encoding: Annotated[str, Flag("encoding of the file: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
     label: Annotated[str | None, Flag("column of the true classes; the accuracy is then reported", "COLUMN")] = None
     weight: Annotated[float, Flag("factor of the delta; 0 runs the plain base")] = 1.0
     tokens: Annotated[int, Flag("tokens to continue a text by, for a language model")] = 40
@@ -52,17 +56,10 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Predict."""
-    if not options.text and options.data is None:
-        raise ConfigError('there is nothing to run on: give --text "..." or --data FILE')
-    if options.label is not None and options.data is None:
-        raise ConfigError("--label names a column of --data, which is not given")
-    if options.out is not None:
-        require_output(options.out)
-        if options.out.suffix not in _WRITERS:
-            raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
+    _require_meant(options)
+    texts, labels = _texts(options)
     if options.dry_run:
         return _plan(options, console)
-    texts, labels = _texts(options)
     with ExitStack() as stack:
         net, tokenizer, task = _network(options, stack)
         if task.get("kind") == "text-classification":
@@ -81,13 +78,43 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
+def _require_meant(options: Options) -> None:
+    """Raise for options that cannot be meant, before anything is read.
+
+    Raises:
+        ConfigError, OutputError: Naming the option.
+    """
+    if not options.text and options.data is None:
+        raise ConfigError('there is nothing to run on: give --text "..." or --data FILE')
+    if empty := next((i for i, text in enumerate(options.text, 1) if not text.strip()), None):
+        raise ConfigError(f"--text number {empty} is empty; give it some words")
+    if options.label is not None and options.data is None:
+        raise ConfigError("--label names a column of --data, which is not given")
+    if options.label is not None and options.text:
+        raise ConfigError("--label goes with --data alone: a --text has no class")
+    if options.tokens < 1:
+        raise ConfigError(f"--tokens must be at least 1, found {options.tokens}")
+    require_input(options.delta)
+    reads = {"DELTA": options.delta, "--data": options.data, "--config": options.config}
+    require_outputs({"--out": options.out}, {**reads, "--model": local_place(options.model)})
+    if options.out is not None and options.out.suffix not in _WRITERS:
+        raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
+
+
 def _plan(options: Options, console: Console) -> int:
+    """Show what would be done, after the checks of the real run that need no weights in memory."""
+    from dtheta.cli.fits import require_base
+    from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
 
-    is_file = options.delta.is_file()
-    named = read_header(options.delta).provenance.task.get("model", "") if is_file else ""
-    cost = Cost.of_model(options.model or named) if options.model or named else Cost()
-    reads = {str(options.delta): size_of(options.delta), f"model {options.model or named}": cost.nbytes}
+    name = str(options.delta)
+    if not options.delta.is_dir():
+        header = read_header(options.delta)
+        name = options.model or _known_model(dict(header.provenance.task))
+        if (base := base_path(name, fetch=False)) is not None:
+            require_base(header, open_checkpoint(base), whole=False)
+    cost = Cost.of_model(name)
+    reads = {str(options.delta): size_of(options.delta), f"model {name}": cost.nbytes}
     if options.data is not None:
         reads[str(options.data)] = size_of(options.data)
     writes = {} if options.out is None else {str(options.out): None}
@@ -97,17 +124,17 @@ def _plan(options: Options, console: Console) -> int:
 
 def _texts(options: Options) -> tuple[list[str], list[str] | None]:
     """Return the texts, and their classes where these are asked for."""
-    from dtheta.data.corpus import table_column
+    from dtheta.data.corpus import columns, table_column
 
     texts = list(options.text)
     if options.data is None:
         return texts, None
-    texts += table_column(options.data, options.column)
+    there = columns(options.data, options.encoding)
+    require_columns(options.data, there, {"--column": options.column, "--label": options.label})
+    texts += table_column(options.data, options.column, options.encoding)
     if options.label is None:
         return texts, None
-    if options.text:
-        raise ConfigError("--label goes with --data alone: a --text has no class")
-    return texts, table_column(options.data, options.label)
+    return texts, table_column(options.data, options.label, options.encoding)
 
 
 def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[str, Any]]:
@@ -117,10 +144,9 @@ def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[s
     from dtheta.cli.head import load_merged
     from dtheta.core.apply import applied
     from dtheta.core.files import load
-    from dtheta.core.tensorfile import existing
     from dtheta.models.load import load_model, load_tokenizer
 
-    path = existing(options.delta)
+    path = require_input(options.delta)
     if path.is_dir():
         return load_merged(path)
     delta = load(path)
@@ -152,8 +178,9 @@ def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Seque
 
     classes: list[str] = task["classes"]
     encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, task.get("max_length", 128))
-    rows = []
-    for text, probabilities in zip(texts, predicted_logits(net, encoded).softmax(1).tolist(), strict=True):
+    logits, rows = predicted_logits(net, encoded), []
+    _require_finite(logits)
+    for text, probabilities in zip(texts, logits.softmax(1).tolist(), strict=True):
         best = max(range(len(classes)), key=lambda i: probabilities[i])
         each = dict(zip(classes, probabilities, strict=True))
         rows.append({"text": text, "label": classes[best], "probability": probabilities[best], "probabilities": each})
@@ -171,14 +198,40 @@ def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int)
         )
     rows = []
     for text in texts:
-        given = tokenizer(text, return_tensors="pt")
+        encoded = tokenizer(text, return_tensors="pt")  # some tokenizers return more than a decoder takes
+        given = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        if not given["input_ids"].numel():
+            raise ConfigError(f"the text {text[:40]!r} has no token, so there is nothing to continue")
         with torch.no_grad():
             ids = net.generate(  # type: ignore[operator]
-                **given, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0
+                **given,
+                max_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id or 0,
+                logits_processor=[_checked],
             )
         new = ids[0, given["input_ids"].shape[1] :]
         rows.append({"text": text, "continuation": tokenizer.decode(new, skip_special_tokens=True)})
     return rows
+
+
+def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
+    """Return the logits of the next token as they are, once they are known to be numbers."""
+    _require_finite(logits)
+    return logits
+
+
+def _require_finite(logits: Tensor) -> None:
+    """Raise where the network gave no numbers.
+
+    Raises:
+        NonFinite: Saying what may be wrong.
+    """
+    if not bool(logits.isfinite().all()):
+        raise NonFinite(
+            "the network gives NaN or infinity with this delta on it; a smaller --weight may help, and --weight 0 "
+            "tells whether the base alone does so"
+        )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Part:

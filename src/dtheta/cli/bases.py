@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -31,10 +32,34 @@ def base_path(name: str, fetch: bool = True) -> Path | None:
         ConfigError: If there is nothing at the path.
         MissingExtra: If the model's package cannot be had.
     """
-    from dtheta.core.tensorfile import existing
+    from dtheta.cli.places import require_input
     from dtheta.data.sources import is_fetched
-    from dtheta.models.zoo import ZOO, model_folder
+    from dtheta.models.zoo import model_folder
 
-    if name not in ZOO:
-        return existing(name)
+    if (place := local_place(name)) is not None:
+        return require_input(place)
     return model_folder(name) if fetch or is_fetched(packages()[name].name) else None
+
+
+def local_place(name: str | None) -> Path | None:
+    """Return the path that a user gave for a model; None where it is one known by name, or none at all."""
+    from dtheta.models.zoo import ZOO
+
+    return None if name is None or name in ZOO else Path(name).expanduser()
+
+
+def model_name(name: str) -> str:
+    """Return the name of a model: that of its folder, whose place is nobody's business but its owner's."""
+    return Path(name).expanduser().name or Path(name).expanduser().resolve().name or name
+
+
+def model_flag(name: str, private: bool = False) -> str:
+    """Return the flag that a later command needs to find a model again; nothing for one that is known by name.
+
+    Args:
+        name: What the user gave.
+        private: Whether to name the folder alone and not its place, for what is handed on.
+    """
+    if local_place(name) is None:
+        return ""
+    return f" --model {shlex.quote(model_name(name) if private else name)}"

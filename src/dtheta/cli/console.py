@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_NARROW = 80  # columns of a terminal; below it columns of a table fold into slivers, or are lost
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,20 @@ class Table:
             for line in lines
         ]
         return "\n".join([*([self.title] if self.title else []), *(line.rstrip() for line in text)])
+
+    def stacked(self) -> str:
+        """Return the rows one below the other, a cell a line: for a terminal too narrow for columns."""
+        names = [name.removesuffix(">") for name in self.headings]
+        lines = [self.title] if self.title else []
+        for first, *rest in self.rows:
+            lines.append(str(first))
+            lines += [f"  {name}: {cell}" for name, cell in zip(names[1:], rest, strict=True) if str(cell)]
+        return "\n".join(lines)
+
+    @property
+    def width(self) -> int:
+        """Columns of a terminal that the aligned text takes."""
+        return max(map(len, self.plain().splitlines()), default=0)
 
 
 Part = str | Table
@@ -69,7 +86,11 @@ class Console:
 
     def _show(self, part: Part) -> None:
         if isinstance(part, Table) and sys.stdout.isatty():
-            _rich_table(part)
+            columns = shutil.get_terminal_size().columns
+            if columns < _NARROW and part.width > columns:
+                print(part.stacked())
+            else:
+                _rich_table(part)
         else:
             print(part.plain() if isinstance(part, Table) else part)
 

@@ -26,7 +26,7 @@ from dtheta.cli.cost import Cost
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.plan import Plan
 from dtheta.cli.units import byte_size, duration, percent
-from dtheta.errors import OutputError
+from dtheta.errors import FormatError, OutputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -216,18 +216,39 @@ def _require_place(out: Path) -> None:
     Raises:
         OutputError: If there is something else than an earlier demo, or no permission.
     """
-    from dtheta.cli.plan import require_output
+    from dtheta.cli.places import require_output
 
-    if not out.is_dir():
-        require_output(out)
-        if out.exists():
+    place = out.resolve()
+    if place == Path.cwd() or place in Path.cwd().parents:
+        raise OutputError(f"cannot write the folder {out}: you are in it, and it would be replaced; give another --out")
+    if not place.is_dir():
+        require_output(place)
+        if place.exists():
             raise OutputError(f"cannot write the folder {out}: there is a file of that name")
         return
-    if any(out.iterdir()) and not (out / _RESULTS).is_file():
+    if any(place.iterdir()) and not _is_demo(place):
         raise OutputError(
             f"cannot write the folder {out}: it holds something else than an earlier demo; choose another --out"
         )
-    require_output(out / _PAGE)
+    require_output(place / _PAGE)
+
+
+def _is_demo(folder: Path) -> bool:
+    """Tell whether a folder holds what this verb writes and nothing besides, so that nothing of anyone is lost."""
+    from dtheta.report import AdaptResults
+
+    found = list(folder.iterdir())
+    if {p.name for p in found} != {_RESULTS, _PAGE, _DELTAS} or any(p.is_symlink() for p in found):
+        return False
+    deltas = folder / _DELTAS
+    ours = {f"{task}-{method.lower()}.delta" for task in (*FULL.tasks, *FAST.tasks) for method in METHODS}
+    if not deltas.is_dir() or not {p.name for p in deltas.iterdir()} <= ours:
+        return False
+    try:
+        AdaptResults.load(folder / _RESULTS)
+    except FormatError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -235,7 +256,7 @@ def _replaced(out: Path) -> Iterator[Path]:
     """Make a folder that takes the place of ``out`` when the block ends, complete or not at all."""
     from dtheta.core.output import write_folder
 
-    token = secrets.token_hex(4)
+    out, token = out.resolve(), secrets.token_hex(4)
     fresh, old = (out.with_name(f".{out.name}.{token}.{part}") for part in ("new", "old"))
     try:
         with write_folder(fresh) as folder:

@@ -11,14 +11,15 @@ the delta is exact; with a rank, or a share of the energy like 0.9, a matrix is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dtheta.cli.bases import base_path
+from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
-from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
@@ -44,19 +45,19 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Extract and save."""
-    from dtheta.core.tensorfile import existing
-
-    tuned = existing(options.tuned)
-    require_output(options.out)
+    tuned = require_input(options.tuned)
+    reads = {"BASE": local_place(options.base), "TUNED": tuned, "--config": options.config}
+    require_outputs({"--out": options.out}, reads)
     if options.dry_run:
-        reads = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
-        total = sum(size or 0 for size in reads.values())
-        Plan(reads, {str(options.out): size_of(tuned)}, total, reading_time(total), options.resolved()).show(console)
+        sizes = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
+        total = sum(size or 0 for size in sizes.values())
+        Plan(sizes, {str(options.out): size_of(tuned)}, total, reading_time(total), options.resolved()).show(console)
         return 0
     base = base_path(options.base)
     delta = _from_peft(options, base) if (tuned / "adapter_config.json").exists() else _difference(options, base)
     if not len(delta):
         console.note("the two are equal in every bit: the delta is empty")
+    delta = _described(delta, options)
     delta.save(options.out)
     record = {
         "out": str(options.out),
@@ -76,6 +77,13 @@ def run(options: Options, console: Console) -> int:
         text += f"; at most {percent(lost, 2)} of a tensor's energy was discarded"
     console.result(record, [text])
     return 0
+
+
+def _described(delta: Delta, options: Options) -> Delta:
+    """Return the delta with the resolved command and its seed in its provenance."""
+    command = {"verb": "extract", **options.resolved(), "base": model_name(options.base)}
+    made = delta.provenance
+    return replace(delta, provenance=replace(made, settings={**made.settings, "command": command}, seed=options.seed))
 
 
 def _difference(options: Options, base: Path) -> Delta:

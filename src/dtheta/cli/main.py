@@ -28,15 +28,16 @@ _INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``arguments`` are those of the process by default."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         with _kept_handlers():
             code = _run(arguments)
             sys.stdout.flush()
             return code
     except DthetaError as error:
-        return _fail(arguments, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(arguments, "interrupted", _INTERRUPTED)
+        return _fail(arguments, _as_options(arguments, str(error)), error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        return _fail(arguments, f"interrupted{interrupt}", _INTERRUPTED)
     except BrokenPipeError:
         # the interpreter flushes once more as it ends: give it somewhere to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,6 +69,13 @@ def _kept_handlers() -> Iterator[None]:
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _open_streams() -> None:
+    """Let a stream that was closed before the start (``>&-``), which Python holds as None, lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # as long as the process
 
 
 def _terminate(*_: object) -> None:
@@ -121,6 +129,17 @@ def overview() -> str:
         lines += [f"{title}:", *(f"  {name:<{width}}  {VERBS[name]}" for name in names), ""]
     lines += ["Every verb takes --json, --quiet, --seed, --dry-run and --config FILE. Start with: dtheta demo", ""]
     return "\n".join(lines)
+
+
+def _as_options(arguments: Sequence[str], message: str) -> str:
+    """Return a message of the library in the words of the command line."""
+    from dtheta.cli.options import fields_of
+    from dtheta.cli.wording import in_options
+
+    if not arguments or arguments[0] not in VERBS:
+        return message
+    module = import_module(f"dtheta.cli.{arguments[0]}")
+    return in_options(message, fields_of(module.Options))
 
 
 def _fail(arguments: Sequence[str], message: str, code: int) -> int:

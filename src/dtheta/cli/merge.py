@@ -1,9 +1,9 @@
 """Write the model with deltas in it, or a delta as a peft adapter.
 
 The weights of the folder BASE are read, moved and written one tensor at a time: float64 sums, rounded once. Several
-deltas add up exactly, each with its --weight. A classifier's head goes into the folder beside the encoder
-(classifier.safetensors), and 'dtheta apply FOLDER' runs both. With --format peft the deltas' sum becomes an adapter
-folder that peft loads on the untouched base.
+deltas add up exactly, each with its --weight; all must be of BASE. A classifier's head goes into the folder beside the
+encoder (classifier.safetensors), and 'dtheta apply FOLDER' runs both; dtheta.json says what it was made of. With
+--format peft the deltas' sum becomes an adapter folder that peft loads on the untouched base.
 
   dtheta merge minilm news.delta --out merged/ --check
   dtheta merge base/ a.delta b.delta --weight 1 --weight 0.5 --out merged/
@@ -12,25 +12,29 @@ folder that peft loads on the untouched base.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dtheta.cli.bases import base_path
+from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
-from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size
-from dtheta.errors import ConfigError, DthetaError, OutputError, UnknownParameter
+from dtheta.errors import ConfigError, DthetaError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dtheta.adapt.adapter import Adapter
     from dtheta.core.delta import Delta
+    from dtheta.core.header import Header
 
+RECORD = "dtheta.json"
 _TEXTS = ("The bank cut its forecast.", "A late goal won the match for the home side.", "i love this phone")
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # of the largest logit
 
@@ -55,20 +59,16 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Merge and, if asked, check."""
-    if not options.out.is_dir():
-        require_output(options.out)
-    elif any(options.out.iterdir()):
-        raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")
-    if options.format == "peft" and options.dtype not in (None, "float32"):
-        raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
+    weights = _require_meant(options)
+    headers = _require_fitting(options)
     if options.dry_run:
         return _plan(options, console)
     base = base_path(options.base)
-    delta = _sum(options)
+    delta = _sum(options, weights)
     if options.format == "peft":
-        record = _write_peft(options, base, delta)
+        record = _write_peft(options, base, delta, headers)
     else:
-        record = _write_full(options, base, delta, console)
+        record = _write_full(options, base, delta, headers, console)
     lines = [f"{options.out}: {record['tensors']} tensors moved, {byte_size(record['bytes'])} written"]
     if record.get("rounding") is not None:
         lines.append(f"rounding  lost at most {record['rounding']:.1e} of a tensor's change ({record['worst']})")
@@ -82,6 +82,49 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
+def _require_meant(options: Options) -> tuple[float, ...]:
+    """Return the factor of each delta, after what can be checked without reading anything.
+
+    Raises:
+        ConfigError, OutputError: If the options contradict each other, or the output has no place.
+    """
+    if not options.deltas:
+        raise ConfigError("there is no delta to merge: dtheta merge BASE DELTA --out DIR")
+    weights = options.weight or (1.0,) * len(options.deltas)
+    if len(weights) != len(options.deltas):
+        raise ConfigError(
+            f"{len(options.deltas)} deltas but {len(weights)} weights; give --weight once for each, in order"
+        )
+    if options.format == "peft" and options.dtype not in (None, "float32"):
+        raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
+    if not options.out.is_dir():
+        reads = {"BASE": local_place(options.base), "--config": options.config}
+        require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
+    elif any(options.out.iterdir()):
+        raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")
+    return weights
+
+
+def _require_fitting(options: Options) -> list[Header]:
+    """Return the headers of the deltas, all of which were made on the base.
+
+    Raises:
+        BaseMismatch: If one was not: before a tensor of any is read.
+    """
+    from dtheta.cli.fits import require_base, require_one_base
+    from dtheta.core.checkpoints import open_checkpoint
+    from dtheta.core.files import read_header
+
+    headers = [read_header(require_input(path)) for path in options.deltas]
+    require_one_base(headers, options.select)
+    base = base_path(options.base, fetch=not options.dry_run)
+    if base is not None:
+        checkpoint = open_checkpoint(base)
+        for header in headers:
+            require_base(header, checkpoint, whole=not options.dry_run, select=options.select)
+    return headers
+
+
 def _plan(options: Options, console: Console) -> int:
     whole = size_of(base_path(options.base, fetch=False))
     reads = {options.base: whole, **{str(path): size_of(path) for path in options.deltas}}
@@ -91,18 +134,11 @@ def _plan(options: Options, console: Console) -> int:
     return 0
 
 
-def _sum(options: Options) -> Delta:
+def _sum(options: Options, weights: Sequence[float]) -> Delta:
     """Return the weighted sum of the deltas."""
     from dtheta.core.delta import total
     from dtheta.core.files import load
 
-    if not options.deltas:
-        raise ConfigError("there is no delta to merge: dtheta merge BASE DELTA --out DIR")
-    weights = options.weight or (1.0,) * len(options.deltas)
-    if len(weights) != len(options.deltas):
-        raise ConfigError(
-            f"{len(options.deltas)} deltas but {len(weights)} weights; give --weight once for each, in order"
-        )
     deltas = [weight * load(path) for weight, path in zip(weights, options.deltas, strict=True)]
     delta = deltas[0] if len(deltas) == 1 else total(deltas)
     return delta if options.select is None else delta.restrict(options.select)
@@ -111,49 +147,45 @@ def _sum(options: Options) -> Delta:
 def _parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
     """Return the delta under the names that a checkpoint of the pretrained model has, and whether there is a head.
 
-    A classifier calls the pretrained part ``encoder``; a checkpoint has no such prefix, or another one ("model").
+    Raises:
+        BaseMismatch: If the checkpoint lacks them.
+        ConfigError: If there are heads of different tasks.
     """
-    if all(name in names for name in delta):
+    from dtheta.cli.fits import prefix_in
+
+    prefix = prefix_in(delta, names)
+    if prefix is None:
         return delta, False
-    inner = [name for name in delta if name.startswith("encoder.")]
     has_head = any(name.startswith("head.") for name in delta)
-    if not inner:
-        return delta, False  # names of neither kind: merging says which tensor the base lacks
     if has_head and delta.provenance.task.get("kind") != "text-classification":
         raise ConfigError(
             "these deltas are of different tasks, so the sum of their heads is the head of none; "
             "--select 'encoder.*' merges the pretrained part alone"
         )
-    rest = inner[0].removeprefix("encoder.")
-    prefix = next((n.removesuffix(rest) for n in names if n == rest or n.endswith(f".{rest}")), None)
-    if prefix is None:
-        raise UnknownParameter(f"the delta changes {rest!r}, which this base does not have")
     renamed = delta.restrict("encoder.*").rename(lambda name: prefix + name.removeprefix("encoder."))
     return renamed, has_head
 
 
-def _write_full(options: Options, base: Path, delta: Delta, console: Console) -> dict[str, Any]:
+def _write_full(
+    options: Options, base: Path, delta: Delta, headers: Sequence[Header], console: Console
+) -> dict[str, Any]:
     import torch
 
-    from dtheta.cli.head import write_head
     from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
     from dtheta.core.output import write_folder
 
     inner, has_head = _parts(delta, open_checkpoint(base))
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    if not has_head:
-        merged = merge_checkpoint(base, inner, options.out, dtype=dtype)
-    elif base.is_file():
+    if base.is_file() and has_head:
         raise ConfigError(
             "the delta has a head, which needs a folder; give the model's folder as BASE, or --select 'encoder.*'"
         )
+    if base.is_file():
+        merged = merge_checkpoint(base, inner, options.out, dtype=dtype)
     else:
         with write_folder(options.out) as folder:
             merged = merge_checkpoint(base, inner, folder / "merged", dtype=dtype)
-            for file in (folder / "merged").iterdir():
-                file.rename(folder / file.name)
-            (folder / "merged").rmdir()
-            write_head(folder, delta)
+            _complete(folder, "merged", delta if has_head else None, _made(options, delta, headers))
     for name in merged.left_out:
         console.note(f"left out: {name} (it would not fit the merged weights)")
     return {
@@ -170,8 +202,7 @@ def _write_full(options: Options, base: Path, delta: Delta, console: Console) ->
     }
 
 
-def _write_peft(options: Options, base: Path, delta: Delta) -> dict[str, Any]:
-    from dtheta.cli.head import write_head
+def _write_peft(options: Options, base: Path, delta: Delta, headers: Sequence[Header]) -> dict[str, Any]:
     from dtheta.core.interop import to_peft
     from dtheta.core.output import write_folder
     from dtheta.core.tensors import base_tensors
@@ -181,11 +212,7 @@ def _write_peft(options: Options, base: Path, delta: Delta) -> dict[str, Any]:
     inner, has_head = _parts(delta, set(base_tensors(model)))
     with write_folder(options.out) as folder:
         to_peft(inner, folder / "adapter", base_name=options.base, model=model)
-        for file in (folder / "adapter").iterdir():
-            shutil.move(str(file), folder / file.name)
-        (folder / "adapter").rmdir()
-        if has_head:
-            write_head(folder, delta)
+        _complete(folder, "adapter", delta if has_head else None, _made(options, delta, headers))
     return {
         "out": str(options.out),
         "format": "peft",
@@ -195,6 +222,34 @@ def _write_peft(options: Options, base: Path, delta: Delta) -> dict[str, Any]:
         "head": has_head,
         "bytes": size_of(options.out) or 0,
     }
+
+
+def _complete(folder: Path, part: str, head: Delta | None, record: dict[str, Any]) -> None:
+    """Move what lies in a part of a folder up into it, and add the head, if there is one, and the provenance."""
+    from dtheta.cli.head import write_head
+    from dtheta.core.output import write_file
+
+    for file in (folder / part).iterdir():
+        shutil.move(str(file), folder / file.name)
+    (folder / part).rmdir()
+    if head is not None:
+        write_head(folder, head)
+    with write_file(folder / RECORD) as handle:
+        handle.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _made(options: Options, delta: Delta, headers: Sequence[Header]) -> dict[str, Any]:
+    """Return how the folder was made: the parents' digests, their weights, options, seed and versions."""
+    from dtheta.core.provenance import Provenance
+
+    settings = {
+        "command": {"verb": "merge", **options.resolved(), "base": model_name(options.base)},
+        "weights": list(options.weight or (1.0,) * len(options.deltas)),
+        "base": headers[0].base.root,
+        "delta": delta.digest,
+    }
+    parents = [header.digest for header in headers]
+    return Provenance("merge", {}, parents, settings, options.seed, dict(delta.provenance.task)).to_dict()
 
 
 def _check(options: Options, base: Path, delta: Delta) -> dict[str, float]:

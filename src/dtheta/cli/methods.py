@@ -12,9 +12,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dtheta.cli.bases import base_path
 from dtheta.cli.console import Console, Table
 from dtheta.cli.options import CommonOptions, Flag
-from dtheta.cli.plan import Plan
+from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import DthetaError
 
@@ -36,8 +37,13 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Print the table."""
+    from dtheta.models.zoo import model_folder
+
     if options.dry_run:
-        Plan({f"model {options.for_}": None}, seconds=5, settings=options.resolved()).show(console)
+        place = base_path(options.for_, fetch=False)
+        if place is not None:
+            model_folder(place)
+        Plan({f"model {options.for_}": size_of(place)}, seconds=5, settings=options.resolved()).show(console)
         return 0
     from dtheta.adapt.registry import method_class, method_names
     from dtheta.models.load import load_model
@@ -59,9 +65,20 @@ def run(options: Options, console: Console) -> int:
     title = f"on {options.for_} ({count(whole)} weights), rank {options.rank} where there is one"
     headings = ("method", "what trains", "weights>", "share>", "file>", "arXiv")
     end = "\n".join(["", *(f"{r['name']}: not counted, {r['note']}" for r in rows if r["note"])]).rstrip()
-    record = {"model": options.for_, "weights": whole, "rank": options.rank, "methods": rows}
-    console.result(record, [Table(headings, cells, title), *([end] if end else [])])
+    four_bits = _quantizations()
+    record = {"model": options.for_, "weights": whole, "rank": options.rank, "methods": rows, "quantize": four_bits}
+    more = Table(
+        ("for dt.quantize", "what it makes", "arXiv"), [(r["name"], r["makes"], r["paper"]) for r in four_bits]
+    )
+    console.result(record, [Table(headings, cells, title), *([end] if end else []), "", more])
     return 0
+
+
+def _quantizations() -> list[dict[str, str]]:
+    """Return what goes with ``dt.quantize`` in Python: four bits an element, and a delta that makes up for it."""
+    from dtheta.adapt.qpissa import NF4, BestQ, LoftQ, QPiSSA
+
+    return [{"name": q.__name__, "makes": q.summary, "paper": q.paper} for q in (QPiSSA, LoftQ, BestQ, NF4)]
 
 
 def _row(kind: type[Method], rank: int, model: nn.Module, whole: int) -> dict[str, Any]:

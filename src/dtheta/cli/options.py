@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -123,7 +124,27 @@ class _Parser(argparse.ArgumentParser):
     """argparse for the splitting alone: its errors become ours."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
+        message = message.removeprefix("argument ")
+        flag, _, rest = message.partition(": ")
+        if rest == "expected one argument":  # argparse takes what begins with a dash for an option
+            message = f"{message} after it; a value that begins with a dash is given as {flag}=-value"
+        raise ConfigError(message)
+
+
+# A negative number in any form that float() reads; argparse knows those without an exponent only.
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def _joined(fields: Mapping[str, Field], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with negative numbers tied to the flags before them: ``--weight=-1e-3``."""
+    flags = {f.called for f in fields.values() if not f.placed and f.kind is not bool}
+    found: list[str] = []
+    for text in arguments:
+        if found and found[-1] in flags and _NEGATIVE.fullmatch(text):
+            found[-1] += f"={text}"
+        else:
+            found.append(text)
+    return found
 
 
 def _flags(fields: Mapping[str, Field], arguments: Sequence[str]) -> dict[str, Any]:
@@ -136,7 +157,7 @@ def _flags(fields: Mapping[str, Field], arguments: Sequence[str]) -> dict[str, A
             parser.add_argument(f.called, dest=f.name, action=argparse.BooleanOptionalAction, default=None)
         else:
             parser.add_argument(f.called, dest=f.name, default=None, action="append" if f.many else "store")
-    found, unknown = parser.parse_known_intermixed_args(list(arguments))
+    found, unknown = parser.parse_known_intermixed_args(_joined(fields, arguments))
     if unknown:
         flags = [text.partition("=")[0] for text in unknown if text.startswith("-")]
         if flags:
@@ -154,6 +175,8 @@ def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
         name = f"{name}_" if f"{name}_" in fields else name
         if name not in fields or name == "config":
             raise ConfigError(f"{path}: unknown option {key!r}{did_you_mean(name, set(fields) - {'config'})}")
+        if name in values:
+            raise ConfigError(f"{path}: {key!r} gives a second value to {fields[name].called}; keep one of the two")
         if isinstance(value, Mapping):  # set: {gamma: 1e-4}
             value = [f"{k}={v}" for k, v in value.items()]
         values[name] = read_value(value, fields[name].kind, f"{path}: {key}")
@@ -164,7 +187,9 @@ def _document(path: Path) -> Mapping[Any, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _require_distinct_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        document = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -173,3 +198,18 @@ def _document(path: Path) -> Mapping[Any, Any]:
         found = "nothing" if document is None else type(document).__name__
         raise ConfigError(f"{path} must hold option names and values, such as 'rank: 16'; found {found}")
     return document
+
+
+def _require_distinct_keys(node: Any, path: Path) -> None:
+    """Raise where a table of the document, read by yaml as its last entry, has a key twice."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key.value, str) and key.value in seen:
+            raise ConfigError(f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} occurs twice")
+        if isinstance(key.value, str):
+            seen.add(key.value)
+        _require_distinct_keys(value, path)

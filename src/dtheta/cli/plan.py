@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.units import byte_size, duration
-from dtheta.errors import OutputError
 
 _DISK_RATE = 3e8  # bytes a second
 
@@ -88,18 +86,3 @@ def free_space(path: Path) -> int:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free
-
-
-def require_output(path: Path) -> None:
-    """Raise before anything is computed if a file could not be written at ``path`` in the end.
-
-    Raises:
-        OutputError: If its folder is missing or may not be written to, or ``path`` is a folder.
-    """
-    folder = path.expanduser().absolute().parent
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {folder}; create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {folder}; choose another folder")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
-from dtheta.cli.plan import Plan, reading_time, require_output, size_of
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size
 from dtheta.errors import ConfigError
 
@@ -34,14 +35,13 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Draw the page."""
-    from dtheta.core.tensorfile import existing
-
-    files = [existing(path) for path in options.files]
+    files = [require_input(path) for path in options.files]
     kinds = {path.suffix for path in files}
     if kinds not in ({".delta"}, {".json"}):
         raise ConfigError("give .delta files, or .json results of earlier runs, and only one of the two kinds")
-    require_output(options.out)
+    require_outputs({"--out": options.out}, {"--config": options.config, **{f"FILE {path}": path for path in files}})
     if options.dry_run:
+        _require_readable(files, kinds)
         reads = {str(path): size_of(path) for path in files}
         total = sum(size or 0 for size in reads.values())
         Plan(reads, {str(options.out): 200_000}, 2 * total, reading_time(total) + 2).show(console)
@@ -50,6 +50,18 @@ def run(options: Options, console: Console) -> int:
     record = {"out": str(page), "kind": "deltas" if kinds == {".delta"} else "results", "bytes": page.stat().st_size}
     console.result(record, [f"{page}: {byte_size(record['bytes'])}, one self-contained page of {len(files)} file(s)"])
     return 0
+
+
+def _require_readable(files: Sequence[Path], kinds: set[str]) -> None:
+    """Raise what drawing the page would raise on these files, as far as their headers and records tell."""
+    from dtheta.core.files import read_header
+    from dtheta.report import AdaptResults
+
+    if kinds == {".delta"}:
+        for path in files:
+            read_header(path)
+    else:
+        joined([AdaptResults.load(path) for path in files])
 
 
 def _deltas(files: Sequence[Path], out: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.places import require_input
 from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count
 from dtheta.errors import ConfigError, FormatError
@@ -41,9 +42,7 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Describe the file."""
-    from dtheta.core.tensorfile import existing
-
-    path = existing(options.file)
+    path = require_input(options.file)
     if options.dry_run:
         Plan({str(path): size_of(path)}, memory=size_of(path), seconds=reading_time(size_of(path))).show(console)
         return 0
@@ -61,10 +60,13 @@ def _describe(path: Path, options: Options) -> tuple[dict[str, Any], list[Part]]
 
 
 def _holds_delta(path: Path) -> bool:
-    """Tell whether a safetensors file of another name is a delta."""
+    """Tell whether a file of another name is a delta: its first bytes say so, whatever its suffix."""
     from dtheta.core.tensorfile import open_tensors
 
-    return path.suffix == ".safetensors" and "dtheta" in open_tensors(path).metadata
+    try:
+        return "dtheta" in open_tensors(path).metadata
+    except FormatError:
+        return False
 
 
 def _delta(path: Path, options: Options) -> tuple[dict[str, Any], list[Part]]:
@@ -133,14 +135,13 @@ def _task_facts(task: Mapping[str, Any]) -> dict[str, str]:
         facts["task"] = f"{task['kind']} on {task.get('data', 'unnamed data')}, model {task.get('model', 'unnamed')}"
     if task.get("classes"):
         facts["classes"] = ", ".join(map(str, task["classes"]))
+    shares = ("accuracy", "baseline") if task.get("kind") == "text-classification" else ("accuracy",)
     for name in ("accuracy", "baseline", "loss", "base_loss"):
         value = task.get(name)
         if isinstance(value, Mapping):
-            low, high, factor = value["low"], value["high"], 100 if name in ("accuracy", "baseline") else 1
-            unit = " %" if factor == 100 else " nats"
-            facts[name.replace("_", " ")] = (
-                f"{factor * value['estimate']:.4g}{unit} [{factor * low:.4g}, {factor * high:.4g}]"
-            )
+            factor, unit = (100, " %") if name in shares else (1, " nats a token")
+            low, high = factor * value["low"], factor * value["high"]
+            facts[name.replace("_", " ")] = f"{factor * value['estimate']:.4g}{unit} [{low:.4g}, {high:.4g}]"
     return facts
 
 
@@ -206,12 +207,14 @@ def _peft(path: Path, limit: int) -> tuple[dict[str, Any], list[Part]]:
         "bytes": size_of(path),
         "tensors": rows,
     }
+    record["provenance"], made = _merged(path)
     facts = {
         "rank": f"{config.rank}, alpha {config.alpha:g}" + (", rank-stabilized" if config.rslora else ""),
         "start": str(config.init),
         "base": f"{record['base_name'] or 'unnamed'} (a name only; peft folders carry no digest)",
         "weights": count(record["weights"]),
         "size": byte_size(record["bytes"] or 0),
+        **made,
     }
     cells = [(r["tensor"], r["dtype"], _shape(r["shape"]), byte_size(r["bytes"])) for r in rows]
     table = _cut(("tensor", "dtype", "shape", "size>"), cells, limit)
@@ -243,12 +246,14 @@ def _checkpoint(path: Path, limit: int) -> tuple[dict[str, Any], list[Part]]:
         "bytes": checkpoint.nbytes,
         "tensors": rows,
     }
+    record["provenance"], made = _merged(path)
     dtypes = ", ".join(sorted({str(r["dtype"]) for r in rows}))
     facts = {
         **({"architecture": kind} if kind else {}),
         "digest": f"{record['digest'][: 4 * _SHORT]} (of the tensors in the file{'s' if len(files) > 1 else ''})",
         "weights": f"{count(record['weights'])} in {len(rows)} tensors of {dtypes}",
         "size": f"{byte_size(record['bytes'])} in {len(files)} file{'s' if len(files) > 1 else ''}",
+        **made,
     }
     cells = [
         (
@@ -262,6 +267,28 @@ def _checkpoint(path: Path, limit: int) -> tuple[dict[str, Any], list[Part]]:
     ]
     table = _cut(("tensor", "dtype", "shape", "norm>", "size>"), cells, limit)
     return record, [f"{path.name}: a checkpoint", _facts(facts), "", *table]
+
+
+def _merged(path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Return how 'dtheta merge' made a folder, as a record and in words; nothing where it made none."""
+    from dtheta.cli.merge import RECORD
+    from dtheta.core.provenance import Provenance
+    from dtheta.core.tensorfile import parse_json
+
+    file = path / RECORD
+    if not file.is_file():
+        return None, {}
+    record = parse_json(file.read_bytes(), str(file))
+    try:
+        made = Provenance.from_dict(record)
+    except (FormatError, AttributeError) as error:
+        raise FormatError(f"{file} does not say how the folder was made: {error}") from None
+    weights, command = made.settings.get("weights", ()), made.settings.get("command", {})
+    parents = zip(made.parents, weights, command.get("deltas", ()), strict=False)
+    facts = {"made by": f"operation {made.operation!r} on {command.get('base', 'a base')}, {made.created}"}
+    facts["parents"] = ", ".join(f"{weight:g} * {name} ({digest[:_SHORT]})" for digest, weight, name in parents)
+    facts["versions"] = ", ".join(f"{name} {made.versions.get(name)}" for name in ("dtheta", "torch"))
+    return record, {**facts, "seed": str(made.seed)}
 
 
 def _architecture(path: Path) -> str | None:

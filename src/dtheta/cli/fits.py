@@ -1,0 +1,111 @@
+"""Whether deltas fit a base and each other, as their headers tell; before a tensor of a delta is read.
+
+    each other   a tensor that two deltas touch has one digest in both
+    the base     has every touched tensor, in its shape, and with the digest that the delta names
+
+A classifier's delta calls the pretrained part ``encoder``; a checkpoint has no such prefix, or another one ("model").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dtheta.errors import BaseMismatch
+
+if TYPE_CHECKING:
+    from dtheta.core.checkpoints import Checkpoint
+    from dtheta.core.header import Header
+
+T = TypeVar("T")
+
+_ENCODER, _HEAD = "encoder.", "head."
+_BUDGET = 1 << 30  # bytes of the base whose digests a dry run takes; the smallest tensors first
+
+
+def prefix_in(names: Iterable[str], base: Collection[str]) -> str | None:
+    """Return what stands in place of "encoder." in a base; None where the names of the delta are already the base's.
+
+    Raises:
+        BaseMismatch: If the base has no such tensor under any prefix.
+    """
+    names = list(names)
+    inner = [name for name in names if name.startswith(_ENCODER)]
+    if not inner or all(name in base for name in names):
+        return None
+    rest = inner[0].removeprefix(_ENCODER)
+    for name in base:
+        if name == rest or name.endswith(f".{rest}"):
+            return name.removesuffix(rest)
+    raise BaseMismatch(f"the delta changes {rest!r}, which this base does not have: it was made for another base")
+
+
+def require_one_base(headers: Sequence[Header], select: str | None = None) -> None:
+    """Raise unless all deltas were made on one base, as far as the tensors that they share (and match a glob) tell.
+
+    Raises:
+        BaseMismatch: Naming two files and the first tensor that differs.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for header in headers:
+        for name, digest in _chosen(header.base.digests, select).items():
+            known, path = seen.setdefault(name, (digest, header.path))
+            if known != digest:
+                raise BaseMismatch(
+                    f"{path} and {header.path} were made on different bases: {name} differs between them; "
+                    "'dtheta show FILE' says which base each is of"
+                )
+
+
+def require_base(header: Header, checkpoint: Checkpoint, whole: bool = True, select: str | None = None) -> None:
+    """Raise unless the pretrained part of a delta was made on the tensors of a checkpoint.
+
+    Args:
+        header: Of the delta.
+        checkpoint: The base.
+        whole: Whether to compare all digests; else only those of the smallest tensors, up to a gigabyte.
+        select: Look only at the changes that match this glob.
+
+    Raises:
+        BaseMismatch: Naming the file and the first tensors that differ.
+    """
+    from dtheta.core.fingerprint import Fingerprint
+
+    digests = _renamed(_chosen(header.base.digests, select), checkpoint)
+    sizes = {name: checkpoint.info(name).nbytes if name in checkpoint else 0 for name in digests}
+    left, chosen = _BUDGET, []
+    for name in sorted(digests, key=lambda name: sizes[name]):
+        left -= sizes[name]
+        if whole or left >= 0:
+            chosen.append(name)
+    try:
+        _require_shapes(_renamed(_chosen(header.changes, select), checkpoint), checkpoint)
+        Fingerprint(digests).check(checkpoint, chosen)
+    except BaseMismatch as error:
+        raise BaseMismatch(f"{header.path}: {error}") from None
+
+
+def _require_shapes(changes: Mapping[str, Mapping[str, Any]], checkpoint: Checkpoint) -> None:
+    """Raise where a touched tensor has another shape: that costs nothing to see, whatever its size."""
+    for name, meta in changes.items():
+        if name in checkpoint and "shape" in meta and tuple(meta["shape"]) != tuple(checkpoint.info(name).shape):
+            raise BaseMismatch(
+                f"{name} has the shape {tuple(meta['shape'])} in the delta and {tuple(checkpoint.info(name).shape)} in "
+                "the base: it was made for another base"
+            )
+
+
+def _chosen(table: Mapping[str, T], select: str | None) -> dict[str, T]:
+    from dtheta.core.tensors import matches
+
+    return {name: value for name, value in table.items() if select is None or matches(name, select)}
+
+
+def _renamed(table: Mapping[str, T], base: Collection[str]) -> dict[str, T]:
+    """Return a delta's table under the names of a base, without what the base cannot have: a head."""
+    prefix = prefix_in(table, base)
+    if prefix is None:
+        return dict(table)
+    inner = {name: value for name, value in table.items() if not name.startswith(_HEAD)}
+    return {prefix + name.removeprefix(_ENCODER): value for name, value in inner.items()}

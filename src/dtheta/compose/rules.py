@@ -1,0 +1,125 @@
+"""Rules: which epoch's coefficients are kept, and when to stop. Epoch 0, the base as it is, always takes part.
+
+    best      the epoch with the best score; ties go to the earlier one, so the result is never below the start
+    forget    the epoch with the lowest score on the target, among those that keep the score on the control at
+              ``keep`` times that of the start; the first epoch that does not ends the run
+    last      no score: what the last epoch left
+
+``forget`` is the rule of negation in aTLAS (arXiv 2407.02880). If no epoch keeps the control, nothing was forgotten
+that may be: the coefficients are zeros and the report says that it was not feasible (the released code has no result
+then, and fails).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from dtheta.errors import ConfigError, NonFinite
+
+#: model -> number, such as an accuracy on validation data.
+Metric: TypeAlias = Callable[[Any], float]
+Scores: TypeAlias = Mapping[str, float]
+
+
+class Rule(Protocol):
+    """What decides after each epoch."""
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Return what is measured of a model, by name."""
+        ...
+
+    def better(self, scores: Scores, than: Scores) -> bool:
+        """Tell whether these scores are to be kept rather than the best ones so far."""
+        ...
+
+    def stop(self, scores: Scores, start: Scores) -> str:
+        """Return why the run ends with these scores, which are then not kept, or an empty string."""
+        ...
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best score wins; ``better`` says which direction that is."""
+
+    metric: Metric
+    better_is: Literal["higher", "lower"] = "higher"
+
+    def __post_init__(self) -> None:
+        if self.better_is not in ("higher", "lower"):
+            raise ConfigError(f"better is {self.better_is!r}; expected higher or lower")
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Return the score."""
+        return {"score": measured("metric", self.metric, model)}
+
+    def better(self, scores: Scores, than: Scores) -> bool:
+        """Tell whether the score is strictly better."""
+        a, b = scores["score"], than["score"]
+        return a > b if self.better_is == "higher" else a < b
+
+    def stop(self, scores: Scores, start: Scores) -> str:
+        """Never stop."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Forget:
+    """The lowest target score wins as long as the control keeps its share ``keep`` of the start."""
+
+    target: Metric
+    control: Metric
+    keep: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"keep is {self.keep!r}; expected a share of the control's score, above 0 and at most 1")
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Return both scores."""
+        return {
+            "target": measured("target metric", self.target, model),
+            "control": measured("control metric", self.control, model),
+        }
+
+    def better(self, scores: Scores, than: Scores) -> bool:
+        """Tell whether the target's score is strictly lower."""
+        return scores["target"] < than["target"]
+
+    def stop(self, scores: Scores, start: Scores) -> str:
+        """Stop as soon as the control falls below its share."""
+        floor = self.keep * start["control"]
+        if scores["control"] >= floor:
+            return ""
+        return f"the control fell to {scores['control']:.4g}, below {floor:.4g} ({self.keep:g} of the start)"
+
+
+@dataclass(frozen=True)
+class Last:
+    """No score: the coefficients of the last epoch."""
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Measure nothing."""
+        return {}
+
+    def better(self, scores: Scores, than: Scores) -> bool:
+        """Keep whatever is newest."""
+        return True
+
+    def stop(self, scores: Scores, start: Scores) -> str:
+        """Never stop."""
+        return ""
+
+
+def measured(name: str, metric: Metric, model: Any) -> float:
+    """Return the number that a metric gives.
+
+    Raises:
+        NonFinite: If it is NaN or infinite.
+    """
+    found = float(metric(model))
+    if not math.isfinite(found):
+        raise NonFinite(f"the {name} is {found} on this model; it decides which coefficients are kept")
+    return found

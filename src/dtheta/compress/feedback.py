@@ -1,0 +1,102 @@
+"""Error feedback: what a compression left out is not lost but added before the next one.
+
+    total_t = delta_t + residual_{t-1},   sent_t = compress(total_t),   residual_t = total_t - sent_t
+    sum of sent_1 ... sent_t + residual_t = sum of delta_1 ... delta_t
+
+For training in rounds, where many small ternary updates shall add up to the whole one (Seide et al. 2014; Karimireddy
+et al. 2019, arXiv 1901.09847; Sattler et al. 2019, arXiv 1903.02891). ComPEFT compresses once and has no rounds.
+
+The sum holds to the rounding of float64, in which residuals are kept. That of a low-rank change stays in factors, of
+the rank it truly has, as long as these are smaller than the matrix. Factors that are compressed one by one
+(of="factors") have no residual that could be added to the next ones: a sum of products is not the product of sums. So
+low-rank rounds take of="product", or "balanced".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dtheta.compress.compeft import compress
+from dtheta.compress.plan import Of, balanced
+from dtheta.compress.scales import Scale
+from dtheta.compress.vectors import Per
+from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.delta import Delta
+from dtheta.core.lowrank import LowRank
+from dtheta.errors import ConfigError, UnsupportedLayer
+
+
+def step(total: Delta, **settings: Any) -> tuple[Delta, Delta]:
+    """Compress ``delta + residual`` and return what is sent and the new residual.
+
+    Args:
+        total: This round's delta, or its sum with the residual of the round before.
+        settings: Those of ``compress``, such as density and scale; ``of`` is "product" by default.
+
+    Raises:
+        ConfigError: If ``of`` is "factors".
+        UnsupportedLayer: If the delta holds new vectors, which are no terms of a sum with their own remainder.
+        UnknownParameter, NonFinite: As ``compress``.
+    """
+    settings = {"of": "product", **settings}
+    if settings["of"] == "factors":
+        raise ConfigError("of='factors' leaves no residual that adds to the next factors; use 'product' or 'balanced'")
+    if total.new:
+        raise UnsupportedLayer(
+            f"{next(iter(total.new))}: a new vector is no displacement and has no residual; send it apart"
+        )
+    sent = compress(total, **settings)
+    return sent, (total - sent).map(lambda _, change: settled(change))
+
+
+def settled(change: Change) -> Change:
+    """Return a sum as one change in float64: factors where they are smaller than the matrix, else the matrix."""
+    if isinstance(change, New) or change.rank is None:
+        return Dense(_exact(change))
+    wide = change.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    left, right = balanced(wide)
+    rows, columns = matrix_shape(change.shape)
+    if left.shape[1] * (rows + columns) < rows * columns:
+        return LowRank(left, right, full_shape=tuple(change.shape))
+    return Dense(_exact(change))
+
+
+def _exact(change: Change) -> torch.Tensor:
+    """Return the displacement in float64, without rounding to float32 on the way."""
+    total = torch.zeros(matrix_shape(change.shape), dtype=torch.float64, device=change.device)
+    change.add_to(total)
+    return total.reshape(change.shape)
+
+
+class ErrorFeedback:
+    """Rounds of compression that carry the residual: ``sent = feedback.send(delta)``.
+
+    Attributes:
+        residual: What has not been sent yet; None before the first round.
+    """
+
+    def __init__(
+        self,
+        density: float = 0.1,
+        scale: Scale = "mean-abs",
+        *,
+        per: Per = "delta",
+        alpha: float = 1.0,
+        of: Of = "product",
+        residual: Delta | None = None,
+    ) -> None:
+        self.settings = {"density": density, "scale": scale, "per": per, "alpha": alpha, "of": of}
+        self.residual = residual
+
+    def send(self, delta: Delta) -> Delta:
+        """Return what is sent of this round's delta and of what was left before.
+
+        Raises:
+            BaseMismatch: If the delta is of another base than the ones before.
+            As ``step``.
+        """
+        total = delta if self.residual is None else delta + self.residual
+        sent, self.residual = step(total, **self.settings)
+        return sent

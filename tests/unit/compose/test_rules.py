@@ -1,0 +1,38 @@
+"""Rules: what is kept, and when a run stops."""
+
+from __future__ import annotations
+
+import pytest
+
+from dtheta.compose.rules import Best, Forget, Last
+from dtheta.errors import ConfigError, NonFinite
+
+
+def test_best_keeps_the_earlier_of_equal_scores() -> None:
+    rule = Best(lambda model: model)
+    assert rule.scores(3) == {"score": 3.0} and not rule.stop({"score": 0}, {"score": 9})
+    assert rule.better({"score": 2}, {"score": 1}) and not rule.better({"score": 1}, {"score": 1})
+    lower = Best(float, "lower")
+    assert lower.better({"score": 1}, {"score": 2}) and not lower.better({"score": 2}, {"score": 2})
+
+
+def test_forget_wants_a_low_target_and_stops_below_the_floor() -> None:
+    rule = Forget(lambda model: model[0], lambda model: model[1], keep=0.9)
+    assert rule.scores((1, 2)) == {"target": 1.0, "control": 2.0}
+    assert rule.better({"target": 1, "control": 0}, {"target": 2, "control": 9})
+    start = {"target": 5.0, "control": 0.5}
+    assert rule.stop({"target": 0, "control": 0.45}, start) == ""
+    assert "below 0.45" in rule.stop({"target": 0, "control": 0.4499}, start)
+
+
+def test_last_measures_nothing() -> None:
+    assert Last().scores(None) == {} and Last().better({}, {}) and not Last().stop({}, {})
+
+
+def test_what_cannot_be_meant() -> None:
+    with pytest.raises(ConfigError, match="higher or lower"):
+        Best(float, "up")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="keep"):
+        Forget(float, float, keep=1.5)
+    with pytest.raises(NonFinite, match="target metric"):
+        Forget(lambda model: float("nan"), float).scores(1)
