@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in path.read_text()]
+FOUND = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = [path for path in FOUND if "```python" in path.read_text()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
