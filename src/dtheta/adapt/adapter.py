@@ -97,6 +97,11 @@ class Adapter(nn.Module):
         return self.terms[module_name(key)]  # type: ignore[return-value]
 
     @property
+    def attached(self) -> bool:
+        """Whether the terms are on the model; False after ``detach``."""
+        return self._attached
+
+    @property
     def sites(self) -> Mapping[str, Site]:
         """The sites by key, in the order of the model."""
         return self._sites
@@ -128,6 +133,8 @@ class Adapter(nn.Module):
 
     def delta(self) -> Delta:
         """Return what the terms add to the original base, detached from the model and from further training.
+
+        Its fingerprint has no root where some tensor of the base, touched or not, cannot be read (see ``fingerprint``).
 
         Raises:
             ConfigError: If a parameter got another parametrization after attach, which hides it under another name.

@@ -73,8 +73,11 @@ def _originals(path: str, module: nn.Module) -> Iterator[tuple[Owner, Tensor]]:
         if all(is_term(p) for p in entry):
             yield Owner(path, module, attribute), entry.original
             continue
+        inside = f"{path}.parametrizations.{attribute}".removeprefix(".")
         for name, tensor in [*entry._parameters.items(), *entry._buffers.items()]:
-            yield Owner(f"{path}.parametrizations.{attribute}".removeprefix("."), entry, name), tensor
+            yield Owner(inside, entry, name), tensor
+        if "parametrizations" in entry._modules:  # ours, on a tensor of theirs
+            yield from _originals(inside, entry)
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -68,7 +68,7 @@ def check_attached(adapter: Any) -> None:
     Raises:
         ConfigError: its terms are in no model, so no loss could depend on them.
     """
-    if not getattr(adapter, "_attached", True):  # a Trainable of one's own need not know what attaching is
+    if not getattr(adapter, "attached", True):  # a Trainable of one's own need not know what attaching is
         raise ConfigError(
             "this adapter is detached: its terms are in no model, so there is nothing to train; call fit before "
             "detach(), or attach to the model anew"

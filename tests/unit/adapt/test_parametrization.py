@@ -18,6 +18,7 @@ from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.source import Source
 from dtheta.adapt.term import DenseTerm
+from dtheta.core.fingerprint import fingerprint
 from dtheta.core.seeds import generator
 from dtheta.core.selection import Window
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -283,3 +284,15 @@ def test_windows_and_weights_are_placed():
     expected[1:3] += 0.5 * terms[0]
     expected[:, 2:3] += terms[1]
     torch.testing.assert_close(entry(base).detach(), expected)
+
+
+def test_the_base_is_whole_while_a_term_sits_on_another_parametrization() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+    before = fingerprint(model)
+    adapter = attach(model, Full(), select="*original1")
+    assert fingerprint(model) == before
+    (name,) = adapter.delta().base.digests
+    assert name == "0.parametrizations.weight.original1"
+    assert adapter.attached
+    adapter.detach()
+    assert fingerprint(model) == before and not adapter.attached
