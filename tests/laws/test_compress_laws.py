@@ -21,7 +21,7 @@ from dtheta.core.change import Change, Dense
 from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
 from dtheta.core.spectral import Spectral
-from dtheta.errors import NonFinite, UnsupportedLayer
+from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 from tests.laws.strategies import SHAPES, changes, reference, size
 from tests.unit.compress.reference import mean_abs, top_signs
 
@@ -155,6 +155,9 @@ def test_every_kind_of_change_can_be_compressed_in_some_way(delta: Delta, densit
     for of in ("balanced", "product"):
         try:
             packed = compress(delta, density, scale, of=of)
+        except ConfigError as error:  # a single shift of a spectral change
+            assert scale == "alpha-sigma" and "one entry has no standard deviation" in str(error)  # noqa: PT017
+            continue
         except UnsupportedLayer as error:  # so few entries that no product of factors is left
             if of == "balanced" and "every product becomes zero" in str(error):
                 continue
