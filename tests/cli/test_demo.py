@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dtheta.core.files import read_header
+from dtheta.core.files import load, read_header
 from dtheta.report import AdaptResults
 from tests.cli.conftest import Outcome
 
@@ -22,7 +22,8 @@ def test_the_folder_is_complete(dtheta: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert done.code == 0, done.err
     record = done.json
     assert record["report"] == "try/report.html"
-    names = {"deltas", "deltas/bbc-lora.delta", "deltas/bbc-pissa.delta", "deltas/bbc-sorsa.delta"}
+    deltas = ("bbc-lora", "bbc-pissa", "bbc-sorsa", "bbc-pissa-compressed", "composed")
+    names = {"deltas", *(f"deltas/{name}.delta" for name in deltas)}
     assert {p.relative_to("try").as_posix() for p in Path("try").rglob("*")} == {*names, "report.html", "results.json"}
     results = AdaptResults.load("try/results.json")
     (task,) = results.tasks
@@ -31,6 +32,14 @@ def test_the_folder_is_complete(dtheta: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert len({method.settings["steps"] for method in task.methods}) == 1
     assert task.methods[2].orthogonality
     assert all(len(method.layers) == 36 for method in task.methods)
+    assert results.packed is not None
+    (row,) = results.packed.tasks
+    sizes = [Path(f"try/deltas/bbc-pissa{end}.delta").stat().st_size for end in ("", "-compressed")]
+    assert (row.file_bytes, row.ratio) == (sizes[1], sizes[0] / sizes[1]) and row.ratio > 20
+    made = read_header(Path("try/deltas/composed.delta")).provenance
+    small = load("try/deltas/bbc-pissa-compressed.delta")
+    assert made.settings["coefficients"]["deltas"] == [small.restrict("encoder.*").digest]
+    assert "Smaller, and one for all" in Path("try/report.html").read_text()
     assert [p.name for p in Path().iterdir()] == ["try"]
     shown = dtheta("report", "try/results.json", "--out", "again.html")
     assert shown.code == 0
@@ -43,7 +52,7 @@ def test_the_folder_is_complete(dtheta: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("dtheta.cli.demo._all_tasks", lambda *_: replace(results, model="another"))
     done = dtheta("demo", "--fast", "--out", "try")
     assert done.code == 0, done.err
-    assert "try next:" in done.out
+    assert "try next:" in done.out and "one encoder composed for all tasks" in done.out
     assert AdaptResults.load("try/results.json").model == "another"
     assert {p.name for p in Path("try").iterdir()} == {"report.html", "results.json"}
     assert [p.name for p in Path().iterdir() if p.name.startswith(".")] == []
@@ -63,5 +72,5 @@ def test_a_folder_of_something_else_is_not_touched(dtheta: Run) -> None:
 def test_dry_run_writes_nothing(dtheta: Run) -> None:
     done = dtheta("demo", "--dry-run", "--json")
     assert done.code == 0, done.err
-    assert len([name for name in done.json["writes"] if name.endswith(".delta")]) == 9
+    assert len([name for name in done.json["writes"] if name.endswith(".delta")]) == 9 + 3 + 1
     assert not list(Path().iterdir())

@@ -106,7 +106,8 @@ def write_demo(folder: Path) -> None:
     from tests.unit.report.examples import results
 
     (folder / "deltas").mkdir(parents=True)
-    (folder / "deltas/bbc-lora.delta").write_bytes(b"")
+    for name in ("bbc-lora", "bbc-pissa-compressed", "composed"):
+        (folder / f"deltas/{name}.delta").write_bytes(b"")
     (folder / "report.html").write_text("<html>")
     results(1, 4).save(folder / "results.json")
 

@@ -24,6 +24,7 @@ from dtheta.cli.bases import base_path, local_place
 from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
+from dtheta.cli.networks import base_name
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
@@ -110,7 +111,7 @@ def _plan(options: Options, console: Console) -> int:
     name = str(options.delta)
     if not options.delta.is_dir():
         header = read_header(options.delta)
-        name = options.model or _known_model(dict(header.provenance.task))
+        name = base_name(header.provenance.task, options.model)
         if (base := base_path(name, fetch=False)) is not None:
             require_base(header, open_checkpoint(base), whole=False)
     cost = Cost.of_model(name)
@@ -151,7 +152,7 @@ def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[s
         return load_merged(path)
     delta = load(path)
     task = dict(delta.provenance.task)
-    name = options.model or _known_model(task)
+    name = base_name(task, options.model)
     net = task_model(delta, load_model(name))
     if delta.new:
         adapter = attach(net, delta, weight=options.weight)
@@ -159,16 +160,6 @@ def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[s
     else:
         stack.enter_context(applied(net, options.weight * delta) if options.weight != 1.0 else applied(net, delta))
     return net.eval(), load_tokenizer(name), task
-
-
-def _known_model(task: dict[str, Any]) -> str:
-    from dtheta.models.zoo import ZOO
-
-    name = task.get("model", "")
-    if name not in ZOO:
-        said = f"the delta was made on a model called {name!r}" if name else "the delta does not name its model"
-        raise ConfigError(f"{said}, which 'dtheta models' does not know; give its folder with --model")
-    return name
 
 
 def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -193,7 +184,8 @@ def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int)
 
     if not callable(getattr(net, "generate", None)) or not net.can_generate():  # type: ignore[operator]
         raise ConfigError(
-            f"the delta names no task, and {type(net).__name__} generates no text; in Python, "
+            f"the delta names no task, and {type(net).__name__} generates no text; if it moves a classifier's encoder, "
+            "'dtheta compose DELTA --head CLASSIFIER.delta' gives it a head; in Python, "
             "'with dt.applied(model, delta)' runs it for any use"
         )
     rows = []

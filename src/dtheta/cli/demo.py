@@ -2,8 +2,9 @@
 
 MiniLM, a pretrained text encoder of 22.7 million weights, learns BBC topics, Reuters topics and the sentiment of tweets
 by LoRA, PiSSA and SORSA at equal rank, on equal batches, for equal steps. Each is compared with the frozen encoder
-under logistic regression on the same texts. The nine deltas, the results and one self-contained page land in the output
-folder, which appears complete or not at all. Whatever order comes out is what the page says.
+under logistic regression on the same texts. Then the PiSSA deltas are compressed to signs and scales, and composed into
+one encoder for all tasks by learned coefficients. The deltas, the results and one self-contained page land in the
+output folder, which appears complete or not at all. Whatever comes out is what the page says.
 
   dtheta demo
   dtheta demo --fast --out try/
@@ -16,13 +17,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Table
 from dtheta.cli.cost import Cost
+from dtheta.cli.demo_compose import COMPOSED, TEXTS, table
+from dtheta.cli.demo_compose import names as packed_names
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.plan import Plan
 from dtheta.cli.units import byte_size, duration, percent
@@ -57,10 +60,11 @@ class Size:
     train: int
     test: int
     steps: int
+    learning: int  # steps of the composition's coefficients
 
 
-FULL = Size(("bbc", "r8", "sentiment"), train=800, test=600, steps=50)
-FAST = Size(("bbc",), train=64, test=64, steps=4)
+FULL = Size(("bbc", "r8", "sentiment"), train=800, test=600, steps=50, learning=10)
+FAST = Size(("bbc",), train=64, test=64, steps=4, learning=2)
 
 
 def run(options: Options, console: Console) -> int:
@@ -80,17 +84,21 @@ def run(options: Options, console: Console) -> int:
 
 
 def _all_tasks(folder: Path, size: Size, options: Options, console: Console) -> AdaptResults:
+    from dtheta.cli.demo_compose import pack
     from dtheta.cli.results import adapt_results
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import ACCURACY
 
     (folder / _DELTAS).mkdir()
     model, tokenizer = load_model(MODEL), load_tokenizer(MODEL)
-    with console.progress("demo", len(size.tasks) * (1 + len(METHODS))) as begin:
-        found = [_task(name, model, tokenizer, folder / _DELTAS, size, options, console, begin) for name in size.tasks]
-    return adapt_results(
-        MODEL, model, found, ACCURACY, _recipes(size, options)[0], _next_steps(options.out, size.tasks[0])
+    deltas = folder / _DELTAS
+    with console.progress("demo", len(size.tasks) * (1 + len(METHODS)) + 2) as begin:
+        found = [_task(name, model, tokenizer, deltas, size, options, console, begin) for name in size.tasks]
+        packed = pack(deltas, size.tasks, model, tokenizer, size.learning, options.seed, console, begin)
+    results = adapt_results(
+        MODEL, model, found, ACCURACY, _recipes(size, options)[0], _next_steps(options.out, size.tasks)
     )
+    return replace(results, packed=packed)
 
 
 def _task(
@@ -152,13 +160,15 @@ def _draw(results: AdaptResults, path: Path) -> None:
     adapt_report(results, path)
 
 
-def _next_steps(out: Path, task: str) -> list[NextStep]:
+def _next_steps(out: Path, tasks: Sequence[str]) -> list[NextStep]:
     from dtheta.report import NextStep
 
-    delta = out / _DELTAS / f"{task}-pissa.delta"
+    deltas = [out / _DELTAS / f"{task}-pissa.delta" for task in tasks]
+    delta, several = deltas[0], " ".join(map(str, [*deltas, *([out / _DELTAS / COMPOSED] if len(deltas) < 2 else [])]))
     return [
         NextStep("Run an adapted model", f'dtheta apply {delta} --text "Shares fell after the bank cut its forecast"'),
         NextStep("Look into a delta", f"dtheta show {delta}"),
+        NextStep("See how alike deltas are", f"dtheta compare {several}"),
         NextStep(
             "Adapt the model to your own texts", "dtheta adapt --data my.csv --text text --label label --out my.delta"
         ),
@@ -181,7 +191,8 @@ def _tell(results: AdaptResults, out: Path, seconds: float, console: Console) ->
             loss = sum(v for _, v in m.losses[0][-10:]) / len(m.losses[0][-10:])
             gain = "" if m.gain is None else difference(m.gain)
             rows.append((task.name, m.name, share(m.score), gain, f"{loss:.3f}", byte_size(m.file_bytes)))
-    table = Table(("task", "method", "accuracy [95 %]", "above frozen", "last losses>", "file>"), rows)
+    scores = Table(("task", "method", "accuracy [95 %]", "above frozen", "last losses>", "file>"), rows)
+    more = [] if results.packed is None else ["", table(results)]
     weights = results.tasks[0].methods[0].parameters
     trained = f"{percent(weights / results.model_parameters)} of {results.model_parameters:,} weights trained"
     lines = [
@@ -190,16 +201,17 @@ def _tell(results: AdaptResults, out: Path, seconds: float, console: Console) ->
         "try next:",
         *(f"  {step.command}" for step in results.next_steps),
     ]
-    console.result(record, [table, "\n".join(lines)])
+    console.result(record, [scores, *more, "\n".join(lines)])
 
 
 def _plan(options: Options, size: Size) -> Plan:
     cost, runs = Cost.of_model(MODEL), len(size.tasks) * len(METHODS)
     tokens = size.steps * _BATCH * _LENGTH * runs
-    evaluated = (len(size.tasks) * (size.train + size.test) + runs * size.test) * _LENGTH
+    tokens += size.learning * TEXTS * _LENGTH * len(size.tasks)
+    evaluated = (len(size.tasks) * (size.train + 3 * size.test) + runs * size.test) * _LENGTH
     reads: dict[str, int | None] = {f"model {MODEL}": cost.nbytes, **{f"task {name}": None for name in size.tasks}}
     writes: dict[str, int | None] = {str(options.out / _PAGE): 400_000, str(options.out / _RESULTS): 200_000}
-    writes |= {str(options.out / _DELTAS / f"{t}-{m.lower()}.delta"): None for t in size.tasks for m in METHODS}
+    writes |= {str(options.out / _DELTAS / name): None for name in sorted(_names(size.tasks))}
     return Plan(
         reads,
         writes,
@@ -241,7 +253,7 @@ def _is_demo(folder: Path) -> bool:
     if {p.name for p in found} != {_RESULTS, _PAGE, _DELTAS} or any(p.is_symlink() for p in found):
         return False
     deltas = folder / _DELTAS
-    ours = {f"{task}-{method.lower()}.delta" for task in (*FULL.tasks, *FAST.tasks) for method in METHODS}
+    ours = _names((*FULL.tasks, *FAST.tasks))
     if not deltas.is_dir() or not {p.name for p in deltas.iterdir()} <= ours:
         return False
     try:
@@ -249,6 +261,11 @@ def _is_demo(folder: Path) -> bool:
     except FormatError:
         return False
     return True
+
+
+def _names(tasks: Sequence[str]) -> set[str]:
+    """Return the names of the deltas that a run on these tasks writes."""
+    return {*(f"{task}-{method.lower()}.delta" for task in tasks for method in METHODS), *packed_names(tasks)}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ VERBS = {
     "show": "say what a file or folder is: base, size, norms, a table of its layers",
     "extract": "take the delta between two checkpoints, or from a peft adapter",
     "merge": "write the model with deltas added, or a delta as a peft adapter",
+    "compress": "keep the signs of a delta's largest entries and a scale; say what that gained and lost",
+    "compose": "add deltas with weights, or with coefficients learned on labeled texts",
+    "compare": "say how alike deltas are: angles and sign conflicts, as a whole and by layer",
     "report": "draw one page from the results of earlier runs",
     "methods": "list the methods: what trains, how much, and the paper",
     "models": "list the models known by name, and fetch them",
@@ -17,6 +20,6 @@ VERBS = {
 
 GROUPS = {
     "begin": ("demo", "doctor"),
-    "make and use deltas": ("adapt", "apply", "extract", "merge"),
-    "look": ("show", "report", "methods", "models"),
+    "make and use deltas": ("adapt", "apply", "extract", "merge", "compress", "compose"),
+    "look": ("show", "compare", "report", "methods", "models"),
 }

@@ -9,6 +9,7 @@ from dtheta.report.blocks import Findings, KeyValues, Step, Steps, Tile, Tiles
 from dtheta.report.charts import styles
 from dtheta.report.costs import cost_section
 from dtheta.report.geometry import geometry_section
+from dtheta.report.packed import packed_section
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import byte_size, count, duration, listed, percent, plural
 from dtheta.report.results import AdaptResults
@@ -36,6 +37,7 @@ def adapt_page(results: AdaptResults) -> Page:
         training_section(results, look),
         *geometry_section(results, look),
         cost_section(results, look),
+        *packed_section(results),
     ]
     if results.next_steps:
         sections.append(Section("Try next", [Steps([Step(s.text, s.command) for s in results.next_steps])]))

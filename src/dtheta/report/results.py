@@ -92,6 +92,42 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class PackedTask:
+    """One task by a compressed delta, and by one encoder that is composed for all tasks, on the same test examples.
+
+    Attributes:
+        task: Its name.
+        method: Of the delta that was compressed.
+        ratio: Bytes of its file over those of the compressed one.
+        file_bytes: Size of the compressed file.
+        compressed: Score with the compressed delta.
+        composed: Score with the composed encoder and the head of the task's own delta.
+    """
+
+    task: str
+    method: str
+    ratio: float
+    file_bytes: int
+    compressed: Interval
+    composed: Interval
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Compressed deltas of several tasks, and one delta composed of them.
+
+    Attributes:
+        tasks: What each task scores.
+        file_bytes: Size of the composed delta, without heads.
+        settings: How it was compressed and composed: density, steps, texts.
+    """
+
+    tasks: tuple[PackedTask, ...]
+    file_bytes: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NextStep:
     """A sentence and, if there is one, the command to run."""
 
@@ -111,6 +147,7 @@ class AdaptResults:
         measure: What the scores are: `ACCURACY` of a classifier, or `TOKEN_LOSS` of a language model.
         provenance: Versions, seeds, base digest: nothing that names a machine.
         next_steps: What to try next.
+        packed: What compressing the deltas, and composing them into one, leaves; None where that was not looked at.
     """
 
     model: str
@@ -120,10 +157,18 @@ class AdaptResults:
     measure: Measure = ACCURACY
     provenance: Mapping[str, str] = field(default_factory=dict)
     next_steps: tuple[NextStep, ...] = ()
+    packed: Packed | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks or any(not task.methods for task in self.tasks):
             raise ConfigError("report: expected at least one task, each with at least one method's result")
+        for row in () if self.packed is None else self.packed.tasks:
+            if not any(row.task == task.name and row.method in (m.name for m in task.methods) for task in self.tasks):
+                raise ConfigError(f"report: {row.method} on {row.task} was compressed, and there is no result of it")
+
+    def method(self, task: str, name: str) -> MethodResult:
+        """Return one method's result on one task."""
+        return next(m for t in self.tasks if t.name == task for m in t.methods if m.name == name)
 
     @property
     def methods(self) -> tuple[str, ...]:

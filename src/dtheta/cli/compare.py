@@ -1,0 +1,183 @@
+"""Compare deltas of one base: the angles between them, and how often they pull an entry in opposite directions.
+
+A cosine of 1 is the same direction, 0 unrelated. A sign conflict is an entry that two deltas move against each other,
+told as a share of the entries that both move: about one half where they are unrelated, and what cancels in their sum.
+Both over all parameters and layer by layer. The heads of classifiers are left out unless --select takes them: a head
+starts at zero, so that it would outweigh what happened to the pretrained weights.
+
+  dtheta compare dtheta-demo/deltas/*-pissa.delta
+  dtheta compare a.delta b.delta c.delta --report likeness.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.family import ENCODER, has_head, part_of, require_family
+from dtheta.cli.networks import bound
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, reading_time
+from dtheta.cli.units import byte_size, count, percent
+from dtheta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtheta.core.delta import Delta
+    from dtheta.core.header import Header
+    from dtheta.report.comparison import Alike, Comparison, Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta compare``."""
+
+    deltas: Annotated[tuple[Path, ...], Place("two or more .delta files of one base", "DELTA")] = ()
+    select: Annotated[
+        str | None, Flag("only changes that match this glob (default: all but the heads of classifiers)", "GLOB")
+    ] = None
+    report: Annotated[Path | None, Flag("write a page with heat maps", "FILE")] = None
+    model: Annotated[
+        str | None, Flag("the base, where singular values need it (default: the one it names)", "NAME|DIR")
+    ] = None
+
+
+def run(options: Options, console: Console) -> int:
+    """Compare, and draw the page if asked."""
+    from dtheta.core.files import load, read_header
+    from dtheta.report.comparison import compare
+
+    headers = [read_header(require_input(path)) for path in options.deltas]
+    if len(headers) < 2:
+        raise ConfigError("comparing takes at least two deltas: dtheta compare DELTA DELTA ...")
+    reads = {"--config": options.config, **{f"DELTA {path}": path for path in options.deltas}}
+    require_outputs({"--report": options.report}, {**reads, "--model": local_place(options.model)})
+    select = require_family(headers, options.select or _default(headers))
+    if options.dry_run:
+        total = sum(header.nbytes for header in headers)
+        writes = {} if options.report is None else {str(options.report): 100_000}
+        sizes = {str(header.path): header.nbytes for header in headers}
+        Plan(sizes, writes, 3 * total, 4 * reading_time(total) + 1, _settings(options)).show(console)
+        return 0
+    whole = [bound(load(path), options.model, path) for path in options.deltas]
+    parts = [part_of(delta, select) for delta in whole]
+    found = compare(names(options.deltas), parts)
+    record = _record(found, headers, parts, select)
+    if options.report is not None:
+        record["report"] = str(_drawn(options, found, headers, parts, select))
+    _tell(found, record, select, console)
+    return 0
+
+
+def _default(headers: Sequence[Header]) -> str | None:
+    """Return the encoder's parameters where every delta has some, and one of them a head."""
+    heads = any(has_head(header.changes) for header in headers)
+    inner = all(any(name.startswith("encoder.") for name in header.changes) for header in headers)
+    return ENCODER if heads and inner else None
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each file: its stem, or its path where stems are alike, or its number where files are."""
+    stems = [path.stem for path in paths]
+    found = [s if stems.count(s) == 1 else str(p.with_suffix("")) for s, p in zip(stems, paths, strict=True)]
+    return [name if found.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(found, 1)]
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    names = {} if options.model is None else {"model": model_name(options.model)}
+    return {**options.resolved(), **names}
+
+
+def _record(found: Comparison, headers: Sequence[Header], parts: Sequence[Delta], select: str | None) -> dict[str, Any]:
+    deltas = [
+        {
+            "name": name,
+            "digest": header.digest,
+            "method": header.provenance.method.get("name", header.provenance.operation),
+            "norm": norm,
+            "tensors": len(part),
+            "weights": part.numel,
+            "file_bytes": header.nbytes,
+        }
+        for name, header, part, norm in zip(found.names, headers, parts, found.whole.norms, strict=True)
+    ]
+    return {
+        "compared": select or "all",
+        "base": headers[0].base.root,
+        "deltas": deltas,
+        **_alike(found.whole),
+        "layers": [{"layer": layer.name, **_alike(layer)} for layer in found.layers],
+    }
+
+
+def _alike(found: Alike) -> dict[str, Any]:
+    return {
+        "norms": found.norms,
+        "cosines": found.cosines,
+        "sign_conflicts": found.conflicts,
+        "entries_both_move": found.both,
+    }
+
+
+def _drawn(
+    options: Options, found: Comparison, headers: Sequence[Header], parts: Sequence[Delta], select: str | None
+) -> Path:
+    from dtheta.report.compared import comparison_report
+    from dtheta.report.survey import summary
+
+    assert options.report is not None, "asked for"
+    rows = [
+        replace(summary(name, replace(part, provenance=header.provenance), header.nbytes), digest=header.digest)
+        for name, part, header in zip(found.names, parts, headers, strict=True)
+    ]
+    note = "" if select is None else f"Compared is `{select}`."
+    return comparison_report(found, rows, options.report, note)
+
+
+def _tell(found: Comparison, record: dict[str, Any], select: str | None, console: Console) -> None:
+    rows = [
+        (each["name"], each["method"], f"{each['norm']:.4g}", str(each["tensors"]), count(each["weights"]),
+         byte_size(each["file_bytes"]))
+        for each in record["deltas"]
+    ]  # fmt: skip
+    parts: list[Part] = [Table(("delta", "made by", "norm>", "tensors>", "weights moved>", "file>"), rows)]
+    if select is not None:
+        parts += ["", f"compared is {select}"]
+    parts += ["", _matrix("cosine", found, found.whole.cosines, lambda v: f"{v:+.3f}")]
+    parts += ["", _matrix("sign conflicts", found, found.whole.conflicts, percent)]
+    if len(found.layers) > 1:
+        parts += ["", _layers(found)]
+    if "report" in record:
+        parts += ["", f"wrote {record['report']}"]
+    console.result(record, parts)
+
+
+def _matrix(title: str, found: Comparison, matrix: Matrix, text: Any) -> Table:
+    cells = [
+        (name, *("" if value is None else text(value) for value in row))
+        for name, row in zip(found.names, matrix, strict=True)
+    ]
+    return Table((title, *(f"{name}>" for name in found.names)), cells)
+
+
+def _layers(found: Comparison) -> Table:
+    rows = [
+        (
+            layer.name,
+            *(f"{norm:.4g}" for norm in layer.norms),
+            _mean(layer.pairs(layer.cosines), lambda v: f"{v:+.3f}"),
+            _mean(layer.pairs(layer.conflicts), percent),
+        )
+        for layer in found.layers
+    ]
+    norms = (f"norm of {name}>" for name in found.names)
+    pairs = "" if len(found.names) == 2 else "mean "
+    return Table(("layer", *norms, f"{pairs}cosine>", f"{pairs}conflicts>"), rows)
+
+
+def _mean(values: Sequence[float], text: Any) -> str:
+    return text(sum(values) / len(values)) if values else ""

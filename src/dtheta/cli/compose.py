@@ -1,0 +1,366 @@
+"""Compose deltas of one base into one: by given weights (task arithmetic), or by learned coefficients (aTLAS).
+
+The sum is exact: low-rank stays low-rank, signs stay signs. A weight of -1 takes a delta away. With --recompress the
+rank is brought down again. Heads of one set of classes are added too; where they are of different tasks the encoder's
+part is composed, and each task keeps the head in its own delta: --head takes one into the result, which 'dtheta apply'
+then runs.
+
+With --learn every tensor of every delta has a coefficient of its own, learned from zero on labeled texts: the loss is
+the sum over the tasks, each with its own head. Deltas name their packaged tasks; for others give --data once for each
+classifier's delta, in order. Texts that no training has seen come first; the test texts are only tested on.
+
+  dtheta compose a.delta b.delta --weight 1 --weight -0.5 --out c.delta
+  dtheta compose bbc.delta r8.delta sentiment.delta --learn --out multi.delta
+  dtheta compose multi.delta --head bbc.delta --out bbc-multi.delta
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.cost import Cost
+from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_some
+from dtheta.cli.labeled import Source, described, labeled
+from dtheta.cli.multitask import Descent, Expert, judged, learned, own_head
+from dtheta.cli.networks import base_name, bound, require_classifier_of, require_model
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.units import byte_size, count, percent
+from dtheta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtheta.compose.coefficients import Coefficients
+    from dtheta.core.delta import Delta
+    from dtheta.core.header import Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta compose``."""
+
+    deltas: Annotated[tuple[Path, ...], Place("one or several .delta files of one base", "DELTA")] = ()
+    out: Annotated[Path, Flag("the file to write", "FILE")] = Path("composed.delta")
+    weight: Annotated[tuple[float, ...], Flag("factor of each delta, in order; ones by default")] = ()
+    select: Annotated[
+        str | None, Flag("only changes that match this glob (default: all, or encoder.* of different tasks)", "GLOB")
+    ] = None
+    head: Annotated[Path | None, Flag("take the head of this classifier's delta into the result", "DELTA")] = None
+    recompress: Annotated[
+        int | float | None, Flag("bring the rank of the sum down: a rank, or the share of the energy", "N|SHARE")
+    ] = None
+    learn: Annotated[bool, Flag("learn a coefficient for every tensor of every delta, on labeled texts")] = False
+    isotropic: Annotated[bool, Flag("learn one coefficient a delta")] = False
+    data: Annotated[
+        tuple[str, ...], Flag("labeled texts of each classifier's delta, in order (default: its task)", "FILE|TASK")
+    ] = ()
+    text: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
+    label: Annotated[str | None, Flag("column of the classes ('label' without it)", "COLUMN")] = None
+    encoding: Annotated[str, Flag("encoding of the files: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
+    texts: Annotated[int, Flag("texts of each task to learn on")] = 200
+    validate: Annotated[int, Flag("other texts of each task; the best epoch on them is kept, 0 keeps the last")] = 100
+    epochs: Annotated[int, Flag("passes over the texts")] = 10
+    lr: Annotated[float, Flag("highest learning rate; it falls as a cosine")] = Descent.lr
+    batch_size: Annotated[int, Flag("texts of each task a step")] = 16
+    model: Annotated[
+        str | None, Flag("the base, where texts or singular values need it (default: the one it names)", "NAME|DIR")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was asked for, checked: the headers, and the glob of what is composed (None for all)."""
+
+    headers: tuple[Header, ...]
+    head: Header | None
+    select: str | None
+
+    @property
+    def heads(self) -> list[Header]:
+        """The deltas that bring a head, and so a task to learn for."""
+        return [header for header in self.headers if has_head(header.changes)]
+
+
+def run(options: Options, console: Console) -> int:
+    """Compose, and save."""
+    from dtheta.core.files import load
+
+    given = _require_meant(options)
+    if options.dry_run:
+        return _plan(options, given, console)
+    deltas = [load(path) for path in options.deltas]
+    parts = [part_of(delta, given.select) for delta in deltas]
+    record: dict[str, Any] = {}
+    weights: Any = options.weight or 1.0
+    if options.learn:
+        experts, tokenizer = _experts(options, given, deltas, record)
+        console.note(f"learning coefficients of {len(parts)} deltas for {len(experts)} task(s) ...")
+        weights = learned(experts, parts, tokenizer, _descent(options))
+        record |= _learning(weights)
+    made = _made(options, given, deltas, parts, weights)
+    made.save(options.out)
+    shown: list[Part] = []
+    if options.learn:
+        shown = _judge(experts, part_of(made, ENCODER), tokenizer, record)
+    _tell(options, given, made, record, shown, console)
+    return 0
+
+
+def _require_meant(options: Options) -> Given:
+    """Return the headers and what is composed, after what can be checked without reading a tensor.
+
+    Raises:
+        ConfigError, OutputError, UnknownParameter: Naming the option.
+        BaseMismatch: If the deltas are of different bases.
+    """
+    from dtheta.core.delta import Delta
+    from dtheta.core.files import read_header
+    from dtheta.core.recompress import recompress
+
+    _require_options(options)
+    if options.recompress is not None:
+        recompress(Delta({}), options.recompress)
+    headers = tuple(read_header(require_input(path)) for path in options.deltas)
+    head = None if options.head is None else read_header(require_input(options.head))
+    if head is None:
+        select = require_family(headers, options.select)
+    else:
+        if options.select is not None:
+            raise ConfigError("--head takes the encoder of the deltas and one head; --select goes without it")
+        require_classifier_of(head)
+        require_some(head, HEAD)
+        select = require_family((*headers, head), ENCODER)
+    given = Given(headers, head, ENCODER if options.learn else select)
+    if options.learn:
+        _require_learnable(options, given)
+    return given
+
+
+def _require_options(options: Options) -> None:
+    if not options.deltas:
+        raise ConfigError("there is no delta to compose: dtheta compose DELTA ... --out FILE")
+    if options.weight and len(options.weight) != len(options.deltas):
+        raise ConfigError(
+            f"{len(options.deltas)} deltas but {len(options.weight)} weights; give --weight once for each, in order"
+        )
+    if options.learn and (options.weight or options.select):
+        raise ConfigError("--learn finds the weights, of encoder.*; --weight and --select go without it")
+    if not options.learn and (options.data or options.isotropic):
+        raise ConfigError(f"--{'data' if options.data else 'isotropic'} goes with --learn")
+    files = {f"--data {name}": Source(name).path for name in options.data}
+    reads = {"--head": options.head, "--config": options.config, "--model": local_place(options.model), **files}
+    require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
+
+
+def _require_learnable(options: Options, given: Given) -> None:
+    """Raise what learning would raise, as far as options and headers tell."""
+    from dtheta.compose.recipe import Recipe
+
+    Recipe(epochs=options.epochs, lr=options.lr)
+    if options.batch_size < 1 or options.lr == 0:
+        name, least = ("--batch-size", "1 or more") if options.batch_size < 1 else ("--lr", "a positive number")
+        raise ConfigError(f"{name} must be {least}")
+    if not given.heads:
+        raise ConfigError("--learn needs a classifier's delta, with its head: there is none among these")
+    for header in given.headers:
+        require_some(header, ENCODER)
+    for header in given.heads:
+        require_classifier_of(header)
+    if options.data and len(options.data) != len(given.heads):
+        raise ConfigError(
+            f"{len(given.heads)} of the deltas bring a head, and --data was given {len(options.data)} times; give it "
+            "once for each, in order"
+        )
+    names = {require_model(header, _model(options, given)) for header in given.headers}
+    assert len(names) == 1, "one name for all"
+    for header, source in zip(given.heads, _sources(options, given), strict=True):
+        source.name(header.provenance)
+
+
+def _model(options: Options, given: Given) -> str:
+    """Return the name of the base: as given, or what the first classifier's delta says."""
+    return base_name(given.heads[0].provenance.task, options.model)
+
+
+def _sources(options: Options, given: Given) -> list[Source]:
+    names: Sequence[str | None] = options.data or (None,) * len(given.heads)
+    return [Source(name, options.text, options.label, options.encoding) for name in names]
+
+
+def _descent(options: Options) -> Descent:
+    return Descent(options.epochs, options.lr, options.batch_size, options.isotropic, options.seed)
+
+
+def _plan(options: Options, given: Given, console: Console) -> int:
+    headers = [*given.headers, *([given.head] if given.head else [])]
+    reads: dict[str, int | None] = {str(header.path): header.nbytes for header in headers}
+    total = sum(header.nbytes for header in headers)
+    memory, seconds, notes = 3 * total, 2 * reading_time(total), []
+    if options.learn:
+        name = _model(options, given)
+        cost, tokens, run = Cost.of_model(name), 0, 0
+        reads[f"model {name}"] = cost.nbytes
+        for header, source in zip(given.heads, _sources(options, given), strict=True):
+            length = header.provenance.task.get("max_length", 128)
+            reads[source.name(header.provenance)] = size_of(source.path)
+            if not source.fetched(header.provenance):
+                notes.append(f"{source.name(header.provenance)} is not in the cache yet and would be fetched first")
+                continue
+            texts = labeled(header.provenance, source, options.seed)
+            texts.to_learn(options.texts, options.validate)
+            tokens += options.epochs * options.texts * length
+            run += (options.epochs * options.validate + 3 * len(texts.test)) * length
+        memory += cost.memory(options.batch_size * 128) or 0
+        seconds = cost.seconds(tokens, run)
+    Plan(reads, {str(options.out): total}, memory, seconds, _settings(options), notes).show(console)
+    return 0
+
+
+def _experts(
+    options: Options, given: Given, deltas: Sequence[Delta], record: dict[str, Any]
+) -> tuple[list[Expert], Any]:
+    """Return the classifiers' deltas with their texts, and the tokenizer."""
+    from dtheta.models.load import load_model, load_tokenizer
+
+    name = _model(options, given)
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    paired = [(d, path) for d, path, h in zip(deltas, options.deltas, given.headers, strict=True) if h in given.heads]
+    stems = [path.stem for _, path in paired]
+    experts, record["learned_on"] = [], []
+    for i, ((delta, _), source) in enumerate(zip(paired, _sources(options, given), strict=True)):
+        texts = labeled(delta.provenance, source, options.seed)
+        learn, validate = texts.to_learn(options.texts, options.validate)
+        called = stems[i] if stems.count(stems[i]) == 1 else f"{i + 1}: {stems[i]}"
+        experts.append(Expert(called, own_head(delta, model), delta, learn, validate, texts.test))
+        record["learned_on"].append({"delta": called, **described(texts, learn)})
+    return experts, tokenizer
+
+
+def _learning(coefficients: Coefficients) -> dict[str, Any]:
+    """Return how the learning went, and the mean coefficient of each delta."""
+    report = coefficients.report
+    assert report is not None, "learned coefficients have a report"
+    present = coefficients.values.any(2).any(1)
+    means = [float(row.mean()) if bool(there) else 0.0 for row, there in zip(coefficients.values, present, strict=True)]
+    return {
+        "epochs": [{"epoch": e.number, "loss": e.loss, **e.scores} for e in report.epochs],
+        "best_epoch": report.best,
+        "mean_coefficients": means,
+        "coefficients": coefficients.to_settings(),
+    }
+
+
+def _made(options: Options, given: Given, deltas: Sequence[Delta], parts: Sequence[Delta], weights: Any) -> Delta:
+    """Return the composed delta, at the rank and with the head that were asked for, and how it was made."""
+    from dtheta.compose.compose import compose
+    from dtheta.core.delta import total
+    from dtheta.core.files import load
+    from dtheta.core.recompress import recompress
+
+    if options.recompress is not None:
+        parts = [bound(part, options.model, path) for part, path in zip(parts, options.deltas, strict=True)]
+    made = compose(parts, weights)
+    settings, seed = dict(made.provenance.settings), made.provenance.seed
+    parents, tasks = [delta.digest for delta in deltas], [delta.provenance.task for delta in deltas]
+    whole = any(name.startswith("head.") for name in made)
+    if options.recompress is not None:
+        made = recompress(made, options.recompress)
+        settings["discarded"] = made.provenance.settings["discarded"]
+    if options.head is not None:
+        owner = load(options.head)
+        made, whole = total([made, owner.restrict(HEAD)]), True
+        parents, tasks, seed = [*parents, owner.digest], [owner.provenance.task], owner.provenance.seed
+    command = {"verb": "compose", **_settings(options), "select": given.select, "seed": options.seed}
+    provenance = replace(
+        made.provenance, operation="compose", parents=parents, settings={**settings, "command": command}, seed=seed,
+        task=common_task(tasks, whole),
+    )  # fmt: skip
+    return replace(made, provenance=provenance)
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    names = {} if options.model is None else {"model": model_name(options.model)}
+    return {**options.resolved(), **names, "data": [Path(name).name for name in options.data]}
+
+
+def _judge(experts: Sequence[Expert], made: Delta, tokenizer: Any, record: dict[str, Any]) -> list[Part]:
+    """Judge every task on its test texts, and return the table."""
+    from dtheta.adapt.recipe import paired
+    from dtheta.cli.judge import accuracy
+    from dtheta.cli.results import difference, share
+
+    rows, record["tasks"] = [], []
+    for expert in experts:
+        found = judged(expert, made, tokenizer)
+        loss = paired(found.composed, found.own)
+        scores = {name: accuracy(getattr(found, name)) for name in ("own", "composed", "base")}
+        record["tasks"].append(
+            {
+                "delta": expert.name,
+                "test": len(expert.test),
+                **{name: dataclasses.asdict(score) for name, score in scores.items()},
+                "difference": dataclasses.asdict(loss),
+            }
+        )
+        cells = (share(scores["own"]), share(scores["composed"]), difference(loss), percent(scores["base"].estimate))
+        rows.append((expert.name, *cells))
+    headings = ("task of", "own delta [95 %]", "composed [95 %]", "composed - own", "encoder unmoved>")
+    return ["", Table(headings, rows, "accuracy on test texts, each with the head of its own delta")]
+
+
+def _tell(
+    options: Options, given: Given, made: Delta, record: dict[str, Any], shown: list[Part], console: Console
+) -> None:
+    ranks = [change.rank for change in made.changes.values() if change.rank is not None]
+    left = [str(h.path) for h in given.heads] if not any(n.startswith("head.") for n in made) else []
+    record = {
+        "out": str(options.out),
+        "digest": made.digest,
+        "parents": list(made.provenance.parents),
+        "composed": given.select or "all",
+        "heads_left_in": left,
+        "weights": None if options.learn else list(options.weight or (1.0,) * len(options.deltas)),
+        "tensors": len(made),
+        "norm": made.norm(),
+        "bytes": options.out.stat().st_size,
+        "rank": max(ranks, default=None),
+        "discarded_energy": dict(made.provenance.settings.get("discarded", {})),
+        **record,
+    }
+    rank = f", rank {record['rank']}" if ranks else ""
+    lines = [
+        f"{options.out}: {len(options.deltas)} delta(s) composed, {len(made)} tensors of {count(made.numel)} weights, "
+        f"norm {record['norm']:.4g}{rank}, {byte_size(record['bytes'])}"
+    ]
+    if record["discarded_energy"]:
+        lost = max(record["discarded_energy"].values())
+        lines.append(f"recompressed: at most {percent(lost, 2)} of a tensor's energy was discarded")
+    if options.learn:
+        lines += _told(record)
+    if left:
+        lines += [
+            f"composed is {given.select}; the heads stay in the deltas they came with, and one of them runs by",
+            f"  dtheta compose {options.out} --head {left[0]} --out {Path(left[0]).stem}-composed.delta",
+        ]
+    console.result(record, ["\n".join(lines), *shown])
+
+
+def _told(record: dict[str, Any]) -> list[str]:
+    """Return in words how coefficients were learned."""
+    last, best = record["epochs"][-1], record["epochs"][record["best_epoch"]]
+    score = f", mean accuracy {percent(best['score'])} on validation texts" if "score" in best else ""
+    means = ", ".join(f"{value:+.2f}" for value in record["mean_coefficients"])
+    seen = sum(each["seen_in_training"] for each in record["learned_on"])
+    texts = sum(each["texts"] for each in record["learned_on"])
+    values = record["coefficients"]["values"]
+    return [
+        f"learned   {len(values)} x {len(values[0])} coefficients on {texts} texts ({seen} of them seen in training); "
+        f"epoch {record['best_epoch']} of {last['epoch']} is kept{score}",
+        f"means     {means}, delta by delta",
+    ]

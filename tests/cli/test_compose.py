@@ -1,0 +1,210 @@
+"""``dtheta compose``: given weights, learned coefficients, heads and ranks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dtheta.adapt.recipe import task_model
+from dtheta.cli.judge import encoded, right
+from dtheta.cli.labeled import Source, labeled
+from dtheta.cli.main import main
+from dtheta.cli.multitask import own_head
+from dtheta.compose.coefficients import Coefficients
+from dtheta.compose.compose import compose
+from dtheta.core.files import load
+from dtheta.models.classifier import Classifier
+from dtheta.models.load import load_model, load_tokenizer
+from tests.cli.conftest import Outcome, sentences, write_table
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def family(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with b of the task of ``adapted``, and t of another one with three classes; read only."""
+    folder = tmp_path_factory.mktemp("family")
+    write_table(folder / "reviews.csv", sentences(60))
+    words = {"great": "up", "dull": "down", "long": "level"}
+    three = [(f"the film {i} was {word} and {'some ' * (i % 3)}", words[word]) for i in range(40) for word in words]
+    write_table(folder / "three.csv", three)
+    arguments = ["adapt", "--model", folders["bert"], "--max-length", 16, "--rank", 2, "--lr", 1e-2, "--quiet"]
+    for data, out, steps, seed in (("reviews.csv", "b.delta", 5, 1), ("three.csv", "t.delta", 20, 0)):
+        more = ["--data", folder / data, "--steps", steps, "--seed", seed, "--out", folder / out]
+        assert main([str(a) for a in [*arguments, *more]]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(family: Path, adapted: Path, adapted_language: Path, folders: dict[str, Path], tmp_path: Path) -> Path:
+    """a and b of one task, t of another, all of one base; l of another base; their models and texts."""
+    for file in family.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    shutil.copy(adapted, tmp_path / "a.delta")
+    shutil.copy(adapted_language, tmp_path / "l.delta")
+    for name in ("bert", "llama"):
+        (tmp_path / name).symlink_to(folders[name])
+    return tmp_path
+
+
+LEARN = ["a.delta", "t.delta", "--learn", "--model", "bert", "--data", "reviews.csv", "--data", "three.csv"]
+FEW = ["--texts", "24", "--validate", "12", "--epochs", "3", "--batch-size", "8"]
+
+
+def test_task_arithmetic_of_one_task_adds_the_heads_too(dtheta: Run, here: Path) -> None:
+    weights = ["--weight", 1, "--weight", -0.5]
+    done = dtheta("compose", "a.delta", "b.delta", *weights, "--out", "c.delta", "--json")
+    assert done.code == 0, done.err
+    a, b, c = (load(f"{name}.delta") for name in "abc")
+    assert (c - (a - 0.5 * b)).norm() < 1e-5 * c.norm()
+    assert set(c) == set(a) and done.json["composed"] == "all" and done.json["heads_left_in"] == []
+    assert c.provenance.parents == [a.digest, b.digest] == done.json["parents"]
+    assert c.provenance.operation == "compose" and "accuracy" not in c.provenance.task
+    shown = dtheta("apply", "c.delta", "--model", "bert", "--text", "the film was great", "--json")
+    assert shown.code == 0, shown.err
+    assert set(shown.json["predictions"][0]["probabilities"]) == {"good", "bad"}
+
+
+def test_it_is_made_again_from_its_own_record(dtheta: Run, here: Path) -> None:
+    done = dtheta("compose", *LEARN, *FEW, "--out", "m.delta", "--json")
+    assert done.code == 0, done.err
+    made = load("m.delta")
+    settings = made.provenance.settings
+    again = Coefficients.from_settings(settings["coefficients"])
+    parts = [load(name).restrict(settings["command"]["select"]) for name in ("a.delta", "t.delta")]
+    assert compose(parts, again) == made
+    assert done.json["coefficients"] == again.to_settings()
+    assert dtheta("compose", *LEARN, *FEW, "--out", "n.delta").code == 0
+    assert load("n.delta") == made
+
+
+def test_learned_for_two_tasks_each_with_its_own_head(dtheta: Run, here: Path) -> None:
+    done = dtheta("compose", *LEARN, *FEW, "--out", "m.delta", "--json")
+    assert done.code == 0, done.err
+    record, made = done.json, load("m.delta")
+    assert record["composed"] == "encoder.*" and record["heads_left_in"] == ["a.delta", "t.delta"]
+    assert all(name.startswith("encoder.") for name in made)
+    assert record["epochs"][0]["loss"] is None and len(record["epochs"]) == 4
+    scores = [epoch["score"] for epoch in record["epochs"]]
+    assert scores[record["best_epoch"]] == max(scores)
+    model, tokenizer = load_model("bert"), load_tokenizer("bert")
+    for task, file, data in zip(record["tasks"], ("a.delta", "t.delta"), ("reviews.csv", "three.csv"), strict=True):
+        delta = load(file)
+        texts = encoded(labeled(delta.provenance, Source(data), 0).test, tokenizer, delta.provenance.task)
+        net = task_model(delta, model)
+        assert isinstance(net, Classifier)
+        whole = float(right(net, texts, delta).mean())  # the delta as it is applied anywhere else
+        assert task["own"]["estimate"] == whole
+        assert task["own"]["estimate"] == delta.provenance.task["accuracy"]["estimate"]
+        assert task["composed"]["estimate"] == float(right(own_head(delta, model), texts, made).mean())
+
+
+def test_a_head_makes_it_run(dtheta: Run, here: Path) -> None:
+    assert dtheta("compose", "a.delta", "t.delta", "--out", "m.delta").code == 0
+    done = dtheta("compose", "m.delta", "--head", "t.delta", "--out", "mt.delta", "--json")
+    assert done.code == 0, done.err
+    made, m, t = load("mt.delta"), load("m.delta"), load("t.delta")
+    assert made.restrict("encoder.*").digest == m.digest
+    assert torch.equal(made["head.weight"].dense(), t["head.weight"].dense())
+    assert done.json["parents"] == [m.digest, t.digest]
+    shown = dtheta("apply", "mt.delta", "--model", "bert", "--data", "three.csv", "--label", "label", "--json")
+    assert shown.code == 0, shown.err
+    assert set(shown.json["predictions"][0]["probabilities"]) == {"up", "down", "level"}
+    merged = dtheta("merge", "bert", "mt.delta", "--out", "merged", "--check")
+    assert merged.code == 0, merged.err
+
+
+def test_heads_of_two_tasks_stay_and_it_is_said(dtheta: Run, here: Path) -> None:
+    done = dtheta("compose", "a.delta", "t.delta", "--out", "m.delta")
+    assert done.code == 0, done.err
+    assert "composed is encoder.*" in done.out
+    (line,) = [line.strip() for line in done.out.splitlines() if line.startswith("  dtheta compose")]
+    assert dtheta(*line.split()[1:]).code == 0
+
+
+def test_the_rank_comes_down(dtheta: Run, here: Path) -> None:
+    done = dtheta("compose", "a.delta", "b.delta", "--recompress", 2, "--out", "c.delta", "--json")
+    assert done.code == 0, done.err
+    assert done.json["rank"] == 2 and 0 < max(done.json["discarded_energy"].values()) < 1
+    exact = load("a.delta") + load("b.delta")
+    # 4 of a is a difference of rank 8; all of it is rank 12 at most
+    done = dtheta("compose", "a.delta", "b.delta", "--recompress", 12, "--out", "d.delta", "--json")
+    assert (load("d.delta") - exact).norm() < 1e-5 * exact.norm()
+    assert "coefficients" in load("d.delta").provenance.settings
+
+
+def test_one_coefficient_a_delta_and_a_compressed_parent(dtheta: Run, here: Path) -> None:
+    assert dtheta("compress", "a.delta", "--of", "product", "--out", "s.delta").code == 0
+    learn = ["s.delta", *LEARN[1:], *FEW, "--isotropic", "--validate", "0"]
+    done = dtheta("compose", *learn, "--out", "m.delta", "--json")
+    assert done.code == 0, done.err
+    for row in done.json["coefficients"]["values"]:
+        assert len({value for value in row if value}) == 1
+    assert done.json["best_epoch"] == 3 and "score" not in done.json["epochs"][0]
+    assert done.json["learned_on"][0]["seen_in_training"] == 24  # all there are of this file
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "there is no delta to compose"),
+        (["a.delta", "nope.delta"], 2, "there is no file nope.delta"),
+        (["a.delta", "b.delta", "--weight", "1"], 2, "2 deltas but 1 weights"),
+        (["a.delta", "--recompress", "0"], 2, "rank"),
+        (["a.delta", "--recompress", "1.5"], 2, "rank"),
+        (["a.delta", "l.delta", "--out", "a.delta"], 1, "cannot write a.delta (--out)"),
+        (["a.delta", "--head", "b.delta", "--out", "b.delta"], 1, "cannot write b.delta (--out)"),
+        (["a.delta", "--select", "nothing"], 1, "no change matches 'nothing'"),
+        (["a.delta", "--head", "l.delta"], 2, "of no text classifier"),
+        (["a.delta", "--head", "b.delta", "--select", "*"], 2, "--select goes without it"),
+        (["a.delta", "--data", "reviews.csv"], 2, "--data goes with --learn"),
+        (["a.delta", "--isotropic"], 2, "--isotropic goes with --learn"),
+        ([*LEARN, "--weight", "1", "--weight", "2"], 2, "--weight and --select go without it"),
+        ([*LEARN, "--data", "three.csv"], 2, "--data was given 3 times"),
+        ([*LEARN, "--epochs", "0"], 2, "--epochs"),
+        ([*LEARN, "--lr", "0"], 2, "--lr must be"),
+        ([*LEARN, "--batch-size", "0"], 2, "--batch-size must be"),
+        ([*LEARN, "--texts", "500"], 2, "reviews has 48 texts that are not test texts"),
+        ([*LEARN, "--label", "lable"], 2, "no column 'lable'"),
+        (["a.delta", "t.delta", "--learn", "--model", "bert"], 2, "give its labeled texts with --data FILE"),
+        (["a.delta", "--learn", "--data", "three.csv", "--model", "bert"], 2, "none that the delta knows"),
+        (["a.delta", "--learn", "--data", "reviews.csv"], 2, "give its folder with --model"),
+        (["a.delta", "--learn", "--data", "reviews.csv", "--model", "llama"], 3, "another base"),
+        (["l.delta", "--learn", "--model", "llama"], 2, "with its head: there is none"),
+        (["l.delta", "moved.delta"], 3, "were made on different bases"),
+    ],
+)
+def test_it_fails_alike(
+    dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str,
+    more: list[str],
+) -> None:  # fmt: skip
+    if "moved.delta" in arguments:
+        assert dtheta("merge", "llama", "l.delta", "--out", "moved").code == 0
+        assert dtheta("extract", "moved", "llama", "--out", "moved.delta").code == 0
+    monkeypatch.setattr("dtheta.compose.atlas.learn_coefficients", lambda *_, **__: pytest.fail("it began to compute"))
+    before = {p.name: p.stat().st_mtime_ns for p in here.iterdir()}
+    done = dtheta("compose", *arguments, *more)
+    assert (done.code, done.out) == (code, ""), done.err
+    assert message in done.err
+    assert {p.name: p.stat().st_mtime_ns for p in here.iterdir()} == before
+
+
+def test_a_dry_run_reads_headers_only(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dtheta.core.header.Opened.change", lambda *_: pytest.fail("it read a tensor"))
+    for arguments in (["a.delta", "b.delta"], [*LEARN, *FEW]):
+        done = dtheta("compose", *arguments, "--out", "m.delta", "--dry-run", "--json")
+        assert done.code == 0, done.err
+        assert list(done.json["writes"]) == ["m.delta"] and not Path("m.delta").exists()
+
+
+def test_a_configuration_file(dtheta: Run, here: Path) -> None:
+    Path("run.yaml").write_text("weight: [2, 1]\nrecompress: 0.5\n")
+    done = dtheta("compose", "a.delta", "b.delta", "--config", "run.yaml", "--out", "c.delta", "--json")
+    assert done.code == 0, done.err
+    assert done.json["weights"] == [2.0, 1.0]
+    assert dtheta("compose", "a.delta", "b.delta", "--config", "run.yaml", "--out", "run.yaml").code == 1
