@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from _runs import Runs
 
 import dtheta as dt
 from dtheta.adapt.frozen import predicted_logits
@@ -115,7 +116,7 @@ def packed(delta: Delta, density: float, scale: Scale, of: Of = "factors") -> De
 def run(task: str, kind: str, seed: int) -> dict[str, Any]:
     """Train one delta and score all its compressed forms."""
     posed, validation, delta = trained(task, kind, seed)
-    found: dict[str, Any] = {"task": task, "kind": kind, "seed": seed, "sizes": {}, "test": {}, "chosen": {}}
+    found: dict[str, Any] = {"sizes": {}, "test": {}, "chosen": {}}
     forms = {"original": delta, "head only": delta.restrict(HEAD)}
     ways: tuple[Of, ...] = ("factors", "balanced") if kind == "LoRA" else ("factors",)
     for of in ways:
@@ -133,25 +134,6 @@ def run(task: str, kind: str, seed: int) -> dict[str, Any]:
         if name not in ("original", "head only"):
             found["sizes"][name] = ratio(delta, form)
     return found
-
-
-class Runs:
-    """All runs, kept in a file as they end, so that an interrupted benchmark goes on where it was."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.done = {(r["task"], r["kind"], r["seed"]): r for r in map(json.loads, lines)}
-
-    def get(self, task: str, kind: str, seed: int) -> dict[str, Any]:
-        """Return a run, from the file or by training now."""
-        key = (task, kind, seed)
-        if key not in self.done:
-            self.done[key] = run(*key)
-            with self.path.open("a") as file:
-                file.write(json.dumps(self.done[key]) + "\n")
-            print(task, kind, seed, self.done[key]["test"], file=sys.stderr, flush=True)
-        return self.done[key]
 
 
 def claims(kind: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,13 +213,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("compeft_runs.jsonl"), help="where finished runs are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs, rows = Runs(options.runs), []
+    runs, rows = Runs(options.runs, ("task", "kind", "seed")), []
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
     for seed in range(options.seeds):  # all settings of a seed first, so that a stopped run still tells something
         for kind in options.kinds:
             for task in options.tasks:
-                runs.get(task, kind, seed)
+                key = (task, kind, seed)
+                found[kind].append(runs.get(key, functools.partial(run, *key)))
     for kind in options.kinds:
-        rows += claims(kind, [runs.get(task, kind, seed) for task in options.tasks for seed in range(options.seeds)])
+        rows += claims(kind, found[kind])
     if options.json:
         print(json.dumps(rows, indent=1))
         return

@@ -16,27 +16,33 @@ classifier's delta, in order. Texts that no training has seen come first; the te
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.bases import local_place, model_name
-from dtheta.cli.console import Console, Part, Table
-from dtheta.cli.cost import Cost
+from dtheta.cli.compose_learn import (
+    descent_of,
+    experts_of,
+    judge,
+    learning_plan,
+    learning_record,
+    learning_told,
+    require_learnable,
+)
+from dtheta.cli.console import Console, Part
 from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_some
-from dtheta.cli.labeled import Source, described, labeled
-from dtheta.cli.multitask import Descent, Expert, judged, learned, own_head
-from dtheta.cli.networks import base_name, bound, require_classifier_of, require_model
+from dtheta.cli.labeled import Source
+from dtheta.cli.multitask import Descent, learned
+from dtheta.cli.networks import bound, require_classifier_of
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.plan import Plan, reading_time
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dtheta.compose.coefficients import Coefficients
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
 
@@ -99,15 +105,15 @@ def run(options: Options, console: Console) -> int:
     record: dict[str, Any] = {}
     weights: Any = options.weight or 1.0
     if options.learn:
-        experts, tokenizer = _experts(options, given, deltas, record)
+        experts, tokenizer = experts_of(options, given, deltas, record)
         console.note(f"learning coefficients of {len(parts)} deltas for {len(experts)} task(s) ...")
-        weights = learned(experts, parts, tokenizer, _descent(options))
-        record |= _learning(weights)
+        weights = learned(experts, parts, tokenizer, descent_of(options))
+        record |= learning_record(weights)
     made = _made(options, given, deltas, parts, weights)
     made.save(options.out)
     shown: list[Part] = []
     if options.learn:
-        shown = _judge(experts, part_of(made, ENCODER), tokenizer, record)
+        shown = judge(experts, part_of(made, ENCODER), tokenizer, record)
     _tell(options, given, made, record, shown, console)
     return 0
 
@@ -138,7 +144,7 @@ def _require_meant(options: Options) -> Given:
         select = require_family((*headers, head), ENCODER)
     given = Given(headers, head, ENCODER if options.learn else select)
     if options.learn:
-        _require_learnable(options, given)
+        require_learnable(options, given)
     return given
 
 
@@ -158,102 +164,16 @@ def _require_options(options: Options) -> None:
     require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
 
 
-def _require_learnable(options: Options, given: Given) -> None:
-    """Raise what learning would raise, as far as options and headers tell."""
-    from dtheta.compose.recipe import Recipe
-
-    Recipe(epochs=options.epochs, lr=options.lr)
-    if options.batch_size < 1 or options.lr == 0:
-        name, least = ("--batch-size", "1 or more") if options.batch_size < 1 else ("--lr", "a positive number")
-        raise ConfigError(f"{name} must be {least}")
-    if not given.heads:
-        raise ConfigError("--learn needs a classifier's delta, with its head: there is none among these")
-    for header in given.headers:
-        require_some(header, ENCODER)
-    for header in given.heads:
-        require_classifier_of(header)
-    if options.data and len(options.data) != len(given.heads):
-        raise ConfigError(
-            f"{len(given.heads)} of the deltas bring a head, and --data was given {len(options.data)} times; give it "
-            "once for each, in order"
-        )
-    names = {require_model(header, _model(options, given)) for header in given.headers}
-    assert len(names) == 1, "one name for all"
-    for header, source in zip(given.heads, _sources(options, given), strict=True):
-        source.name(header.provenance)
-
-
-def _model(options: Options, given: Given) -> str:
-    """Return the name of the base: as given, or what the first classifier's delta says."""
-    return base_name(given.heads[0].provenance.task, options.model)
-
-
-def _sources(options: Options, given: Given) -> list[Source]:
-    names: Sequence[str | None] = options.data or (None,) * len(given.heads)
-    return [Source(name, options.text, options.label, options.encoding) for name in names]
-
-
-def _descent(options: Options) -> Descent:
-    return Descent(options.epochs, options.lr, options.batch_size, options.isotropic, options.seed)
-
-
 def _plan(options: Options, given: Given, console: Console) -> int:
     headers = [*given.headers, *([given.head] if given.head else [])]
     reads: dict[str, int | None] = {str(header.path): header.nbytes for header in headers}
     total = sum(header.nbytes for header in headers)
-    memory, seconds, notes = 3 * total, 2 * reading_time(total), []
+    memory, seconds, notes = 3 * total, 2 * reading_time(total), list[str]()
     if options.learn:
-        name = _model(options, given)
-        cost, tokens, run = Cost.of_model(name), 0, 0
-        reads[f"model {name}"] = cost.nbytes
-        for header, source in zip(given.heads, _sources(options, given), strict=True):
-            length = header.provenance.task.get("max_length", 128)
-            reads[source.name(header.provenance)] = size_of(source.path)
-            if not source.fetched(header.provenance):
-                notes.append(f"{source.name(header.provenance)} is not in the cache yet and would be fetched first")
-                continue
-            texts = labeled(header.provenance, source, options.seed)
-            texts.to_learn(options.texts, options.validate)
-            tokens += options.epochs * options.texts * length
-            run += (options.epochs * options.validate + 3 * len(texts.test)) * length
-        memory += cost.memory(options.batch_size * 128) or 0
-        seconds = cost.seconds(tokens, run)
+        more, working, seconds, notes = learning_plan(options, given)
+        reads, memory = reads | more, memory + working
     Plan(reads, {str(options.out): total}, memory, seconds, _settings(options), notes).show(console)
     return 0
-
-
-def _experts(
-    options: Options, given: Given, deltas: Sequence[Delta], record: dict[str, Any]
-) -> tuple[list[Expert], Any]:
-    """Return the classifiers' deltas with their texts, and the tokenizer."""
-    from dtheta.models.load import load_model, load_tokenizer
-
-    name = _model(options, given)
-    model, tokenizer = load_model(name), load_tokenizer(name)
-    paired = [(d, path) for d, path, h in zip(deltas, options.deltas, given.headers, strict=True) if h in given.heads]
-    stems = [path.stem for _, path in paired]
-    experts, record["learned_on"] = [], []
-    for i, ((delta, _), source) in enumerate(zip(paired, _sources(options, given), strict=True)):
-        texts = labeled(delta.provenance, source, options.seed)
-        learn, validate = texts.to_learn(options.texts, options.validate)
-        called = stems[i] if stems.count(stems[i]) == 1 else f"{i + 1}: {stems[i]}"
-        experts.append(Expert(called, own_head(delta, model), delta, learn, validate, texts.test))
-        record["learned_on"].append({"delta": called, **described(texts, learn)})
-    return experts, tokenizer
-
-
-def _learning(coefficients: Coefficients) -> dict[str, Any]:
-    """Return how the learning went, and the mean coefficient of each delta."""
-    report = coefficients.report
-    assert report is not None, "learned coefficients have a report"
-    present = coefficients.values.any(2).any(1)
-    means = [float(row.mean()) if bool(there) else 0.0 for row, there in zip(coefficients.values, present, strict=True)]
-    return {
-        "epochs": [{"epoch": e.number, "loss": e.loss, **e.scores} for e in report.epochs],
-        "best_epoch": report.best,
-        "mean_coefficients": means,
-        "coefficients": coefficients.to_settings(),
-    }
 
 
 def _made(options: Options, given: Given, deltas: Sequence[Delta], parts: Sequence[Delta], weights: Any) -> Delta:
@@ -289,31 +209,6 @@ def _settings(options: Options) -> dict[str, Any]:
     return {**options.resolved(), **names, "data": [Path(name).name for name in options.data]}
 
 
-def _judge(experts: Sequence[Expert], made: Delta, tokenizer: Any, record: dict[str, Any]) -> list[Part]:
-    """Judge every task on its test texts, and return the table."""
-    from dtheta.adapt.recipe import paired
-    from dtheta.cli.judge import accuracy
-    from dtheta.cli.results import difference, share
-
-    rows, record["tasks"] = [], []
-    for expert in experts:
-        found = judged(expert, made, tokenizer)
-        loss = paired(found.composed, found.own)
-        scores = {name: accuracy(getattr(found, name)) for name in ("own", "composed", "base")}
-        record["tasks"].append(
-            {
-                "delta": expert.name,
-                "test": len(expert.test),
-                **{name: dataclasses.asdict(score) for name, score in scores.items()},
-                "difference": dataclasses.asdict(loss),
-            }
-        )
-        cells = (share(scores["own"]), share(scores["composed"]), difference(loss), percent(scores["base"].estimate))
-        rows.append((expert.name, *cells))
-    headings = ("task of", "own delta [95 %]", "composed [95 %]", "composed - own", "encoder unmoved>")
-    return ["", Table(headings, rows, "accuracy on test texts, each with the head of its own delta")]
-
-
 def _tell(
     options: Options, given: Given, made: Delta, record: dict[str, Any], shown: list[Part], console: Console
 ) -> None:
@@ -342,25 +237,10 @@ def _tell(
         lost = max(record["discarded_energy"].values())
         lines.append(f"recompressed: at most {percent(lost, 2)} of a tensor's energy was discarded")
     if options.learn:
-        lines += _told(record)
+        lines += learning_told(record)
     if left:
         lines += [
             f"composed is {given.select}; the heads stay in the deltas they came with, and one of them runs by",
             f"  dtheta compose {options.out} --head {left[0]} --out {Path(left[0]).stem}-composed.delta",
         ]
     console.result(record, ["\n".join(lines), *shown])
-
-
-def _told(record: dict[str, Any]) -> list[str]:
-    """Return in words how coefficients were learned."""
-    last, best = record["epochs"][-1], record["epochs"][record["best_epoch"]]
-    score = f", mean accuracy {percent(best['score'])} on validation texts" if "score" in best else ""
-    means = ", ".join(f"{value:+.2f}" for value in record["mean_coefficients"])
-    seen = sum(each["seen_in_training"] for each in record["learned_on"])
-    texts = sum(each["texts"] for each in record["learned_on"])
-    values = record["coefficients"]["values"]
-    return [
-        f"learned   {len(values)} x {len(values[0])} coefficients on {texts} texts ({seen} of them seen in training); "
-        f"epoch {record['best_epoch']} of {last['epoch']} is kept{score}",
-        f"means     {means}, delta by delta",
-    ]

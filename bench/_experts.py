@@ -1,0 +1,105 @@
+"""Experts: MiniLM moved to text tasks under heads that stay as they are, as the image side of CLIP is under its texts.
+
+    head_t     logistic regression on the frozen encoder's features of a few texts a class: what zero-shot is to CLIP
+    expert_t   Full or LoRA r = 16 on the linear weights of the blocks, head_t frozen: a delta of ``encoder.*`` alone
+
+So the base does something on every task, each expert does better on its own, and whatever moves the encoder (a sum, a
+learned composition, a negation) is judged on all tasks without further training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+import dtheta as dt
+from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
+from dtheta.core.delta import Delta
+from dtheta.data.batches import EncodedTexts, loader
+from dtheta.data.text import Texts
+from dtheta.models.classifier import Classifier
+from dtheta.score import Correct
+
+LENGTH, BATCH, STEPS = 32, 16, 60
+SHOTS = 8  # texts a class that the head is made of
+LEARN, VALIDATE, TEST = 128, 128, 400
+BLOCKS = "@blocks|!encoder.pooler.*"
+RATES = {"Full": 2e-4, "LoRA": 2e-3}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A task with its frozen head on the shared encoder, what moves the encoder to it, and texts that did not train."""
+
+    task: str
+    net: Classifier
+    delta: Delta
+    learn: Texts
+    validate: EncodedTexts
+    test: EncodedTexts
+
+    def batches(self, seed: int, size: int = BATCH) -> Any:
+        """Return batches of the texts to learn coefficients on."""
+        return loader(self.learn, _pretrained()[1], size, LENGTH, seed)
+
+    def few(self, shots: int, seed: int) -> Any:
+        """Return batches of the first ``shots`` texts of each class that are there to learn on."""
+        chosen = first_of_each(self.learn, shots)
+        return loader(chosen, _pretrained()[1], min(BATCH, len(chosen)), LENGTH, seed)
+
+
+@cache
+def _pretrained() -> tuple[nn.Module, Any]:
+    return dt.load_model("minilm"), dt.load_tokenizer("minilm")
+
+
+def part(texts: Texts, start: int, stop: int | None) -> Texts:
+    """Return some texts in a row."""
+    return Texts(tuple(texts.texts[start:stop]), tuple(texts.labels[start:stop]))
+
+
+def first_of_each(texts: Texts, shots: int) -> Texts:
+    """Return the first texts of each class."""
+    seen: dict[int, int] = {}
+    chosen = []
+    for i, label in enumerate(texts.labels):
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= shots:
+            chosen.append(i)
+    return Texts(tuple(texts.texts[i] for i in chosen), tuple(texts.labels[i] for i in chosen))
+
+
+def expert(task: str, kind: str, seed: int) -> Expert:
+    """Make the head of a task and train its expert."""
+    model, tokenizer = _pretrained()
+    data = dt.load_task(task, n_train=LEARN + VALIDATE + STEPS * BATCH, n_test=TEST, seed=seed)
+    learn, validate = part(data.train, 0, LEARN), part(data.train, LEARN, LEARN + VALIDATE)
+    train = part(data.train, LEARN + VALIDATE, None)
+    net = dt.classifier(model, data.classes)
+    _set_head(net, EncodedTexts(first_of_each(train, SHOTS), tokenizer, LENGTH))
+    method = dt.Full() if kind == "Full" else dt.LoRA(rank=16)
+    adapter = dt.attach(net, method, BLOCKS, seed=seed)
+    try:
+        batches = loader(train, tokenizer, BATCH, LENGTH, seed)
+        dt.fit(adapter, batches, steps=STEPS, lr=RATES[kind], seed=seed, quiet=True)
+        delta = adapter.delta()
+    finally:
+        adapter.detach()
+    encoded = [EncodedTexts(texts, tokenizer, LENGTH) for texts in (validate, data.test)]
+    return Expert(task, net, delta, learn, *encoded)
+
+
+def _set_head(net: Classifier, texts: EncodedTexts) -> None:
+    found = logistic_regression(pooled_features(net, texts), torch.tensor(texts.labels), len(net.classes))
+    with torch.no_grad():
+        net.head.weight.copy_(found.weight)
+        net.head.bias.copy_(found.bias)
+
+
+def accuracy(net: nn.Module, texts: EncodedTexts) -> float:
+    """Return the share of texts that a network, as it stands, classifies right."""
+    return float(Correct()(predicted_logits(net, texts), torch.tensor(texts.labels)).mean())
