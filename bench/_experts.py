@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,24 +74,28 @@ def first_of_each(texts: Texts, shots: int) -> Texts:
     return Texts(tuple(texts.texts[i] for i in chosen), tuple(texts.labels[i] for i in chosen))
 
 
-def expert(task: str, kind: str, seed: int) -> Expert:
-    """Make the head of a task and train its expert."""
+def expert(task: str, kind: str, seed: int, folder: Path) -> Expert:
+    """Make the head of a task, and train its expert unless the folder has it."""
     model, tokenizer = _pretrained()
     data = dt.load_task(task, n_train=LEARN + VALIDATE + STEPS * BATCH, n_test=TEST, seed=seed)
     learn, validate = part(data.train, 0, LEARN), part(data.train, LEARN, LEARN + VALIDATE)
     train = part(data.train, LEARN + VALIDATE, None)
     net = dt.classifier(model, data.classes)
     _set_head(net, EncodedTexts(first_of_each(train, SHOTS), tokenizer, LENGTH))
-    method = dt.Full() if kind == "Full" else dt.LoRA(rank=16)
-    adapter = dt.attach(net, method, BLOCKS, seed=seed)
+    path = folder / f"{task}-{kind}-{seed}.delta"
+    if not path.exists():
+        _trained(net, kind, loader(train, tokenizer, BATCH, LENGTH, seed), seed).save(path)
+    encoded = [EncodedTexts(texts, tokenizer, LENGTH) for texts in (validate, data.test)]
+    return Expert(task, net, dt.load(path), learn, *encoded)
+
+
+def _trained(net: Classifier, kind: str, batches: Any, seed: int) -> Delta:
+    adapter = dt.attach(net, dt.Full() if kind == "Full" else dt.LoRA(rank=16), BLOCKS, seed=seed)
     try:
-        batches = loader(train, tokenizer, BATCH, LENGTH, seed)
         dt.fit(adapter, batches, steps=STEPS, lr=RATES[kind], seed=seed, quiet=True)
-        delta = adapter.delta()
+        return adapter.delta()
     finally:
         adapter.detach()
-    encoded = [EncodedTexts(texts, tokenizer, LENGTH) for texts in (validate, data.test)]
-    return Expert(task, net, delta, learn, *encoded)
 
 
 def _set_head(net: Classifier, texts: EncodedTexts) -> None:

@@ -53,9 +53,21 @@ if TYPE_CHECKING:
     from dtheta.adapt.variation import variation as variation
     from dtheta.compose.adaptation import adapt_coefficients as adapt_coefficients
     from dtheta.compose.atlas import learn_coefficients as learn_coefficients
+    from dtheta.compose.bank import Bank as Bank
+    from dtheta.compose.breadcrumbs import breadcrumbs as breadcrumbs
     from dtheta.compose.coefficients import Coefficients as Coefficients
     from dtheta.compose.compose import compose as compose
+    from dtheta.compose.dare import dare as dare
+    from dtheta.compose.merge_plan import merge_plan as merge_plan
+    from dtheta.compose.mergekit import read_plan as read_plan
     from dtheta.compose.negation import learn_negation as learn_negation
+    from dtheta.compose.preflight import preflight as preflight
+    from dtheta.compose.search import search_coefficients as search_coefficients
+    from dtheta.compose.slerp import slerp as slerp
+    from dtheta.compose.soups import greedy_soup as greedy_soup
+    from dtheta.compose.soups import uniform_soup as uniform_soup
+    from dtheta.compose.streaming import merge_checkpoints as merge_checkpoints
+    from dtheta.compose.ties import ties as ties
     from dtheta.compress.compeft import compress as compress
     from dtheta.compress.feedback import ErrorFeedback as ErrorFeedback
     from dtheta.compress.report import Compression as Compression
@@ -86,6 +98,7 @@ if TYPE_CHECKING:
 # Public names that need torch or more, and the module that each comes from.
 _LAZY = {
     "Adapter": "dtheta.adapt.adapter",
+    "Bank": "dtheta.compose.bank",
     "BestQ": "dtheta.adapt.qpissa",
     "BitFit": "dtheta.adapt.bitfit",
     "CLIPSVD": "dtheta.adapt.clip_svd",
@@ -107,16 +120,19 @@ _LAZY = {
     "adapt_coefficients": "dtheta.compose.adaptation",
     "applied": "dtheta.core.apply",
     "attach": "dtheta.adapt.attach",
+    "breadcrumbs": "dtheta.compose.breadcrumbs",
     "classifier": "dtheta.models.classifier",
     "compose": "dtheta.compose.compose",
     "compress": "dtheta.compress.compeft",
     "compression_report": "dtheta.compress.report",
+    "dare": "dtheta.compose.dare",
     "dequantized": "dtheta.adapt.quantized",
     "extract": "dtheta.core.extract",
     "fingerprint": "dtheta.core.fingerprint",
     "fit": "dtheta.fit.loop",
     "from_peft": "dtheta.core.interop",
     "gathered": "dtheta.fit.sharded",
+    "greedy_soup": "dtheta.compose.soups",
     "learn_coefficients": "dtheta.compose.atlas",
     "learn_negation": "dtheta.compose.negation",
     "load": "dtheta.core.files",
@@ -125,12 +141,20 @@ _LAZY = {
     "load_task": "dtheta.data.tasks",
     "load_tokenizer": "dtheta.models.load",
     "merge": "dtheta.core.apply",
+    "merge_checkpoints": "dtheta.compose.streaming",
+    "merge_plan": "dtheta.compose.merge_plan",
     "on_batches": "dtheta.compress.search",
+    "preflight": "dtheta.compose.preflight",
     "quantize": "dtheta.adapt.quantized",
+    "read_plan": "dtheta.compose.mergekit",
     "recompress": "dtheta.core.recompress",
+    "search_coefficients": "dtheta.compose.search",
     "search_compression": "dtheta.compress.search",
+    "slerp": "dtheta.compose.slerp",
+    "ties": "dtheta.compose.ties",
     "to_peft": "dtheta.core.interop",
     "trainer_callback": "dtheta.fit.trainer_callback",
+    "uniform_soup": "dtheta.compose.soups",
     "variation": "dtheta.adapt.variation",
 }
 
@@ -139,6 +163,7 @@ __all__ = [
     "NF4",
     "SORSA",
     "Adapter",
+    "Bank",
     "BaseMismatch",
     "BestQ",
     "BitFit",
@@ -170,16 +195,19 @@ __all__ = [
     "adapt_coefficients",
     "applied",
     "attach",
+    "breadcrumbs",
     "classifier",
     "compose",
     "compress",
     "compression_report",
+    "dare",
     "dequantized",
     "extract",
     "fingerprint",
     "fit",
     "from_peft",
     "gathered",
+    "greedy_soup",
     "learn_coefficients",
     "learn_negation",
     "load",
@@ -188,12 +216,20 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "merge",
+    "merge_checkpoints",
+    "merge_plan",
     "on_batches",
+    "preflight",
     "quantize",
+    "read_plan",
     "recompress",
+    "search_coefficients",
     "search_compression",
+    "slerp",
+    "ties",
     "to_peft",
     "trainer_callback",
+    "uniform_soup",
     "variation",
 ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dtheta as dt
 from dtheta.adapt.recipe import task_model
 from dtheta.cli.judge import encoded, right
 from dtheta.cli.labeled import Source, labeled
@@ -16,6 +17,7 @@ from dtheta.cli.main import main
 from dtheta.cli.multitask import own_head
 from dtheta.compose.coefficients import Coefficients
 from dtheta.compose.compose import compose
+from dtheta.core.delta import Delta
 from dtheta.core.files import load
 from dtheta.models.classifier import Classifier
 from dtheta.models.load import load_model, load_tokenizer
@@ -118,6 +120,27 @@ def test_a_head_makes_it_run(dtheta: Run, here: Path) -> None:
     assert merged.code == 0, merged.err
 
 
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        (["mean"], lambda a, b: dt.uniform_soup([a, b])),
+        (["ties", "--density", "0.3"], lambda a, b: dt.ties([a, b], 0.3)),
+        (["ties", "--weight", "1", "--weight", "2"], lambda a, b: dt.ties([a, b], 0.2, [1, 2])),
+        (["dare", "--seed", "5"], lambda a, b: dt.dare([a, b], 0.1, seed=5)),
+        (["breadcrumbs", "--density", "0.5"], lambda a, b: dt.breadcrumbs([a, b], 0.5)),
+        (["slerp", "--at", "0.25"], lambda a, b: dt.slerp(a, b, 0.25)),
+    ],
+)
+def test_entry_by_entry(dtheta: Run, here: Path, by: list[str], expected: Callable[[Delta, Delta], Delta]) -> None:
+    done = dtheta("compose", "a.delta", "b.delta", "--by", *by, "--out", "c.delta", "--json")
+    assert done.code == 0, done.err
+    a, b, made = (load(here / f"{name}.delta") for name in "abc")
+    assert made.digest == expected(a, b).digest == done.json["digest"]
+    assert made.provenance.operation == expected(a, b).provenance.operation
+    assert made.provenance.parents == [a.digest, b.digest] and done.json["by"] == by[0]
+    assert dtheta("apply", "c.delta", "--model", "bert", "--text", "a great film").code == 0
+
+
 def test_heads_of_two_tasks_stay_and_it_is_said(dtheta: Run, here: Path) -> None:
     done = dtheta("compose", "a.delta", "t.delta", "--out", "m.delta")
     assert done.code == 0, done.err
@@ -162,6 +185,13 @@ def test_one_coefficient_a_delta_and_a_compressed_parent(dtheta: Run, here: Path
         (["a.delta", "--select", "nothing"], 1, "no change matches 'nothing'"),
         (["a.delta", "--head", "l.delta"], 2, "of no text classifier"),
         (["a.delta", "--head", "b.delta", "--select", "*"], 2, "--select goes without it"),
+        (["a.delta", "--by", "tiess"], 2, "ties"),
+        (["a.delta", "--density", "0.2"], 2, "--density goes with --by ties, dare, breadcrumbs"),
+        (["a.delta", "b.delta", "--by", "ties", "--density", "2"], 2, "--density must be a share"),
+        (["a.delta", "b.delta", "--by", "mean", "--weight", "1", "--weight", "1"], 2, "--weight goes with --by sum"),
+        (["a.delta", "b.delta", "--by", "slerp", "--at", "1.5"], 2, "--at must lie between 0"),
+        (["a.delta", "--by", "slerp"], 2, "it takes 2, found 1"),
+        ([*LEARN, "--by", "ties"], 2, "--by ties goes without it"),
         (["a.delta", "--data", "reviews.csv"], 2, "--data goes with --learn"),
         (["a.delta", "--isotropic"], 2, "--isotropic goes with --learn"),
         ([*LEARN, "--weight", "1", "--weight", "2"], 2, "--weight and --select go without it"),

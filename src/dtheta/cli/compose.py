@@ -1,15 +1,19 @@
-"""Compose deltas of one base into one: by given weights (task arithmetic), or by learned coefficients (aTLAS).
+"""Compose deltas of one base into one: by given weights (task arithmetic), entry by entry, or by learned coefficients.
 
 The sum is exact: low-rank stays low-rank, signs stay signs. A weight of -1 takes a delta away. With --recompress the
 rank is brought down again. Heads of one set of classes are added too; where they are of different tasks the encoder's
 part is composed, and each task keeps the head in its own delta: --head takes one into the result, which 'dtheta apply'
 then runs.
 
-With --learn every tensor of every delta has a coefficient of its own, learned from zero on labeled texts: the loss is
-the sum over the tasks, each with its own head. Deltas name their packaged tasks; for others give --data once for each
-classifier's delta, in order. Texts that no training has seen come first; the test texts are only tested on.
+With --by the entries are looked at: ties trims and elects signs, dare drops entries at random and rescales the rest,
+breadcrumbs drops the largest too; mean takes the mean, slerp goes along the arc from one delta to another.
+
+With --learn (aTLAS) every tensor of every delta has a coefficient of its own, learned from zero on labeled texts: the
+loss is the sum over the tasks, each with its own head. Deltas name their packaged tasks; for others give --data once
+for each classifier's delta, in order. Texts that no training has seen come first; the test texts are only tested on.
 
   dtheta compose a.delta b.delta --weight 1 --weight -0.5 --out c.delta
+  dtheta compose a.delta b.delta --by ties --density 0.2 --out c.delta
   dtheta compose bbc.delta r8.delta sentiment.delta --learn --out multi.delta
   dtheta compose multi.delta --head bbc.delta --out bbc-multi.delta
 """
@@ -34,6 +38,7 @@ from dtheta.cli.compose_learn import (
 from dtheta.cli.console import Console, Part
 from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_some
 from dtheta.cli.labeled import Source
+from dtheta.cli.merging import By, merged, require_by
 from dtheta.cli.multitask import Descent, learned
 from dtheta.cli.networks import bound, require_classifier_of
 from dtheta.cli.options import CommonOptions, Flag, Place
@@ -43,6 +48,7 @@ from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dtheta.compose.coefficients import Coefficients
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
 
@@ -54,6 +60,11 @@ class Options(CommonOptions):
     deltas: Annotated[tuple[Path, ...], Place("one or several .delta files of one base", "DELTA")] = ()
     out: Annotated[Path, Flag("the file to write", "FILE")] = Path("composed.delta")
     weight: Annotated[tuple[float, ...], Flag("factor of each delta, in order; ones by default")] = ()
+    by: Annotated[By, Flag("how: sum, mean, or a method that looks at the entries")] = "sum"
+    density: Annotated[
+        float | None, Flag("share of the entries kept (ties 0.2, dare 0.1, breadcrumbs 0.9)", "SHARE")
+    ] = None
+    at: Annotated[float | None, Flag("place on slerp's arc, from 0 to 1 (default: halfway)")] = None
     select: Annotated[
         str | None, Flag("only changes that match this glob (default: all, or encoder.* of different tasks)", "GLOB")
     ] = None
@@ -103,13 +114,13 @@ def run(options: Options, console: Console) -> int:
     deltas = [load(path) for path in options.deltas]
     parts = [part_of(delta, given.select) for delta in deltas]
     record: dict[str, Any] = {}
-    weights: Any = options.weight or 1.0
+    coefficients = None
     if options.learn:
         experts, tokenizer = experts_of(options, given, deltas, record)
         console.note(f"learning coefficients of {len(parts)} deltas for {len(experts)} task(s) ...")
-        weights = learned(experts, parts, tokenizer, descent_of(options))
-        record |= learning_record(weights)
-    made = _made(options, given, deltas, parts, weights)
+        coefficients = learned(experts, parts, tokenizer, descent_of(options))
+        record |= learning_record(coefficients)
+    made = _made(options, given, deltas, parts, coefficients)
     made.save(options.out)
     shown: list[Part] = []
     if options.learn:
@@ -155,6 +166,9 @@ def _require_options(options: Options) -> None:
         raise ConfigError(
             f"{len(options.deltas)} deltas but {len(options.weight)} weights; give --weight once for each, in order"
         )
+    require_by(options)
+    if options.learn and options.by != "sum":
+        raise ConfigError(f"--learn finds the weights of a sum; --by {options.by} goes without it")
     if options.learn and (options.weight or options.select):
         raise ConfigError("--learn finds the weights, of encoder.*; --weight and --select go without it")
     if not options.learn and (options.data or options.isotropic):
@@ -176,17 +190,19 @@ def _plan(options: Options, given: Given, console: Console) -> int:
     return 0
 
 
-def _made(options: Options, given: Given, deltas: Sequence[Delta], parts: Sequence[Delta], weights: Any) -> Delta:
+def _made(
+    options: Options, given: Given, deltas: Sequence[Delta], parts: Sequence[Delta], coefficients: Coefficients | None
+) -> Delta:
     """Return the composed delta, at the rank and with the head that were asked for, and how it was made."""
     from dtheta.compose.compose import compose
     from dtheta.core.delta import total
     from dtheta.core.files import load
     from dtheta.core.recompress import recompress
 
-    if options.recompress is not None:
+    if options.recompress is not None or options.by not in ("sum", "mean"):
         parts = [bound(part, options.model, path) for part, path in zip(parts, options.deltas, strict=True)]
-    made = compose(parts, weights)
-    settings, seed = dict(made.provenance.settings), made.provenance.seed
+    made = merged(parts, options) if coefficients is None else compose(parts, coefficients)
+    operation, settings, seed = made.provenance.operation, dict(made.provenance.settings), made.provenance.seed
     parents, tasks = [delta.digest for delta in deltas], [delta.provenance.task for delta in deltas]
     whole = any(name.startswith("head.") for name in made)
     if options.recompress is not None:
@@ -198,7 +214,7 @@ def _made(options: Options, given: Given, deltas: Sequence[Delta], parts: Sequen
         parents, tasks, seed = [*parents, owner.digest], [owner.provenance.task], owner.provenance.seed
     command = {"verb": "compose", **_settings(options), "select": given.select, "seed": options.seed}
     provenance = replace(
-        made.provenance, operation="compose", parents=parents, settings={**settings, "command": command}, seed=seed,
+        made.provenance, operation=operation, parents=parents, settings={**settings, "command": command}, seed=seed,
         task=common_task(tasks, whole),
     )  # fmt: skip
     return replace(made, provenance=provenance)
@@ -207,6 +223,14 @@ def _made(options: Options, given: Given, deltas: Sequence[Delta], parts: Sequen
 def _settings(options: Options) -> dict[str, Any]:
     names = {} if options.model is None else {"model": model_name(options.model)}
     return {**options.resolved(), **names, "data": [Path(name).name for name in options.data]}
+
+
+def _weights(options: Options) -> list[float] | None:
+    """Return the weights that were given, or meant; None where there are none."""
+    if options.learn or options.by == "slerp":
+        return None
+    each = 1.0 / len(options.deltas) if options.by == "mean" else 1.0
+    return list(options.weight or (each,) * len(options.deltas))
 
 
 def _tell(
@@ -220,7 +244,8 @@ def _tell(
         "parents": list(made.provenance.parents),
         "composed": given.select or "all",
         "heads_left_in": left,
-        "weights": None if options.learn else list(options.weight or (1.0,) * len(options.deltas)),
+        "by": options.by,
+        "weights": _weights(options),
         "tensors": len(made),
         "norm": made.norm(),
         "bytes": options.out.stat().st_size,

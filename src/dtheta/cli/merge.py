@@ -1,13 +1,18 @@
-"""Write the model with deltas in it, or a delta as a peft adapter.
+"""Write the model with deltas in it, a delta as a peft adapter, or several whole models merged into one.
 
 The weights of the folder BASE are read, moved and written one tensor at a time: float64 sums, rounded once. Several
 deltas add up exactly, each with its --weight; all must be of BASE. A classifier's head goes into the folder beside the
 encoder (classifier.safetensors), and 'dtheta apply FOLDER' runs both; dtheta.json says what it was made of. With
 --format peft the deltas' sum becomes an adapter folder that peft loads on the untouched base.
 
+With --plan, checkpoints (and deltas) larger than memory are merged as a YAML file in mergekit's form says: linear,
+task_arithmetic, ties, dare_linear, dare_ties, breadcrumbs, breadcrumbs_ties, slerp, passthrough. All that is wrong with
+it is said at once, before a tensor is read.
+
   dtheta merge minilm news.delta --out merged/ --check
   dtheta merge base/ a.delta b.delta --weight 1 --weight 0.5 --out merged/
   dtheta merge minilm news.delta --format peft --out adapter/
+  dtheta merge --plan ties.yaml --out merged/ --max-memory 4GiB
 """
 
 from __future__ import annotations
@@ -43,7 +48,9 @@ _TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.1, "float16": 0.02
 class Options(CommonOptions):
     """Options of ``dtheta merge``."""
 
-    base: Annotated[str, Place("a name of 'dtheta models', a Hugging Face folder, or a safetensors file")]
+    base: Annotated[
+        str | None, Place("a name of 'dtheta models', a Hugging Face folder, or a safetensors file; not with --plan")
+    ] = None
     deltas: Annotated[tuple[Path, ...], Place("one or several .delta files of that base", "DELTA")] = ()
     out: Annotated[Path, Flag("the folder to write (a file where BASE is one); it must not exist", "DIR")]
     weight: Annotated[tuple[float, ...], Flag("factor of each delta, in order; ones by default")] = ()
@@ -55,15 +62,34 @@ class Options(CommonOptions):
         Literal["float32", "float64", "bfloat16", "float16"] | None, Flag("store the weights so (default: as they are)")
     ] = None
     check: Annotated[bool, Flag("compare the outputs of what was written with those of base and delta")] = False
+    plan: Annotated[Path | None, Flag("merge whole models as this file says, in mergekit's form", "FILE")] = None
+    max_memory: Annotated[
+        str | None, Flag("memory that the process may take with --plan, as 800MB or 4GiB (default: 2GiB)", "SIZE")
+    ] = None
+
+    @property
+    def model(self) -> str:
+        """BASE, which only --plan can stand for.
+
+        Raises:
+            ConfigError: If it was not given.
+        """
+        if self.base is None:
+            raise ConfigError("BASE is missing; 'dtheta merge --help' shows how to call it")
+        return self.base
 
 
 def run(options: Options, console: Console) -> int:
     """Merge and, if asked, check."""
+    if options.plan is not None:
+        from dtheta.cli.merge_plan import run_plan
+
+        return run_plan(options, options.plan, console)
     weights = _require_meant(options)
     headers = _require_fitting(options)
     if options.dry_run:
         return _plan(options, console)
-    base = base_path(options.base)
+    base = base_path(options.model)
     delta = _sum(options, weights)
     if options.format == "peft":
         record = _write_peft(options, base, delta, headers)
@@ -88,6 +114,9 @@ def _require_meant(options: Options) -> tuple[float, ...]:
     Raises:
         ConfigError, OutputError: If the options contradict each other, or the output has no place.
     """
+    if options.max_memory is not None:
+        raise ConfigError("--max-memory goes with --plan; deltas are added one tensor at a time anyway")
+    base = local_place(options.model)
     if not options.deltas:
         raise ConfigError("there is no delta to merge: dtheta merge BASE DELTA --out DIR")
     weights = options.weight or (1.0,) * len(options.deltas)
@@ -98,7 +127,7 @@ def _require_meant(options: Options) -> tuple[float, ...]:
     if options.format == "peft" and options.dtype not in (None, "float32"):
         raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
     if not options.out.is_dir():
-        reads = {"BASE": local_place(options.base), "--config": options.config}
+        reads = {"BASE": base, "--config": options.config}
         require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
     elif any(options.out.iterdir()):
         raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")
@@ -117,7 +146,7 @@ def _require_fitting(options: Options) -> list[Header]:
 
     headers = [read_header(require_input(path)) for path in options.deltas]
     require_one_base(headers, options.select)
-    base = base_path(options.base, fetch=not options.dry_run)
+    base = base_path(options.model, fetch=not options.dry_run)
     if base is not None:
         checkpoint = open_checkpoint(base)
         for header in headers:
@@ -126,8 +155,8 @@ def _require_fitting(options: Options) -> list[Header]:
 
 
 def _plan(options: Options, console: Console) -> int:
-    whole = size_of(base_path(options.base, fetch=False))
-    reads = {options.base: whole, **{str(path): size_of(path) for path in options.deltas}}
+    whole = size_of(base_path(options.model, fetch=False))
+    reads = {options.model: whole, **{str(path): size_of(path) for path in options.deltas}}
     size = whole if options.format == "full" else sum(size_of(p) or 0 for p in options.deltas)
     seconds = reading_time(2 * (whole or 0))
     Plan(reads, {str(options.out): size}, int(5e8), seconds, options.resolved()).show(console)
@@ -211,7 +240,7 @@ def _write_peft(options: Options, base: Path, delta: Delta, headers: Sequence[He
     model = load_model(base)
     inner, has_head = _parts(delta, set(base_tensors(model)))
     with write_folder(options.out) as folder:
-        to_peft(inner, folder / "adapter", base_name=options.base, model=model)
+        to_peft(inner, folder / "adapter", base_name=options.model, model=model)
         _complete(folder, "adapter", delta if has_head else None, _made(options, delta, headers))
     return {
         "out": str(options.out),
@@ -243,7 +272,7 @@ def _made(options: Options, delta: Delta, headers: Sequence[Header]) -> dict[str
     from dtheta.core.provenance import Provenance
 
     settings = {
-        "command": {"verb": "merge", **options.resolved(), "base": model_name(options.base)},
+        "command": {"verb": "merge", **options.resolved(), "base": model_name(options.model)},
         "weights": list(options.weight or (1.0,) * len(options.deltas)),
         "base": headers[0].base.root,
         "delta": delta.digest,

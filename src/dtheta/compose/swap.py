@@ -105,10 +105,12 @@ def swapped(model: nn.Module, found: Sequence[Place], buffers: Mapping[str, Tens
             parameter.grad = None
             parameter.requires_grad_(flag)
             parameter.grad = grad
+        torch.clear_autocast_cache()
 
 
 def stamp(found: Sequence[Place]) -> None:
     """Say that the numbers shown are new: graphs recorded before can no longer be differentiated."""
+    torch.clear_autocast_cache()  # an autocast region around this may hold casts of the old numbers
     version = next(_stamps)
     for place in found:
         for tensor in place.tensors:

@@ -116,6 +116,7 @@ class _Layer:
 
     def show(self, value: Tensor) -> None:
         """Give the tensors other storage, and a version that no graph recorded before has seen."""
+        torch.clear_autocast_cache()  # an autocast region around this may hold casts of the old numbers
         for tensor in self.tensors:
             _active[id(tensor)] = self
             tensor.data = value.to(tensor.device, tensor.dtype)

@@ -235,3 +235,17 @@ def test_inference_tensors_are_named(make: Callable[[], nn.Module]) -> None:
     model = make()
     with pytest.raises(UnsupportedLayer, match="inference mode"):
         enter(model, [Delta({"weight": Dense(normal(3, 3))})])
+
+
+def test_an_autocast_region_around_it_sees_every_composition(tiny_mlp: nn.Module) -> None:
+    moved, x = delta(tiny_mlp, "dense", 0), normal(4, 12)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        base = tiny_mlp(x)  # autocast keeps its casts of weights that take gradients
+        with open_(tiny_mlp, [moved]) as composition:
+            composition.show(torch.ones(1, len(blocks([moved])), 1, dtype=torch.float64))
+            shown = composition.model(x)
+        after = tiny_mlp(x)
+    with torch.no_grad(), applied(tiny_mlp, moved), torch.autocast("cpu", torch.bfloat16):
+        expected = tiny_mlp(x)
+    assert torch.equal(after, base) and not torch.equal(shown, base)
+    assert torch.allclose(shown, expected, atol=1e-2)

@@ -424,3 +424,15 @@ def test_buffers_are_moved_by_normalization_inside_and_restored() -> None:
         model(normal(4, 3))
         assert model.num_batches_tracked.item() == 2
     assert torch.equal(model.running_mean, before) and model.num_batches_tracked.item() == 0
+
+
+def test_an_autocast_region_around_it_sees_the_delta_and_then_the_base_again(tiny_mlp: nn.Module) -> None:
+    delta, x = made(tiny_mlp, {"0.weight": Dense(normal(16, 12))}), normal(4, 12, index=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = tiny_mlp(x)  # autocast keeps its casts of the weights until it ends
+        with applied(tiny_mlp, delta):
+            shown = tiny_mlp(x)
+        after = tiny_mlp(x)
+    with applied(tiny_mlp, delta), torch.autocast("cpu", torch.bfloat16):
+        expected = tiny_mlp(x)
+    assert torch.equal(shown, expected) and torch.equal(after, before) and not torch.equal(shown, before)

@@ -41,9 +41,10 @@ def test_it_is_scale_times_signs(shape: tuple[int, ...], by_row: bool) -> None:
     assert change.dense().shape == shape and change.dtype == torch.float32
     assert torch.equal(change.matrix(), matrix)
     assert change.norm() == pytest.approx(float(matrix.double().norm()), rel=1e-12)
-    assert change.count == int(matrix.count_nonzero()) and change.nbytes <= 2 * (matrix.numel() // 8 + 1) + 4 * len(
-        matrix
-    ) + 4
+    assert (
+        change.count == int(matrix.count_nonzero())
+        and change.nbytes <= 2 * (matrix.numel() // 8 + 1) + 4 * len(matrix) + 4
+    )
     total = torch.ones_like(matrix, dtype=torch.float64)
     change.add_to(total, -2.0)
     assert torch.allclose(total, 1 - 2 * matrix.double(), rtol=0, atol=1e-15)

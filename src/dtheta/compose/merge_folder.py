@@ -1,0 +1,115 @@
+"""What stands beside the weights of a merged checkpoint, and whether there is a place for all of it.
+
+weights            in the base's files and order, or in new ones where layers are stacked
+index              the base's where its layout is kept
+config.json        the base's, with the dtype and the number of layers that the result has
+tokenizer, ...     the base's, as they are
+dtheta.json        the resolved plan, the digests of all inputs, seed and versions
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dtheta.compose.preflight import Preflight
+from dtheta.core.checkpoints import INDEX, Checkpoint, _companions, _config, _refuse_source
+from dtheta.core.output import require_space, write_file
+from dtheta.core.provenance import Provenance
+from dtheta.errors import ConfigError
+
+RECORD = "dtheta.json"
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+
+def require_place(found: Preflight, out: Path) -> None:
+    """Check, before a tensor is read, that the result can be written.
+
+    Raises:
+        OutputError: If ``out`` is one of the inputs or inside one, or does not fit on the disk.
+    """
+    for path in found.models:
+        _refuse_source(path, out)
+    reference = layout_of(found)
+    beside = sum(file.stat().st_size for file in _companions(reference)[0])
+    headers = sum(8 + len(file.header) for file in reference.shards.values())
+    require_space(out, found.writes + headers + beside)
+
+
+def layout_of(found: Preflight) -> Checkpoint:
+    """Return the checkpoint that gives layout, configuration and tokenizer.
+
+    Raises:
+        ConfigError: If no input is one.
+    """
+    if found.reference is None:
+        raise ConfigError("the merge has no checkpoint among its inputs, which could give it layout and configuration")
+    return found.reference
+
+
+def complete(found: Preflight, inputs: Mapping[Path, str], folder: Path) -> Sequence[str]:
+    """Write everything but the weights; return the names of files of the base that would be stale and are left out.
+
+    Args:
+        found: The merge.
+        inputs: Digest of every input by its path.
+        folder: Where the weights lie already.
+    """
+    reference = layout_of(found)
+    files, left_out = _companions(reference)
+    for file in files:
+        target = folder / file.relative_to(reference.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.name != RECORD:
+            shutil.copyfile(file, target)
+    _write_index(found, reference, folder)
+    config = _config(reference) if reference.path.is_dir() else {}
+    changed = _configured(found, config)
+    if config and changed != config:
+        (folder / "config.json").write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
+    _write_record(found, inputs, folder)
+    return left_out
+
+
+def _write_index(found: Preflight, reference: Checkpoint, folder: Path) -> None:
+    """Write the table from tensors to files: the base's own where its layout is kept."""
+    if found.plan.stacked and len(found.shards) > 1:
+        weights = {part.name: shard for shard, parts in found.shards.items() for part in parts}
+        name, index = INDEX, {"metadata": {"total_size": found.writes}, "weight_map": weights}
+    elif not found.plan.stacked and reference.index is not None:
+        name = next(p.name for p in reference.path.iterdir() if p.name.endswith(".safetensors.index.json"))
+        known = reference.index.get("metadata", {})
+        index = {**reference.index, "metadata": {**known, "total_size": found.writes}}
+    else:
+        return
+    (folder / name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _configured(found: Preflight, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the dtype and the number of layers that the result has."""
+    changed = dict(config)
+    if found.plan.dtype is not None:
+        name = str(found.plan.dtype).removeprefix("torch.")
+        changed |= {key: name for key in ("dtype", "torch_dtype") if key in config}
+    if found.layers:
+        changed |= {key: len(found.layers) for key in _LAYER_COUNTS if key in config}
+        kinds = config.get("layer_types")
+        if isinstance(kinds, list) and len(kinds) > max(found.layers):
+            changed["layer_types"] = [kinds[layer] for layer in found.layers]
+    return changed
+
+
+def _write_record(found: Preflight, inputs: Mapping[Path, str], folder: Path) -> None:
+    plan = found.plan
+    settings = {
+        "plan": plan.to_settings(),
+        "base": inputs[plan.base] if plan.base is not None else None,
+        "inputs": [{"name": path.name, "digest": digest} for path, digest in inputs.items()],
+    }
+    parents = [digest for path, digest in inputs.items() if path != plan.base]
+    record = Provenance("merge", {}, parents, settings, plan.seed).to_dict()
+    with write_file(folder / RECORD) as handle:
+        handle.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
