@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from _adaptations import LADDER, SETTINGS, Fitting
+from _runs import Runs
 
 import dtheta as dt
 from dtheta.adapt.sorsa import orthonormality
@@ -65,30 +65,23 @@ def train(setting_name: str, method_name: str, rate: float, seed: int) -> Run:
     return Run(setting_name, method_name, rate, seed, _mean(losses), _mean(last), accuracy, kept)
 
 
-class Runs:
-    """All runs, kept in a file as they end, so that an interrupted benchmark goes on where it was."""
+class Trainings:
+    """All trainings, kept in a file as they end."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.done = {(r.setting, r.method, r.rate, r.seed): r for r in (Run(**json.loads(line)) for line in lines)}
+        self.runs = Runs(path, ("setting", "method", "rate", "seed"))
 
     def get(self, setting: str, method: str, rate: float, seed: int) -> Run:
-        """Return a run, from the file or by training now."""
+        """Return a training, from the file or by training now."""
         key = (setting, method, rate, seed)
-        if key not in self.done:
-            self.done[key] = train(*key)
-            with self.path.open("a") as file:
-                file.write(json.dumps(vars(self.done[key])) + "\n")
-            print(self.done[key], file=sys.stderr, flush=True)
-        return self.done[key]
+        return Run(**self.runs.get(key, lambda: vars(train(*key))))
 
     def many(self, setting: str, method: str, rate: float, seeds: Iterable[int]) -> list[Run]:
-        """Return the runs of several seeds."""
+        """Return the trainings of several seeds."""
         return [self.get(setting, method, rate, seed) for seed in seeds]
 
 
-def tuned_rate(runs: Runs, name: str, method: str, field: str) -> float:
+def tuned_rate(runs: Trainings, name: str, method: str, field: str) -> float:
     """Return the rate of lowest loss on the tuning seeds; its two neighbors on the ladder are worse."""
     setting = SETTINGS[name]
     tuned = "SORSA" if method.startswith("SORSA") else method
@@ -103,7 +96,7 @@ def tuned_rate(runs: Runs, name: str, method: str, field: str) -> float:
         low, high = min(low, best - 1), max(high, best + 1)
 
 
-def claims(runs: Runs, name: str, seeds: range) -> list[dict[str, Any]]:
+def claims(runs: Trainings, name: str, seeds: range) -> list[dict[str, Any]]:
     """Return the rows of one setting."""
     rows: list[dict[str, Any]] = []
     for tuned_by in ("mean_loss", "final_loss"):
@@ -181,7 +174,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("adapt_runs.jsonl"), help="where finished runs are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(options.runs)
+    runs = Trainings(options.runs)
     rows = [row for name in options.settings for row in claims(runs, name, range(options.seeds))]
     if options.json:
         print(json.dumps(rows, indent=1))
