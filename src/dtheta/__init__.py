@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from dtheta.adapt.lora import LoRA as LoRA
     from dtheta.adapt.method import Method as Method
     from dtheta.adapt.pissa import PiSSA as PiSSA
+    from dtheta.adapt.prompts.dept import DePT as DePT
+    from dtheta.adapt.prompts.p_tuning import PTuning as PTuning
+    from dtheta.adapt.prompts.prefix_tuning import PrefixTuning as PrefixTuning
+    from dtheta.adapt.prompts.tuning import PromptTuning as PromptTuning
     from dtheta.adapt.qpissa import NF4 as NF4
     from dtheta.adapt.qpissa import BestQ as BestQ
     from dtheta.adapt.qpissa import LoftQ as LoftQ
@@ -105,6 +109,7 @@ _LAZY = {
     "Change": "dtheta.core.change",
     "Coefficients": "dtheta.compose.coefficients",
     "Compression": "dtheta.compress.report",
+    "DePT": "dtheta.adapt.prompts.dept",
     "Delta": "dtheta.core.delta",
     "ErrorFeedback": "dtheta.compress.feedback",
     "Fingerprint": "dtheta.core.fingerprint",
@@ -113,7 +118,10 @@ _LAZY = {
     "LoftQ": "dtheta.adapt.qpissa",
     "Method": "dtheta.adapt.method",
     "NF4": "dtheta.adapt.qpissa",
+    "PTuning": "dtheta.adapt.prompts.p_tuning",
     "PiSSA": "dtheta.adapt.pissa",
+    "PrefixTuning": "dtheta.adapt.prompts.prefix_tuning",
+    "PromptTuning": "dtheta.adapt.prompts.tuning",
     "QPiSSA": "dtheta.adapt.qpissa",
     "Record": "dtheta.fit.record",
     "SORSA": "dtheta.adapt.sorsa",
@@ -171,6 +179,7 @@ __all__ = [
     "Coefficients",
     "Compression",
     "ConfigError",
+    "DePT",
     "Delta",
     "DthetaError",
     "DthetaWarning",
@@ -185,7 +194,10 @@ __all__ = [
     "NonFinite",
     "NotConverged",
     "OutputError",
+    "PTuning",
     "PiSSA",
+    "PrefixTuning",
+    "PromptTuning",
     "QPiSSA",
     "Record",
     "ShapeMismatch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -142,11 +143,12 @@ def test_entry_by_entry(dtheta: Run, here: Path, by: list[str], expected: Callab
 
 
 def test_heads_of_two_tasks_stay_and_it_is_said(dtheta: Run, here: Path) -> None:
-    done = dtheta("compose", "a.delta", "t.delta", "--out", "m.delta")
+    shutil.copy("a.delta", "a b.delta")
+    done = dtheta("compose", "a b.delta", "t.delta", "--out", "m n.delta")
     assert done.code == 0, done.err
     assert "composed is encoder.*" in done.out
     (line,) = [line.strip() for line in done.out.splitlines() if line.startswith("  dtheta compose")]
-    assert dtheta(*line.split()[1:]).code == 0
+    assert dtheta(*shlex.split(line)[1:]).code == 0
 
 
 def test_the_rank_comes_down(dtheta: Run, here: Path) -> None:
@@ -183,7 +185,11 @@ def test_one_coefficient_a_delta_and_a_compressed_parent(dtheta: Run, here: Path
         (["a.delta", "l.delta", "--out", "a.delta"], 1, "cannot write a.delta (--out)"),
         (["a.delta", "--head", "b.delta", "--out", "b.delta"], 1, "cannot write b.delta (--out)"),
         (["a.delta", "--select", "nothing"], 1, "no change matches 'nothing'"),
-        (["a.delta", "--head", "l.delta"], 2, "of no text classifier"),
+        (["a.delta", "--head", "l.delta"], 2, "--head l.delta: this delta has no classifier's head"),
+        (["a.delta", "--recompress", "1.0"], 2, "rank must be a positive integer, or a share"),
+        (["a.delta", "--texts", "5"], 2, "--texts goes with --learn"),
+        (["a.delta", "--batch-size", "5"], 2, "--batch-size goes with --learn"),
+        (["a.delta", "inner.delta"], 3, "a.delta those of a classifier around it"),
         (["a.delta", "--head", "b.delta", "--select", "*"], 2, "--select goes without it"),
         (["a.delta", "--by", "tiess"], 2, "ties"),
         (["a.delta", "--density", "0.2"], 2, "--density goes with --by ties, dare, breadcrumbs"),
@@ -216,6 +222,9 @@ def test_it_fails_alike(
     if "moved.delta" in arguments:
         assert dtheta("merge", "llama", "l.delta", "--out", "moved").code == 0
         assert dtheta("extract", "moved", "llama", "--out", "moved.delta").code == 0
+    if "inner.delta" in arguments:
+        assert dtheta("merge", "bert", "a.delta", "--select", "encoder.*", "--out", "inner").code == 0
+        assert dtheta("extract", "bert", "inner", "--out", "inner.delta").code == 0
     monkeypatch.setattr("dtheta.compose.atlas.learn_coefficients", lambda *_, **__: pytest.fail("it began to compute"))
     before = {p.name: p.stat().st_mtime_ns for p in here.iterdir()}
     done = dtheta("compose", *arguments, *more)
@@ -238,3 +247,42 @@ def test_a_configuration_file(dtheta: Run, here: Path) -> None:
     assert done.code == 0, done.err
     assert done.json["weights"] == [2.0, 1.0]
     assert dtheta("compose", "a.delta", "b.delta", "--config", "run.yaml", "--out", "run.yaml").code == 1
+
+
+def test_shifts_of_singular_values_meet_other_changes(dtheta: Run, here: Path) -> None:
+    """Their sum has a norm only where the singular vectors are at hand; without them nothing may be left behind."""
+    done = dtheta(
+        "adapt", "--model", "bert", "--data", "reviews.csv", "--method", "CLIPSVD", "--steps", 3, "--lr", 1e-2,
+        "--max-length", 16, "--out", "v.delta",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = dtheta("compose", "a.delta", "v.delta", "--out", "c.delta")
+    assert (done.code, done.out) == (2, "") and "give its folder with --model" in done.err
+    assert not Path("c.delta").exists()
+    done = dtheta("compose", "a.delta", "v.delta", "--model", "bert", "--out", "c.delta", "--json")
+    assert done.code == 0, done.err
+    net = task_model(load("a.delta"), load_model("bert"))
+    a, v = (load(name).bind(net) for name in ("a.delta", "v.delta"))
+    assert done.json["norm"] == pytest.approx((a + v).norm())
+    assert dtheta("compose", "v.delta", "v.delta", "--out", "w.delta").code == 0  # shifts alone need no vectors
+    # whatever looks at entries needs them, and a dry run says so as the run does
+    for more in ([], ["--dry-run"]):
+        assert dtheta("compose", "a.delta", "v.delta", "--by", "ties", "--out", "t.delta", *more).code == 2
+    done = dtheta("compose", "a.delta", "v.delta", "--by", "ties", "--model", "bert", "--dry-run", "--json")
+    assert "model bert" in done.json["reads"]
+
+
+def test_coefficients_that_are_all_zero_are_said(dtheta: Run, here: Path) -> None:
+    for other in ("b.delta", "t.delta"):  # heads of one task, and of two
+        done = dtheta("compose", "a.delta", other, "--weight", 0, "--weight", 0, "--out", "c.delta")
+        assert done.code == 0, done.err
+        assert "this is the base itself" in done.out and "--head" not in done.out and "None" not in done.out
+
+
+def test_a_dry_run_tells_of_dense_entries(dtheta: Run, here: Path) -> None:
+    arguments = ["compose", "a.delta", "b.delta", "--by", "ties", "--out", "c.delta", "--json"]
+    (said,) = dtheta(*arguments, "--dry-run").json["writes"].values()
+    assert said == pytest.approx(dtheta(*arguments).json["bytes"], rel=0.5)
+    assert dtheta("compose", "a.delta", "--recompress", 1, "--dry-run", "--json").json["writes"] == {
+        "composed.delta": None
+    }

@@ -102,7 +102,7 @@ def test_a_search_keeps_test_texts_out_of_it(dtheta: Run, here: Path, monkeypatc
     assert record["scale"] == "alpha-sigma"
     assert record["searched_on"] == {"data": "more", "texts": 30, "seen_in_training": 0}
     assert packed.provenance.task["accuracy"] == record["after"]
-    # by hand: the accuracy after, on test texts that did not choose
+    # by hand: the accuracies before and after, on test texts that did not choose
     made = load("x.delta").provenance
     texts = labeled(made, Source("more.csv"), 0)
     choose, test = texts.held_out(30)
@@ -110,6 +110,9 @@ def test_a_search_keeps_test_texts_out_of_it(dtheta: Run, here: Path, monkeypatc
     net = task_model(packed, load_model("bert"))
     found = right(net, encoded(test, load_tokenizer("bert"), made.task), packed)
     assert (record["test"], record["after"]["estimate"]) == (len(test), float(found.mean()))
+    own = right(net, encoded(test, load_tokenizer("bert"), made.task), load("x.delta"))
+    assert record["before"]["estimate"] == float(own.mean())
+    assert record["nbytes_before"] == load("x.delta").restrict("encoder.*").nbytes
 
 
 def test_the_texts_of_training_choose_nothing(dtheta: Run, here: Path) -> None:
@@ -131,8 +134,14 @@ def test_singular_values_and_new_vectors(dtheta: Run, here: Path) -> None:
         "--max-length", 16, "--out", "v.delta",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert dtheta("compress", "v.delta", "--out", "s.delta").code == 2  # of a model that nobody knows by name
-    assert dtheta("compress", "v.delta", "--model", "bert", "--out", "s.delta").code == 0
+    for more in ([], ["--dry-run"]):
+        done = dtheta("compress", "v.delta", "--out", "s.delta", *more)
+        assert (done.code, done.out) == (2, "")  # of a model that nobody knows by name
+    done = dtheta("compress", "v.delta", "--model", "bert", "--out", "s.delta")
+    assert done.code == 0, done.err
+    assert "stored as numbers" in done.out and "nan" not in done.out and "bits" not in done.out
+    done = dtheta("compress", "v.delta", "--model", "bert", "--out", "s.delta", "--dry-run", "--json")
+    assert "model bert" in done.json["reads"]
     assert dtheta("compress", "v.delta", "--model", "llama", "--out", "t.delta").code in (1, 3)
     Delta({"prompt": New(torch.randn(4, 8)), "w": Dense(torch.randn(8, 8))}).save("p.delta")
     for more in ([], ["--dry-run"]):
@@ -153,6 +162,7 @@ def test_singular_values_and_new_vectors(dtheta: Run, here: Path) -> None:
         (["x.delta", "--alpha", "-1"], 2, "alpha"),
         (["x.delta", "--alpha", "1", "--alpha", "2"], 2, "--alpha was given 2 times"),
         (["x.delta", "--data", "reviews.csv"], 2, "add --search"),
+        (["x.delta", "--validate", "5"], 2, "--validate goes with --search"),
         (["x.delta", "--keep", "nothing.*"], 1, "--keep 'nothing.*' matches no change"),
         (["x.delta", "--keep", "*"], 2, "leaves nothing"),
         (["x.delta", "--search", "--model", "bert"], 2, "give its labeled texts with --data FILE"),
@@ -191,3 +201,13 @@ def test_texts_that_cannot_be_split_again(dtheta: Run, here: Path) -> None:
     done = dtheta("compress", "y.delta", "--search", "--data", "reviews.csv", "--model", "bert", "--validate", 5)
     assert done.code == 2
     assert "tested on another file" in done.err
+
+
+def test_changes_without_factors_are_not_told_of_factors(dtheta: Run, here: Path) -> None:
+    """A dense change that vanishes below the threshold has nothing to do with the choice of factors."""
+    torch.manual_seed(0)
+    Delta({"w": Dense(torch.randn(16, 16)), "b": Dense(1e-6 * torch.randn(16))}).save("d.delta")
+    done = dtheta("compress", "d.delta", "--out", "s.delta", "--json")
+    assert (done.json["of"], done.json["why"], done.json["vanished"]) == ("factors", "", ["b"])
+    done = dtheta("compress", "d.delta", "--out", "s.delta")
+    assert "since" not in done.out and "vanished  1 changes" in done.out

@@ -119,6 +119,11 @@ def test_nobody_reads_the_output(adapted: Path) -> None:
     assert done.stderr == ""
 
 
+def _interruptible() -> None:
+    """Undo what a shell does to whatever it runs in the background: there an interrupt is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 @pytest.mark.slow
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -129,13 +134,18 @@ def test_killed_while_training_leaves_no_half_file(
     command = [sys.executable, "-m", "dtheta.cli.main", "adapt", "--model", folders["bert"], "--data", table]
     command += ["--out", out, "--rank", 4, "--steps", 100_000, "--max-length", 16]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    while "training" not in process.stderr.readline():
-        assert process.poll() is None, "it ended before it trained"
-    time.sleep(0.5)
-    process.send_signal(sign)
-    assert process.wait(60) == code
+    with subprocess.Popen(
+        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while "training" not in process.stderr.readline():
+                assert process.poll() is None, "it ended before it trained"
+            time.sleep(0.5)
+            process.send_signal(sign)
+            assert process.wait(60) == code
+        finally:
+            process.kill()
     left = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {table.name}
     assert not out.exists()
     assert not [name for name in left if name.endswith(".part")]

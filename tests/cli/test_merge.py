@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dtheta.core.apply import applied
+from dtheta.core.change import New
 from dtheta.core.files import load
 from dtheta.models.load import load_model
 from tests.cli.conftest import Outcome
@@ -113,15 +115,28 @@ def test_heads_of_different_tasks(dtheta: Run, folders: dict[str, Path], adapted
     from dataclasses import replace
 
     delta = load(adapted)
-    other = replace(delta, provenance=delta.provenance.with_task(data="others"))
+    three = {"head.weight": New(torch.randn(3, 16)), "head.bias": New(torch.randn(3))}
+    other = replace(delta, changes={**delta.changes, **three}, base=delta.base.restrict([*delta.restrict("encoder.*")]))
+    other = replace(other, provenance=delta.provenance.with_task(classes=["up", "down", "level"]))
     other.save("other.delta")
-    done = dtheta("merge", folders["bert"], adapted, "other.delta", "--out", "merged")
-    assert done.code == 2
-    assert "--select 'encoder.*'" in done.err
+    for more in ([], ["--dry-run"]):
+        done = dtheta("merge", folders["bert"], adapted, "other.delta", "--out", "merged", *more)
+        assert (done.code, done.out) == (2, "")
+        assert "--select 'encoder.*'" in done.err
     done = dtheta(
         "merge", folders["bert"], adapted, "other.delta", "--select", "encoder.*", "--out", "merged", "--check"
     )
     assert done.code == 0, done.err
+
+
+def test_deltas_of_one_task_need_not_have_scored_alike(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    assert dtheta("compress", adapted, "--of", "balanced", "--density", 0.5, "--out", "small.delta").code == 0
+    done = dtheta("merge", folders["bert"], adapted, "small.delta", "--out", "merged", "--check", "--json")
+    assert done.code == 0, done.err
+    assert done.json["head"] is True
+    done = dtheta("apply", "merged", "--text", "the film was great", "--json")
+    assert set(done.json["predictions"][0]["probabilities"]) == {"good", "bad"}
+    assert "accuracy" not in json.loads(Path("merged/dtheta.json").read_text())["task"]
 
 
 @pytest.mark.parametrize(

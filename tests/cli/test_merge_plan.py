@@ -56,6 +56,15 @@ def test_what_would_be_done(dtheta: Run, plan: Path) -> None:
     assert list(done.json["reads"]) == ["base", "model1", "model2"]
     assert done.json["writes"]["merged"] == sum(t.nbytes for t in open_checkpoint("base").values())
     assert not Path("merged").exists()
+    assert done.json["memory"] > 100e6  # the program itself counts
+
+
+def test_heads_that_are_left_out_are_said(dtheta: Run, plan: Path) -> None:
+    (plan.parent / "model2" / "classifier.safetensors").write_bytes(b"")
+    for more in (["--dry-run"], []):
+        done = dtheta("merge", "--plan", plan, "--out", "merged", "--max-memory", "3GiB", "--json", *more)
+        assert done.code == 0, done.err
+        assert "model2: its classifier's head is left out" in done.json["notes"]
 
 
 def test_a_wider_dtype(dtheta: Run, plan: Path) -> None:

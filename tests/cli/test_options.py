@@ -142,6 +142,9 @@ def test_what_is_remembered_names_no_place(tmp_path: Path) -> None:
         ("none", float | None, None),
         (None, int | None, None),
         ("0.5", int | float, 0.5),
+        ("1.0", int | float | None, 1.0),  # a share, which is too large, and not the rank 1
+        (1.0, int | float, 1.0),
+        ("1", int | float, 1),
         (3, str, "3"),
         ("1e-4", float, 1e-4),
         (2.0, int, 2),

@@ -13,12 +13,14 @@ from dtheta.core.change import Dense, New
 from dtheta.core.combination import Sum
 from dtheta.core.files import FORMAT, check, load, read_header
 from dtheta.core.lowrank import LowRank
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
-from tests.golden.write import FOLDER, base, every_kind, main, ternary_kinds
+from tests.golden.write import FOLDER, base, every_kind, main, new_kinds, ternary_kinds
 
 VERSION_1 = FOLDER / "version-1.delta"
 DIGEST_TERNARY = "b896555220fd63969384c09bfd8101dd058e204fe3e000fcf1f44c7a4759dfdd"
+DIGEST_NEW = "bd8552dd5d953b475fef85c9641623b1e5dab2e696626167f877bb982b0ca859"
 DIGEST_1 = "94de6090fd2cbfb1efd9af1a09fb94878c0cf98f05246476864a397a7f37bf27"
 
 
@@ -51,6 +53,16 @@ def test_ternary_kinds_hold_these_numbers() -> None:
     expected[::997], expected[5::7919] = 0.375, -0.375
     assert torch.equal(sparse, expected)
     assert not delta["empty"].dense().any() and delta["dense"].dense().abs().max() == 2.0
+
+
+def test_new_kinds_of_version_1_are_read_to_the_last_bit(tmp_path: Path) -> None:
+    path = FOLDER / "version-1-new.delta"
+    delta, expected = load(path), new_kinds()
+    assert check(path).digest == delta.digest == expected.digest == DIGEST_NEW
+    assert [type(change) for change in delta.changes.values()] == [New, NewLowRank, NewLowRank]
+    assert delta["prompt.input.offset"].dense()[0].tolist() == [1.671875, -2.109375, 1.078125]
+    assert delta["prompt.input.offset.last"].dense()[0].tolist() == [-2.591796875, 4.658203125, -4.412109375]
+    assert expected.save(tmp_path / "a.delta").read_bytes() == path.read_bytes()
 
 
 def test_version_1_holds_these_numbers() -> None:

@@ -18,6 +18,7 @@ from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
 from dtheta.core.lowrank import LowRank
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.planes import Planes
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
@@ -103,7 +104,19 @@ def ternary_kinds() -> Delta:
     return Delta(changes, Fingerprint({}), made)
 
 
-GOLDEN = {"version-1": every_kind, "version-1-ternary": ternary_kinds}
+def new_kinds() -> Delta:
+    """A delta with a new vector in factored form, with a core and without."""
+    left, right = numbers("table left", 5, 2), numbers("table right", 2, 3)
+    changes = {
+        "prompt.input": New(numbers("prompt", 2, 3)),
+        "prompt.input.offset": NewLowRank(left, right),
+        "prompt.input.offset.last": NewLowRank(left, right, numbers("table core", 2)),
+    }
+    made = Provenance("train", {"name": "Golden"}, versions={"dtheta": "0.1"}, created="2026-01-01T00:00:00+00:00")
+    return Delta(changes, Fingerprint({}), made)
+
+
+GOLDEN = {"version-1": every_kind, "version-1-ternary": ternary_kinds, "version-1-new": new_kinds}
 
 
 def main() -> None:

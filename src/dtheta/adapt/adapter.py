@@ -12,12 +12,14 @@ from dtheta.adapt.freeze import Freeze
 from dtheta.adapt.method import Method
 from dtheta.adapt.names import module_name, parameter_name
 from dtheta.adapt.parametrization import is_covered
+from dtheta.adapt.prompts.wiring import PromptLink
+from dtheta.adapt.prompts.wiring import connect as connect_prompt
 from dtheta.adapt.source import Source
 from dtheta.adapt.term import Term
 from dtheta.adapt.wiring import Link, connect, take_back
 from dtheta.core.apply import original
 from dtheta.core.block import Block
-from dtheta.core.change import Change, Dense, New
+from dtheta.core.change import Change, Dense
 from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
@@ -38,7 +40,7 @@ class Adapter(nn.Module):
 
     Attributes:
         model: The base. Its parameters are frozen while anything is attached, and their flags restored after.
-        terms: Trainable terms, by site.
+        terms: Trainable terms, by site; new vectors (prompts) among them, by name.
         method: The method that made them.
         weight: Factor with which the displacement counts; 1 by default.
         enabled: False switches the displacement off.
@@ -54,6 +56,7 @@ class Adapter(nn.Module):
         terms: Mapping[str, Term],
         method: Method,
         *,
+        grafts: Mapping[str, Term] | None = None,
         weight: float = 1.0,
         origin: Delta | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -61,16 +64,19 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.terms = nn.ModuleDict({module_name(key): term for key, term in terms.items()})
+        grafts = dict(grafts or {})
+        self.terms = nn.ModuleDict({module_name(key): term for key, term in {**terms, **grafts}.items()})
         self.method = method
         self.weight = weight
         self.enabled = True
         self.settings = dict(settings or {})
         self.seed = seed
         self._sites = dict(sites)
+        self._grafts = tuple(grafts)
+        self._beside: tuple[str, ...] = ()
         self._origin = origin
         self._attached = True
-        self._links: list[Link] = []
+        self._links: list[Link | PromptLink] = []
         self._freeze = Freeze(model)
         try:
             for key, site in self._sites.items():
@@ -79,6 +85,10 @@ class Adapter(nn.Module):
                 if term._modules or any(t.device != device for t in held):  # asking is cheaper than moving
                     term.to(device)
                 self._links += connect(site, Source(term, site.window, self._effective_weight))
+            if grafts:
+                link = connect_prompt(model, grafts, self._effective_weight)
+                self._beside = (link.beside,)
+                self._links.append(link)
         except Exception:
             self.detach()
             raise
@@ -87,13 +97,14 @@ class Adapter(nn.Module):
         return self.weight if self.enabled else 0.0
 
     def term(self, key: str) -> Term:
-        """Return the term of a site.
+        """Return the term of a site, or a new vector by its name.
 
         Raises:
             UnknownParameter: If nothing is attached there.
         """
-        if key not in self._sites:
-            raise UnknownParameter(f"nothing is attached to {key!r}{did_you_mean(key, self._sites)}")
+        if key not in self._sites and key not in self._grafts:
+            known = [*self._sites, *self._grafts]
+            raise UnknownParameter(f"nothing is attached to {key!r}{did_you_mean(key, known)}")
         return self.terms[module_name(key)]  # type: ignore[return-value]
 
     @property
@@ -105,6 +116,11 @@ class Adapter(nn.Module):
     def sites(self) -> Mapping[str, Site]:
         """The sites by key, in the order of the model."""
         return self._sites
+
+    @property
+    def grafts(self) -> tuple[str, ...]:
+        """The names of the vectors that the base does not have."""
+        return self._grafts
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
@@ -132,7 +148,7 @@ class Adapter(nn.Module):
             self.enabled = before
 
     def delta(self) -> Delta:
-        """Return what the terms add to the original base, detached from the model and from further training.
+        """Return what the terms add to the original base, and new vectors; no further training reaches it.
 
         Its fingerprint has no root where some tensor of the base, touched or not, cannot be read (see ``fingerprint``).
 
@@ -148,17 +164,20 @@ class Adapter(nn.Module):
         parts: dict[str, list[Change]] = {}
         for key, site in self._sites.items():
             parts.setdefault(site.name, []).append(_placed(self.term(key).change(), site))
+        parts |= {name: [self.term(name).change()] for name in self._grafts}
         changes = {name: scale(add(found), self.weight) for name, found in parts.items()}
         changes = {name: change.map(lambda t: t.to("cpu")) for name, change in changes.items()}
         return Delta(changes, self._fingerprint(list(changes)), self._made(list(changes)))
 
     def _fingerprint(self, names: list[str]) -> Fingerprint:
-        return fingerprint({name: original(t) for name, t in base_tensors(self.model).items()}).restrict(names)
+        """Return the digests of what is touched; a prompt stands among embeddings, so it touches their table."""
+        whole = fingerprint({name: original(t) for name, t in base_tensors(self.model).items()})
+        return whole.restrict([*names, *self._beside])
 
     def _made(self, names: list[str]) -> Provenance:
         parents = [self._origin.digest] if self._origin is not None else []
         task = self._origin.provenance.task if self._origin is not None else {}
-        settings = {**self.settings, "uses": uses(self.model, names)}
+        settings = {**self.settings, "uses": uses(self.model, [name for name in names if name not in self._grafts])}
         return Provenance("train", self.method.to_dict(), parents, settings, self.seed, task)
 
     def detach(self) -> nn.Module:
@@ -180,6 +199,6 @@ def _placed(change: Change, site: Site) -> Change:
         return Spectral(change.shift, shape, change.left, change.right, change.probe)
     if isinstance(change, LowRank):
         return LowRank(change.left, change.right, change.core, shape)
-    if isinstance(change, Dense) and not isinstance(change, New):
+    if isinstance(change, Dense):
         return Dense(change.values.reshape(shape))
     return change

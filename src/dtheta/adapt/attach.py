@@ -18,8 +18,10 @@ from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.fields import finite_number, plain
 from dtheta.adapt.full import Full
 from dtheta.adapt.method import Method, all_finite, check_weight, method_from_dict
+from dtheta.adapt.prompts.names import is_prompt
+from dtheta.adapt.prompts.sources import restored as restored_vectors
 from dtheta.adapt.term import Term
-from dtheta.core.apply import bind
+from dtheta.core.apply import bind, originals
 from dtheta.core.block import Block
 from dtheta.core.change import Change
 from dtheta.core.combination import Scaled, Sum
@@ -44,6 +46,8 @@ def attach(
 ) -> Adapter:
     """Attach a method or deltas to a model; no output changes before training and no base tensor ever.
 
+    The output of a prompt does change at once: virtual tokens are seen from the start, whatever they hold.
+
     Two things are beyond that. Behind a linear layer, an output that is infinite because an input is becomes NaN, since
     the term multiplies that input by zero. And torch multiplies in another order where a weight wants no gradient, so
     outputs may differ in their last bits from those before the freeze, as they do after ``requires_grad_(False)``.
@@ -51,7 +55,7 @@ def attach(
     Args:
         model: Any module; it is frozen while anything is attached.
         source: A method to train, a delta to run or to train on, or several deltas to run as their weighted sum.
-        select: Which parameters a method moves (see ``core.selection``); not for deltas.
+        select: Which parameters a method moves (see ``core.selection``); not for deltas and prompts.
         also: Further parameters, such as ``"head.*"``, that train in full beside the method.
         weight: Factor of the whole displacement.
         weights: One factor for each of several deltas; ones by default.
@@ -64,7 +68,8 @@ def attach(
     Raises:
         BaseMismatch: If a delta was made on another base.
         ConfigError: For a selection that takes nothing, or a rank that does not fit.
-        UnsupportedLayer: For a parameter that the method cannot move.
+        UnsupportedLayer: For a parameter that the method cannot move, or a model that a prompt cannot enter.
+        ShapeMismatch: If a prompt was made for a model of another width.
         NonFinite: If a weight to be factored, or a delta, holds NaN or infinity.
     """
     weight, seed = finite_number(weight, "weight"), plain(seed, int, "seed")
@@ -97,37 +102,49 @@ def _one(source: Delta | Sequence[Delta], weights: Sequence[float] | None) -> De
 def _attach_method(
     model: nn.Module, method: Method, select: str | None, also: str | None, weight: float, seed: int
 ) -> Adapter:
+    if method.new_vectors and select is not None:
+        raise ConfigError(
+            f"{method.name} moves no parameter, so there is nothing to select; leave select out, or train parameters "
+            "beside it with also=..."
+        )
     pattern = select if select is not None else method.default_select
     full = select_sites(model, also, matrices=False) if also is not None else []
     taken = {site.name for site in full}
-    chosen = [site for site in select_sites(model, pattern, matrices=method.matrices) if site.name not in taken]
+    found = [] if method.new_vectors else select_sites(model, pattern, matrices=method.matrices)
+    chosen = [site for site in found if site.name not in taken]
     for site in [*chosen, *full]:
         check_weight(site, finite=False)
+    grafts = method.grafts(model, seed)
     terms = method.terms(chosen, seed) | Full().terms(full, seed)
     settings = {key: text for key, text in (("select", pattern), ("also", also)) if text is not None}
     sites = {site.key: site for site in [*chosen, *full]}
-    return Adapter(model, sites, terms, method, weight=weight, settings=settings, seed=seed)
+    return Adapter(model, sites, terms, method, grafts=grafts, weight=weight, settings=settings, seed=seed)
 
 
 def _attach_delta(model: nn.Module, delta: Delta, weight: float, strict: bool, seed: int) -> Adapter:
     if not len(delta):
         raise ConfigError("this delta changes nothing, so there is nothing to attach")
-    if new := next(iter(delta.new), None):
+    if new := next((name for name in delta.new if not is_prompt(name)), None):
         raise UnsupportedLayer(f"{new}: this delta brings a new vector, and the model has no place for it")
+    if strict and delta.new:  # they touch no tensor, but stand beside some
+        delta.base.check(originals(model))
     bound = bind(delta, model, strict=strict)
     _check_finite(bound.changes)
     method = _method_of(delta)
     table, canonical = all_sites(model), canonical_names(model)
     found: dict[str, Site] = {}
     terms: dict[str, Term] = {}
+    grafts = {name: restored_vectors(change) for name, change in bound.new.items()}
     for name, change in bound.changes.items():
+        if name in grafts:
+            continue
         if canonical[name] not in table:
             raise UnsupportedLayer(f"{name}: this is a buffer, which nothing can be attached to; use dt.applied")
         for site, part in _parts(table[canonical[name]], change):
             check_weight(site, finite=False)
             found[site.key] = site
             terms[site.key] = method.restore(site, part)
-    return Adapter(model, found, terms, method, weight=weight, origin=delta, seed=seed)
+    return Adapter(model, found, terms, method, grafts=grafts, weight=weight, origin=delta, seed=seed)
 
 
 def _check_finite(changes: Mapping[str, Change]) -> None:

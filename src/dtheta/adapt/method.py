@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from dtheta.adapt.fields import settle_fields
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm, Term
@@ -34,6 +35,8 @@ class Method:
     default_select: ClassVar[str | None] = None
     #: Whether only parameters of two or more dimensions can be moved.
     matrices: ClassVar[bool] = True
+    #: Whether what trains are vectors that the base does not have; no parameter is selected then.
+    new_vectors: ClassVar[bool] = False
     #: One line for ``dtheta methods``, and the paper.
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
@@ -57,6 +60,13 @@ class Method:
     def terms(self, sites: Sequence[Site], seed: int) -> dict[str, Term]:
         """Return the terms of all sites, by key."""
         return {site.key: self.term(site, seed) for site in sites}
+
+    def require(self, model: nn.Module) -> None:
+        """Raise what ``grafts`` would raise of a model, as far as shapes tell; weights are not looked at."""
+
+    def grafts(self, model: nn.Module, seed: int) -> dict[str, Term]:
+        """Return the vectors that the base does not have, by the names that say where they stand; none by default."""
+        return {}
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that continues training from a stored change."""

@@ -15,6 +15,10 @@ BUILT_IN = {
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Full": "dtheta.adapt.full",
     "BitFit": "dtheta.adapt.bitfit",
+    "PromptTuning": "dtheta.adapt.prompts.tuning",
+    "DePT": "dtheta.adapt.prompts.dept",
+    "PTuning": "dtheta.adapt.prompts.p_tuning",
+    "PrefixTuning": "dtheta.adapt.prompts.prefix_tuning",
 }
 
 

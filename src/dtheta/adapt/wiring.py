@@ -123,7 +123,7 @@ def connect(site: Site, source: Source) -> list[Link]:
     return [Link(o.module, o.attribute, parametrized(o.module, o.attribute)).add(source) for o in places]
 
 
-def take_back(links: list[Link]) -> None:
+def take_back(links: list[Any]) -> None:
     """Remove links, the last one first, and forget them."""
     while links:
         links.pop().remove()

@@ -14,6 +14,7 @@ An interrupted run leaves a folder beside the output, from which --resume goes o
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,7 +226,7 @@ def _report(
     task = task_of(method_result(adapted, recipe, net, options.out.stat().st_size))
     model = model_flag(options.model, private=True)
     steps = [
-        NextStep("Run the adapted model", f'dtheta apply {options.out.name}{model} --text "..."'),
+        NextStep("Run the adapted model", f'dtheta apply {shlex.quote(options.out.name)}{model} --text "..."'),
         NextStep("Look at the delta", f"dtheta show {options.out.name}"),
     ]
     measure = TOKEN_LOSS if task.classes is None else ACCURACY
@@ -264,7 +265,7 @@ def _tell_classifier(options: Options, delta: Delta, adapted: Adapted, wrote: li
         "by logistic regression on the unadapted encoder",
         f"gain      {difference(adapted.gain)}: {clearness(adapted.gain)}",
         *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {options.out}{model_flag(options.model)} --text "..."',
+        f'try       dtheta apply {shlex.quote(str(options.out))}{model_flag(options.model)} --text "..."',
     ]
     console.result(record, ["\n".join(lines)])
 
@@ -325,7 +326,7 @@ def _tell_language(
         f"before    {adapted.baseline}",
         f"lower by  {adapted.gain}",
         *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {options.out}{model_flag(options.model)} --text "..."',
+        f'try       dtheta apply {shlex.quote(str(options.out))}{model_flag(options.model)} --text "..."',
     ]
     console.result(record, ["\n".join(lines)])
 

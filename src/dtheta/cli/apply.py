@@ -184,7 +184,7 @@ def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int)
 
     if not callable(getattr(net, "generate", None)) or not net.can_generate():  # type: ignore[operator]
         raise ConfigError(
-            f"the delta names no task, and {type(net).__name__} generates no text; if it moves a classifier's encoder, "
+            f"no task is named here, and {type(net).__name__} generates no text; if it moves a classifier's encoder, "
             "'dtheta compose DELTA --head CLASSIFIER.delta' gives it a head; in Python, "
             "'with dt.applied(model, delta)' runs it for any use"
         )

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dtheta.cli.bases import local_place, model_name
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.family import ENCODER, has_head, part_of, require_family
-from dtheta.cli.networks import bound
+from dtheta.cli.networks import bases_read, bound
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time
+from dtheta.cli.plan import PROGRAM, Plan, reading_time
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
@@ -60,8 +60,11 @@ def run(options: Options, console: Console) -> int:
     if options.dry_run:
         total = sum(header.nbytes for header in headers)
         writes = {} if options.report is None else {str(options.report): 100_000}
-        sizes = {str(header.path): header.nbytes for header in headers}
-        Plan(sizes, writes, 3 * total, 4 * reading_time(total) + 1, _settings(options)).show(console)
+        base = bases_read(headers, options.model)
+        sizes = {str(header.path): header.nbytes for header in headers} | base
+        memory = PROGRAM + 3 * total + 3 * sum(size or 0 for size in base.values())
+        seconds = 4 * reading_time(total) + (1 if not base else 5)
+        Plan(sizes, writes, memory, seconds, _settings(options)).show(console)
         return 0
     whole = [bound(load(path), options.model, path) for path in options.deltas]
     parts = [part_of(delta, select) for delta in whole]
@@ -144,7 +147,7 @@ def _tell(found: Comparison, record: dict[str, Any], select: str | None, console
          byte_size(each["file_bytes"]))
         for each in record["deltas"]
     ]  # fmt: skip
-    parts: list[Part] = [Table(("delta", "made by", "norm>", "tensors>", "weights moved>", "file>"), rows)]
+    parts: list[Part] = [Table(("delta", "made by", "norm>", "tensors>", "weights in them>", "file>"), rows)]
     if select is not None:
         parts += ["", f"compared is {select}"]
     parts += ["", _matrix("cosine", found, found.whole.cosines, lambda v: f"{v:+.3f}")]

@@ -20,6 +20,8 @@ for each classifier's delta, in order. Texts that no training has seen come firs
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,14 +38,14 @@ from dtheta.cli.compose_learn import (
     require_learnable,
 )
 from dtheta.cli.console import Console, Part
-from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_some
+from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_head
 from dtheta.cli.labeled import Source
-from dtheta.cli.merging import By, merged, require_by
+from dtheta.cli.merging import ENTRYWISE, By, merged, require_by
 from dtheta.cli.multitask import Descent, learned
-from dtheta.cli.networks import bound, require_classifier_of
+from dtheta.cli.networks import bases_read, bound
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time
+from dtheta.cli.plan import PROGRAM, Plan, reading_time
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
@@ -88,6 +90,10 @@ class Options(CommonOptions):
     model: Annotated[
         str | None, Flag("the base, where texts or singular values need it (default: the one it names)", "NAME|DIR")
     ] = None
+
+
+# the options that do nothing without --learn
+_LEARNING = ("data", "isotropic", "text", "label", "encoding", "texts", "validate", "epochs", "lr", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,7 @@ def _require_meant(options: Options) -> Given:
     else:
         if options.select is not None:
             raise ConfigError("--head takes the encoder of the deltas and one head; --select goes without it")
-        require_classifier_of(head)
-        require_some(head, HEAD)
+        require_head(head)
         select = require_family((*headers, head), ENCODER)
     given = Given(headers, head, ENCODER if options.learn else select)
     if options.learn:
@@ -167,12 +172,12 @@ def _require_options(options: Options) -> None:
             f"{len(options.deltas)} deltas but {len(options.weight)} weights; give --weight once for each, in order"
         )
     require_by(options)
+    if not options.learn and (idle := [name for name in _LEARNING if getattr(options, name) != getattr(Options, name)]):
+        raise ConfigError(f"--{idle[0].replace('_', '-')} goes with --learn")
     if options.learn and options.by != "sum":
         raise ConfigError(f"--learn finds the weights of a sum; --by {options.by} goes without it")
     if options.learn and (options.weight or options.select):
         raise ConfigError("--learn finds the weights, of encoder.*; --weight and --select go without it")
-    if not options.learn and (options.data or options.isotropic):
-        raise ConfigError(f"--{'data' if options.data else 'isotropic'} goes with --learn")
     files = {f"--data {name}": Source(name).path for name in options.data}
     reads = {"--head": options.head, "--config": options.config, "--model": local_place(options.model), **files}
     require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
@@ -181,12 +186,18 @@ def _require_options(options: Options) -> None:
 def _plan(options: Options, given: Given, console: Console) -> int:
     headers = [*given.headers, *([given.head] if given.head else [])]
     reads: dict[str, int | None] = {str(header.path): header.nbytes for header in headers}
-    total = sum(header.nbytes for header in headers)
-    memory, seconds, notes = 3 * total, 2 * reading_time(total), list[str]()
+    total = made = sum(header.nbytes for header in headers)
+    if options.by in ENTRYWISE:  # whatever came in, what comes out is an entry a weight
+        shapes = {name: change["shape"] for header in given.headers for name, change in header.changes.items()}
+        made = 4 * sum(map(math.prod, shapes.values()))
+    base = bases_read(given.headers, options.model) if _looks_inside(options) else {}
+    memory, seconds, notes = PROGRAM + 3 * total + 4 * made, 2 * reading_time(total + made) + 1, list[str]()
+    reads, memory = reads | base, memory + 3 * sum(size or 0 for size in base.values())
     if options.learn:
         more, working, seconds, notes = learning_plan(options, given)
         reads, memory = reads | more, memory + working
-    Plan(reads, {str(options.out): total}, memory, seconds, _settings(options), notes).show(console)
+    size = None if options.recompress is not None else made
+    Plan(reads, {str(options.out): size}, memory, seconds, _settings(options), notes).show(console)
     return 0
 
 
@@ -199,7 +210,7 @@ def _made(
     from dtheta.core.files import load
     from dtheta.core.recompress import recompress
 
-    if options.recompress is not None or options.by not in ("sum", "mean"):
+    if _looks_inside(options) or _mixed(parts):
         parts = [bound(part, options.model, path) for part, path in zip(parts, options.deltas, strict=True)]
     made = merged(parts, options) if coefficients is None else compose(parts, coefficients)
     operation, settings, seed = made.provenance.operation, dict(made.provenance.settings), made.provenance.seed
@@ -220,6 +231,21 @@ def _made(
     return replace(made, provenance=provenance)
 
 
+def _looks_inside(options: Options) -> bool:
+    """Tell whether every change has to become a matrix; sums and means take changes as they are."""
+    return options.recompress is not None or options.by not in ("sum", "mean")
+
+
+def _mixed(parts: Sequence[Delta]) -> bool:
+    """Tell whether shifts of singular values meet other changes of the same parameter: such a sum needs the vectors."""
+    from dtheta.core.spectral import Spectral
+
+    shifts: dict[str, set[bool]] = {}
+    for name, change in (pair for part in parts for pair in part.changes.items()):
+        shifts.setdefault(name, set()).update(isinstance(leaf, Spectral) for leaf in change.leaves())
+    return any(len(found) > 1 for found in shifts.values())
+
+
 def _settings(options: Options) -> dict[str, Any]:
     names = {} if options.model is None else {"model": model_name(options.model)}
     return {**options.resolved(), **names, "data": [Path(name).name for name in options.data]}
@@ -237,7 +263,7 @@ def _tell(
     options: Options, given: Given, made: Delta, record: dict[str, Any], shown: list[Part], console: Console
 ) -> None:
     ranks = [change.rank for change in made.changes.values() if change.rank is not None]
-    left = [str(h.path) for h in given.heads] if not any(n.startswith("head.") for n in made) else []
+    left = [str(h.path) for h in given.heads] if given.select is not None and not has_head(made) else []
     record = {
         "out": str(options.out),
         "digest": made.digest,
@@ -263,9 +289,12 @@ def _tell(
         lines.append(f"recompressed: at most {percent(lost, 2)} of a tensor's energy was discarded")
     if options.learn:
         lines += learning_told(record)
-    if left:
+    if not len(made):
+        lines.append("nothing is left: every coefficient is zero, so that this is the base itself")
+    elif left:
+        headed = f"{Path(left[0]).stem}-composed.delta"
         lines += [
             f"composed is {given.select}; the heads stay in the deltas they came with, and one of them runs by",
-            f"  dtheta compose {options.out} --head {left[0]} --out {Path(left[0]).stem}-composed.delta",
+            "  " + shlex.join(["dtheta", "compose", str(options.out), "--head", left[0], "--out", headed]),
         ]
     console.result(record, ["\n".join(lines), *shown])

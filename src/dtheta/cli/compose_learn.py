@@ -120,14 +120,14 @@ def learning_record(coefficients: Coefficients) -> dict[str, Any]:
 
 def judge(experts: Sequence[Expert], made: Delta, tokenizer: Any, record: dict[str, Any]) -> list[Part]:
     """Judge every task on its test texts, and return the table."""
-    from dtheta.adapt.recipe import paired
     from dtheta.cli.judge import accuracy
     from dtheta.cli.results import difference, share
+    from dtheta.score import paired_shares
 
     rows, record["tasks"] = [], []
     for expert in experts:
         found = judged(expert, made, tokenizer)
-        loss = paired(found.composed, found.own)
+        loss = paired_shares(found.composed, found.own)
         scores = {name: accuracy(getattr(found, name)) for name in ("own", "composed", "base")}
         record["tasks"].append(
             {

@@ -26,10 +26,10 @@ from dtheta.cli.console import Console
 from dtheta.cli.cost import Cost
 from dtheta.cli.family import HEAD, SCORES, has_head
 from dtheta.cli.labeled import Source, described, labeled
-from dtheta.cli.networks import bound, require_classifier_of, require_model
+from dtheta.cli.networks import bases_read, bound, require_classifier_of, require_model
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer
 
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from dtheta.compress.scales import Scale
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
+
+
+# what neither shifts of singular values nor new vectors become: a file holds them as numbers, zeros and all
+_UNSIGNED = "0 entries kept as signs, shifts of singular values and new vectors thinned but stored as numbers"
+_NO_GAIN = "little or nothing is gained, and what nearness says is lost"
+
+_SEARCHING = ("text", "label", "encoding", "validate")  # the options that do nothing without --search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,8 @@ def _require_meant(options: Options) -> Header:
                 raise ConfigError(f"{name} was given {len(values)} times; without --search there is one")
         if options.data is not None:
             raise ConfigError("--data is what --search chooses by; add --search")
+        if idle := [name for name in _SEARCHING if getattr(options, name) != getattr(Options, name)]:
+            raise ConfigError(f"--{idle[0]} goes with --search")
     for density in options.density:
         check(density, options.per, "factors")
     for alpha in options.alpha:
@@ -148,8 +157,9 @@ def _kept(options: Options, header: Header) -> str:
 def _plan(options: Options, header: Header, keep: str, console: Console) -> int:
     _require_compressible(options, header, keep)
     source = Source(options.data, options.text, options.label, options.encoding)
-    reads, notes, cost = {str(options.delta): header.nbytes}, [], Cost()
-    seconds: float | None = 5 * reading_time(header.nbytes)
+    base = bases_read([header], options.model)
+    reads, notes, cost = {str(options.delta): header.nbytes, **base}, [], Cost()
+    seconds: float | None = 5 * reading_time(header.nbytes) + (1 if not base else 5)
     if options.search:
         name = require_model(header, options.model)
         cost, made = Cost.of_model(name), header.provenance
@@ -160,7 +170,7 @@ def _plan(options: Options, header: Header, keep: str, console: Console) -> int:
             notes.append("the data is not in the cache yet and would be fetched first")
         grid = len(_densities(options)) * len(_alphas(options))
         seconds = cost.seconds(0, (grid * options.validate + 2 * 600) * made.task.get("max_length", 128))
-    memory = 4 * header.nbytes + (cost.memory(64 * 64) or 0)
+    memory = 4 * header.nbytes + (cost.memory(64 * 64) or PROGRAM + 3 * sum(size or 0 for size in base.values()))
     Plan(reads, {str(options.out): None}, memory, seconds, _settings(options), notes).show(console)
     return 0
 
@@ -170,10 +180,11 @@ def _require_compressible(options: Options, header: Header, keep: str) -> None:
     from dtheta.compress.plan import plan
     from dtheta.compress.vectors import naming
     from dtheta.core.header import open_delta
+    from dtheta.core.kinds import NEW_KINDS
     from dtheta.core.tensors import matches
 
     of: Of = "balanced" if options.of == "auto" else options.of
-    doubtful = ("new",) if of != "factors" else ("new", "low-rank", "sum", "scaled", "block")
+    doubtful = NEW_KINDS if of != "factors" else {*NEW_KINDS, "low-rank", "sum", "scaled", "block"}
     opened = open_delta(options.delta)
     for name, meta in sorted(header.changes.items()):
         if meta["kind"] in doubtful and not (keep and matches(name, keep)):
@@ -220,23 +231,29 @@ def choose_of(delta: Delta, density: float, per: Any, keep: str = "", new: bool 
     """
     from dtheta.compress.compeft import compressed
     from dtheta.compress.signs import signs
+    from dtheta.core.spectral import Spectral
 
     try:
         packed = compressed(signs(delta, density, per=per, keep=keep, new=new), "mean-abs", 1.0)
     except UnsupportedLayer as error:
         return "balanced", str(error)
-    if lost := [name for name in delta if packed[name].norm() == 0.0 < delta[name].norm()]:
+    # entries and shifts are the same whatever is taken of low-rank changes
+    products = (
+        n for n, change in delta.changes.items() if change.rank is not None and not isinstance(change, Spectral)
+    )
+    if lost := [name for name in products if packed[name].norm() == 0.0 < delta[name].norm()]:
         return "balanced", f"at density {density:g} {len(lost)} products of its own factors would become zero"
     return "factors", ""
 
 
 def _searched(delta: Delta, options: Options, keep: str, console: Console) -> tuple[Delta, dict[str, Any]]:
     """Compress at every point of the grid, keep what scores best, and measure before and after on test texts."""
-    from dtheta.adapt.recipe import paired, task_model
+    from dtheta.adapt.recipe import task_model
     from dtheta.cli.judge import accuracy, batches, encoded, right
     from dtheta.cli.networks import base_name
     from dtheta.compress.search import on_batches, search_compression
     from dtheta.models.load import load_model, load_tokenizer
+    from dtheta.score import paired_shares
 
     task = delta.provenance.task
     name = base_name(task, options.model)
@@ -268,7 +285,7 @@ def _searched(delta: Delta, options: Options, keep: str, console: Console) -> tu
         "test": len(test),
         "before": dataclasses.asdict(accuracy(before)),
         "after": dataclasses.asdict(accuracy(after)),
-        "difference": dataclasses.asdict(paired(after, before)),
+        "difference": dataclasses.asdict(paired_shares(after, before)),
     }
 
 
@@ -292,6 +309,8 @@ def _tell(delta: Delta, packed: Delta, options: Options, keep: str, chosen: dict
 
     found, made = compression_report(*(_outside(d, keep) for d in (delta, packed))), packed.provenance.settings
     nbytes, before = options.out.stat().st_size, options.delta.stat().st_size
+    measured = dataclasses.asdict(found)
+    measured["nbytes_before"] = measured.pop("before")  # "before" and "after" are accuracies, where there was a search
     record = {
         "out": str(options.out),
         "digest": packed.digest,
@@ -299,13 +318,13 @@ def _tell(delta: Delta, packed: Delta, options: Options, keep: str, chosen: dict
         **{name: made[name] for name in ("density", "scale", "alpha", "per", "kept")},
         "keep": keep,
         **chosen,
-        **dataclasses.asdict(found),
+        **measured,
         "file_bytes": nbytes,
         "file_bytes_before": before,
     }
+    what = f"{count(found.kept)} of {count(found.entries)} entries kept as signs" if found.entries else _UNSIGNED
     lines = [
-        f"{options.out}: {count(found.kept)} of {count(found.entries)} entries kept as signs, {made['scale']} scale "
-        f"times {made['alpha']:g} per {made['per']}, {byte_size(nbytes)}",
+        f"{options.out}: {what}, {made['scale']} scale times {made['alpha']:g} per {made['per']}, {byte_size(nbytes)}",
         *_choices(packed, keep, chosen),
         *_sizes(found, nbytes, before),
         f"nearness  relative error {found.relative_error:.3f}, cosine {found.cosine:.3f}, of what was compressed",
@@ -342,6 +361,9 @@ def _choices(packed: Delta, keep: str, chosen: dict[str, Any]) -> list[str]:
 
 
 def _sizes(found: Compression, nbytes: int, before: int) -> list[str]:
+    if not found.entries:
+        larger = nbytes >= 0.9 * before
+        return [f"file      {byte_size(before)} -> {byte_size(nbytes)}" + (f"; {_NO_GAIN}" if larger else "")]
     over = found.bits / found.entropy - 1 if found.entropy else 0.0
     return [
         f"bits      {found.bits:.4f} an entry, entropy {found.entropy:.4f} ({100 * over:+.1f} %, scales included)",
@@ -360,8 +382,8 @@ def _scores(chosen: dict[str, Any]) -> list[str]:
     before, after, change = (Interval(**chosen[name]) for name in ("before", "after", "difference"))
     where = chosen["searched_on"]
     return [
-        f"searched  {len(chosen['grid'])} points on {where['texts']} texts of {where['data']} that training has not "
-        f"seen; accuracy there {percent(chosen['validation_accuracy'])}",
+        f"searched  {len(chosen['grid'])} points on {where['texts']} texts of {where['data']} that 'dtheta adapt' "
+        f"did not train on; accuracy there {percent(chosen['validation_accuracy'])}",
         f"accuracy  {share(after)} on {chosen['test']} test texts, before {share(before)}",
         f"change    {difference(change)}: {clearness(change)}",
     ]

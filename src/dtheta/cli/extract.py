@@ -19,7 +19,7 @@ from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count, percent
 from dtheta.errors import ConfigError
 
@@ -51,7 +51,8 @@ def run(options: Options, console: Console) -> int:
     if options.dry_run:
         sizes = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
         total = sum(size or 0 for size in sizes.values())
-        Plan(sizes, {str(options.out): size_of(tuned)}, total, reading_time(total), options.resolved()).show(console)
+        writes, seconds = {str(options.out): size_of(tuned)}, reading_time(total)
+        Plan(sizes, writes, PROGRAM + total, seconds, options.resolved()).show(console)
         return 0
     base = base_path(options.base)
     delta = _from_peft(options, base) if (tuned / "adapter_config.json").exists() else _difference(options, base)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.fits import require_one_base
-from dtheta.errors import UnknownParameter, did_you_mean
+from dtheta.errors import ConfigError, UnknownParameter, did_you_mean
 
 if TYPE_CHECKING:
     from dtheta.core.delta import Delta
@@ -37,7 +37,7 @@ def require_family(headers: Sequence[Header], select: str | None) -> str | None:
         BaseMismatch: If the deltas are of different bases.
         UnknownParameter: If the selection takes nothing of one.
     """
-    if select is None and len({_axes(h.provenance.task) for h in headers if has_head(h.changes)}) > 1:
+    if select is None and _of_several_tasks(headers):
         select = ENCODER
     require_one_base(headers, select)
     for header in headers:
@@ -56,6 +56,39 @@ def require_some(header: Header, select: str | None) -> None:
     if select is not None and not any(matches(name, select) for name in header.changes):
         near = did_you_mean(select, header.changes)
         raise UnknownParameter(f"{header.path}: no change matches {select!r}{near}; 'dtheta show FILE' lists them")
+
+
+def require_head(header: Header) -> None:
+    """Raise unless a delta is a classifier's and brings its head.
+
+    Raises:
+        ConfigError: Naming the file.
+    """
+    if "classes" not in header.provenance.task or not has_head(header.changes):
+        raise ConfigError(
+            f"--head {header.path}: this delta has no classifier's head; give the one that 'dtheta adapt' made for the "
+            "task, or a compressed form of it"
+        )
+
+
+def require_one_task(headers: Sequence[Header], select: str | None) -> None:
+    """Raise where a selection takes the heads of different tasks.
+
+    Raises:
+        ConfigError: Saying how to do without them.
+    """
+    from dtheta.core.tensors import matches
+
+    taken = [h for h in headers if any(select is None or matches(n, select) for n in h.changes if has_head([n]))]
+    if _of_several_tasks(taken):
+        raise ConfigError(
+            "these deltas are of different tasks, so the sum of their heads is the head of none; "
+            "--select 'encoder.*' merges the pretrained part alone"
+        )
+
+
+def _of_several_tasks(headers: Sequence[Header]) -> bool:
+    return len({_axes(header.provenance.task) for header in headers if has_head(header.changes)}) > 1
 
 
 def _axes(task: Mapping[str, Any]) -> str:

@@ -56,6 +56,13 @@ def require_one_base(headers: Sequence[Header], select: str | None = None) -> No
                     f"{path} and {header.path} were made on different bases: {name} differs between them; "
                     "'dtheta show FILE' says which base each is of"
                 )
+    for name, (digest, path) in seen.items():
+        outer, other = seen.get(_ENCODER + name, (None, path))
+        if outer == digest and other != path:
+            raise BaseMismatch(
+                f"{path} moves the weights of the model itself ({name}) and {other} those of a classifier around it "
+                f"({_ENCODER}{name}): what both move would be taken for different weights; give deltas of one kind"
+            )
 
 
 def require_base(header: Header, checkpoint: Checkpoint, whole: bool = True, select: str | None = None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dtheta.core.delta import Delta
 
-_TASK, _WEIGHTS = "classifier.json", "classifier.safetensors"
+_TASK, WEIGHTS = "classifier.json", "classifier.safetensors"
 _FIELDS = ("kind", "model", "data", "classes", "pooling", "max_length")
 
 
@@ -37,7 +37,7 @@ def write_head(folder: Path, delta: Delta) -> None:
     with write_file(folder / _TASK) as handle:
         handle.write((json.dumps(task, indent=2, ensure_ascii=False) + "\n").encode())
     specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    with write_file(folder / _WEIGHTS) as handle:
+    with write_file(folder / WEIGHTS) as handle:
         write_tensors(handle, specs, {"format": "pt"}, lambda name: [data_of(tensors[name])])
 
 
@@ -58,12 +58,12 @@ def load_merged(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
         return model, tokenizer, {}
     task = _task(folder / _TASK)
     net = classifier(model, task["classes"], task.get("pooling"))
-    head = _tensors(folder / _WEIGHTS)
+    head = _tensors(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in net.head.named_parameters():
             if name not in head or head[name].shape != parameter.shape:
                 raise FormatError(
-                    f"{folder / _WEIGHTS}: the head's {name} is missing or does not fit {tuple(parameter.shape)}"
+                    f"{folder / WEIGHTS}: the head's {name} is missing or does not fit {tuple(parameter.shape)}"
                 )
             parameter.copy_(head[name])
     return net, tokenizer, task

@@ -20,12 +20,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
+from dtheta.cli.family import common_task, has_head, part_of, require_one_task
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, reading_time, size_of
@@ -145,6 +146,7 @@ def _require_fitting(options: Options) -> list[Header]:
     from dtheta.core.files import read_header
 
     headers = [read_header(require_input(path)) for path in options.deltas]
+    require_one_task(headers, options.select)
     require_one_base(headers, options.select)
     base = base_path(options.model, fetch=not options.dry_run)
     if base is not None:
@@ -167,10 +169,19 @@ def _sum(options: Options, weights: Sequence[float]) -> Delta:
     """Return the weighted sum of the deltas."""
     from dtheta.core.delta import total
     from dtheta.core.files import load
+    from dtheta.core.tensors import matches
 
-    deltas = [weight * load(path) for weight, path in zip(weights, options.deltas, strict=True)]
-    delta = deltas[0] if len(deltas) == 1 else total(deltas)
-    return delta if options.select is None else delta.restrict(options.select)
+    # selected first: what is left out may be of different bases, as heads of different tasks are
+    loaded = [(weight, load(path)) for weight, path in zip(weights, options.deltas, strict=True)]
+    chosen = [(w, d) for w, d in loaded if options.select is None or any(matches(n, options.select) for n in d)]
+    deltas = [weight * part_of(delta, options.select) for weight, delta in chosen or loaded]
+    delta = deltas[0]
+    if len(deltas) > 1:
+        delta = total(deltas)
+        # what the deltas say of their own scores is not one, and says nothing of the sum
+        task = common_task([each.provenance.task for each in deltas], has_head(delta))
+        delta = replace(delta, provenance=replace(delta.provenance, task=task))
+    return delta
 
 
 def _parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
@@ -178,21 +189,14 @@ def _parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
 
     Raises:
         BaseMismatch: If the checkpoint lacks them.
-        ConfigError: If there are heads of different tasks.
     """
     from dtheta.cli.fits import prefix_in
 
     prefix = prefix_in(delta, names)
     if prefix is None:
         return delta, False
-    has_head = any(name.startswith("head.") for name in delta)
-    if has_head and delta.provenance.task.get("kind") != "text-classification":
-        raise ConfigError(
-            "these deltas are of different tasks, so the sum of their heads is the head of none; "
-            "--select 'encoder.*' merges the pretrained part alone"
-        )
     renamed = delta.restrict("encoder.*").rename(lambda name: prefix + name.removeprefix("encoder."))
-    return renamed, has_head
+    return renamed, has_head(delta)
 
 
 def _write_full(
@@ -203,9 +207,9 @@ def _write_full(
     from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
     from dtheta.core.output import write_folder
 
-    inner, has_head = _parts(delta, open_checkpoint(base))
+    inner, with_head = _parts(delta, open_checkpoint(base))
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    if base.is_file() and has_head:
+    if base.is_file() and with_head:
         raise ConfigError(
             "the delta has a head, which needs a folder; give the model's folder as BASE, or --select 'encoder.*'"
         )
@@ -214,7 +218,7 @@ def _write_full(
     else:
         with write_folder(options.out) as folder:
             merged = merge_checkpoint(base, inner, folder / "merged", dtype=dtype)
-            _complete(folder, "merged", delta if has_head else None, _made(options, delta, headers))
+            _complete(folder, "merged", delta if with_head else None, _made(options, delta, headers))
     for name in merged.left_out:
         console.note(f"left out: {name} (it would not fit the merged weights)")
     return {
@@ -223,7 +227,7 @@ def _write_full(
         "parents": list(delta.provenance.parents) or [delta.digest],
         "delta": delta.digest,
         "tensors": len(merged.changed),
-        "head": has_head,
+        "head": with_head,
         "bytes": merged.nbytes,
         "rounding": merged.rounding.max_relative,
         "worst": merged.rounding.worst,
@@ -238,17 +242,17 @@ def _write_peft(options: Options, base: Path, delta: Delta, headers: Sequence[He
     from dtheta.models.load import load_model
 
     model = load_model(base)
-    inner, has_head = _parts(delta, set(base_tensors(model)))
+    inner, with_head = _parts(delta, set(base_tensors(model)))
     with write_folder(options.out) as folder:
         to_peft(inner, folder / "adapter", base_name=options.model, model=model)
-        _complete(folder, "adapter", delta if has_head else None, _made(options, delta, headers))
+        _complete(folder, "adapter", delta if with_head else None, _made(options, delta, headers))
     return {
         "out": str(options.out),
         "format": "peft",
         "parents": list(delta.provenance.parents) or [delta.digest],
         "delta": delta.digest,
         "tensors": len(inner),
-        "head": has_head,
+        "head": with_head,
         "bytes": size_of(options.out) or 0,
     }
 
@@ -298,8 +302,8 @@ def _check(options: Options, base: Path, delta: Delta) -> dict[str, float]:
         raise ConfigError("--check runs the model, so BASE must be a folder with its configuration")
     tokens = load_tokenizer(base)(list(_TEXTS), return_tensors="pt", padding=True, truncation=True, max_length=32)
     model = load_model(base)
-    inner, has_head = _parts(delta, set(base_tensors(model)))
-    whole = has_head and options.format == "full"
+    inner, with_head = _parts(delta, set(base_tensors(model)))
+    whole = with_head and options.format == "full"
     net, change = (task_model(delta, model), delta) if whole else (model, inner)
     plain = _outputs(net, tokens)
     wanted = _with(attach(net, change), tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +47,8 @@ def run_plan(options: Options, file: Path, console: Console) -> int:
     _require_room(found, allowed, left)
     require_place(found, options.out.expanduser())
     if options.dry_run:
-        return _show(found, options, left, console)
-    for note in found.notes:
+        return _show(found, options, allowed, left, console)
+    for note in [*found.notes, *_heads(found)]:
         console.note(note)
     with console.progress("merge", len(list(found.parts()))) as begin:
         merged = merge_checkpoints(found, options.out, left, lambda name, done, total: begin(name))
@@ -64,7 +63,7 @@ def run_plan(options: Options, file: Path, console: Console) -> int:
         "bytes": merged.nbytes,
         "memory": {"allowed": allowed, "least": found.least + allowed - left, "kept_whole": merged.kept},
         "left_out": list(merged.left_out),
-        "notes": list(merged.notes),
+        "notes": [*merged.notes, *_heads(found)],
     }
     told = f"{options.out}: {merged.tensors} tensors merged by {plan.method}, {byte_size(merged.nbytes)} written"
     console.result(record, [told])
@@ -106,7 +105,14 @@ def _rounded(nbytes: int) -> str:
     return f"{math.ceil(nbytes / 2**20)}MiB"
 
 
-def _show(found: Preflight, options: Options, left: int, console: Console) -> int:
+def _heads(found: Preflight) -> list[str]:
+    """Return what there is to say of folders with a classifier's head, which is no part of a model's own weights."""
+    from dtheta.cli.head import WEIGHTS
+
+    return [f"{path}: its classifier's head is left out" for path in found.models if (path / WEIGHTS).is_file()]
+
+
+def _show(found: Preflight, options: Options, allowed: int, left: int, console: Console) -> int:
     from dtheta.core.tensorfile import existing
 
     reads: dict[str, int | None] = {}
@@ -114,10 +120,10 @@ def _show(found: Preflight, options: Options, left: int, console: Console) -> in
         place = existing(path)
         reads[str(path)] = sum(p.stat().st_size for p in _weights(place))
     settings = {"method": found.plan.method, **options.resolved()}
-    notes: Sequence[str] = [f"at least {byte_size(found.least)} beside the program itself; more is used to read less"]
-    memory = min(left, found.most)
-    seconds = reading_time(found.reads + found.writes)
-    Plan(reads, {str(options.out): found.writes}, memory, seconds, settings, [*notes, *found.notes]).show(console)
+    least = byte_size(allowed - left + found.least)
+    notes = [f"at least {least}, the program itself included; more is used to read less", *found.notes, *_heads(found)]
+    memory, seconds = allowed - left + min(left, found.most), reading_time(found.reads + found.writes)
+    Plan(reads, {str(options.out): found.writes}, memory, seconds, settings, notes).show(console)
     return 0
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 By: TypeAlias = Literal["sum", "mean", "ties", "dare", "breadcrumbs", "slerp"]
 
+ENTRYWISE = ("ties", "dare", "breadcrumbs")  # what gives dense changes
+
 # the options of each that others do not take
 _TAKES: dict[By, tuple[str, ...]] = {
     "sum": ("weight",),

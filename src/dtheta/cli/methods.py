@@ -93,13 +93,17 @@ def _row(kind: type[Method], rank: int, model: nn.Module, whole: int) -> dict[st
 
 
 def _size(method: Method, model: nn.Module) -> tuple[int, int]:
-    """Return the trained weights and the bytes of the delta, from one site of each shape."""
+    """Return the trained weights and the bytes of the delta, from one site of each shape and all new vectors."""
     from dtheta.core.selection import Site, select
 
     alike: dict[tuple[Any, ...], list[Site]] = {}
-    for site in select(model, method.default_select, matrices=method.matrices):
+    chosen = [] if method.new_vectors else select(model, method.default_select, matrices=method.matrices)
+    for site in chosen:
         alike.setdefault((site.kind, site.shape, tuple(site.tensor.shape)), []).append(site)
     parameters = nbytes = 0
+    for term in method.grafts(model, 0).values():
+        parameters += sum(p.numel() for p in term.parameters() if p.requires_grad)
+        nbytes += term.change().nbytes
     for sites in alike.values():
         (term,) = method.terms(sites[:1], 0).values()
         parameters += len(sites) * sum(p.numel() for p in term.parameters() if p.requires_grad)

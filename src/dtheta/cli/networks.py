@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
 
@@ -66,6 +65,38 @@ def require_model(header: Header, model: str | None, whole: bool = False) -> str
     return name
 
 
+def bases_read(headers: Iterable[Header], model: str | None) -> dict[str, int | None]:
+    """Return the models that deltas have to be bound to, with their bytes: where a change shifts singular values.
+
+    Raises:
+        ConfigError: As ``bound``.
+        BaseMismatch: If the model is another one.
+    """
+    from dtheta.cli.bases import base_path
+    from dtheta.cli.plan import size_of
+
+    reads = {}
+    for header in headers:
+        if shifts(header.changes):
+            try:
+                name = require_model(header, model)
+            except ConfigError as error:
+                raise _unbound(header.path, error) from None
+            reads[f"model {name}"] = size_of(base_path(name, fetch=False))
+    return reads
+
+
+def shifts(meta: Any) -> bool:
+    """Tell whether there are shifts of singular values in what a header says of changes."""
+    if isinstance(meta, Mapping):
+        return meta.get("kind") == "spectral" or any(map(shifts, meta.values()))
+    return isinstance(meta, list) and any(map(shifts, meta))
+
+
+def _unbound(path: Path, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{path}: shifts of singular values need the weights they belong to: {error}")
+
+
 def bound(delta: Delta, model: str | None, path: Path) -> Delta:
     """Return a delta with the singular vectors that its numbers are relative to, loading the model if it has any.
 
@@ -83,5 +114,5 @@ def bound(delta: Delta, model: str | None, path: Path) -> Delta:
     try:
         name = base_name(delta.provenance.task, model)
     except ConfigError as error:
-        raise ConfigError(f"{path}: shifts of singular values need the weights they belong to: {error}") from None
+        raise _unbound(path, error) from None
     return delta.bind(task_model(delta, load_model(name)))

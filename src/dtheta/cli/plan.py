@@ -11,6 +11,7 @@ from typing import Any
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.units import byte_size, duration
 
+PROGRAM = 400 << 20  # bytes that Python, torch and the compiled kernels take before any data, about
 _DISK_RATE = 3e8  # bytes a second
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
-from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.cli.units import byte_size
 from dtheta.errors import ConfigError
 
@@ -44,7 +44,7 @@ def run(options: Options, console: Console) -> int:
         _require_readable(files, kinds)
         reads = {str(path): size_of(path) for path in files}
         total = sum(size or 0 for size in reads.values())
-        Plan(reads, {str(options.out): 200_000}, 2 * total, reading_time(total) + 2).show(console)
+        Plan(reads, {str(options.out): 200_000}, PROGRAM + 2 * total, reading_time(total) + 2).show(console)
         return 0
     page = _deltas(files, options.out) if kinds == {".delta"} else _results(files, options.out)
     record = {"out": str(page), "kind": "deltas" if kinds == {".delta"} else "results", "bytes": page.stat().st_size}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input
-from dtheta.cli.plan import Plan, reading_time, size_of
+from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count
 from dtheta.errors import ConfigError, FormatError
 
@@ -44,7 +44,9 @@ def run(options: Options, console: Console) -> int:
     """Describe the file."""
     path = require_input(options.file)
     if options.dry_run:
-        Plan({str(path): size_of(path)}, memory=size_of(path), seconds=reading_time(size_of(path))).show(console)
+        Plan(
+            {str(path): size_of(path)}, memory=PROGRAM + (size_of(path) or 0), seconds=reading_time(size_of(path))
+        ).show(console)
         return 0
     record, parts = _describe(path, options)
     console.result(record, parts)

@@ -47,10 +47,17 @@ def _read_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
         return None
     for kind in present[:-1]:
         try:
-            return read_value(value, kind, where)
+            found = read_value(value, kind, where)
         except ConfigError:
             continue  # int | float: 0.9 is no integer, so it is read as the next kind
+        if not (kind is int and float in present and _is_share(value)):
+            return found
     return read_value(value, present[-1], where)
+
+
+def _is_share(value: Any) -> bool:
+    """Tell whether a number is written with a point: where a rank or a share may stand, 1.0 is all and not rank 1."""
+    return isinstance(value, float) or (isinstance(value, str) and "." in value)
 
 
 def _read_float(value: Any, where: str) -> float:

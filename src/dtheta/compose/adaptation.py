@@ -35,7 +35,7 @@ from dtheta.errors import ConfigError
 
 def adapt_coefficients(
     model: nn.Module,
-    deltas: Sequence[Delta],
+    deltas: Delta | Sequence[Delta],
     examples: Any,
     predict: Predict,
     *,
@@ -59,7 +59,7 @@ def adapt_coefficients(
 
     Args:
         model: The base of the deltas: any module. It runs in eval mode.
-        deltas: n deltas of any kind.
+        deltas: n deltas of any kind, or one.
         examples: A tensor or mapping of tensors with N rows, or a sequence of N items.
         predict: (model, batch) -> logits (B, C), to be called with the model it is given.
         objective: "ufm" or "entropy".

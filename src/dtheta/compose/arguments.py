@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+from dtheta.core.arguments import listed, number
 from dtheta.core.delta import Delta, total
 from dtheta.core.fingerprint import Fingerprint
 from dtheta.errors import ConfigError, DthetaError, NonFinite, UnsupportedLayer
-
-
-def listed(deltas: Delta | Sequence[Delta]) -> list[Delta]:
-    """Return one or several deltas as a list.
-
-    Raises:
-        ConfigError: If there are none, or something else is among them.
-    """
-    found = [deltas] if isinstance(deltas, Delta) else list(deltas)
-    if not found:
-        raise ConfigError("no deltas were given; a merge needs at least one delta")
-    for i, one in enumerate(found):
-        if not isinstance(one, Delta):
-            raise ConfigError(f"item {i} is a {type(one).__name__}; expected deltas, as dt.load(path) returns")
-    return found
 
 
 def checked(deltas: Delta | Sequence[Delta]) -> tuple[list[Delta], Fingerprint]:
@@ -60,26 +45,6 @@ def all_finite(deltas: Sequence[Delta]) -> None:
                 raise NonFinite(f"delta {i}, {name}: NaN or infinity is in the change")
 
 
-def number(value: Any, what: str) -> float:
-    """Return a finite number.
-
-    Raises:
-        ConfigError: If it is none.
-        NonFinite: If it is NaN or infinite.
-    """
-    if isinstance(value, str):  # which float would read
-        raise ConfigError(f"{what} is {value!r}; expected a number")
-    try:
-        found = float(value)
-    except OverflowError:  # a whole number that no float holds
-        found = math.inf
-    except (TypeError, ValueError):
-        raise ConfigError(f"{what} is {value!r}; expected a number") from None
-    if not math.isfinite(found):
-        raise NonFinite(f"{what} is {found}; expected a finite number")
-    return found
-
-
 def each(value: Any, count: int, what: str) -> list[float]:
     """Return one finite number for each delta, from one for all or a sequence.
 
@@ -89,7 +54,7 @@ def each(value: Any, count: int, what: str) -> list[float]:
     """
     if isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0:
         return [number(value, f"one of the {what}")] * count
-    if isinstance(value, str) or not hasattr(value, "__len__"):
+    if isinstance(value, (str, Mapping, Set)) or not hasattr(value, "__len__"):  # sets have no order
         raise ConfigError(f"the {what} are {value!r}; expected a number, or one for each delta")
     if len(value) != count:
         raise ConfigError(f"{len(value)} {what} were given for {count} deltas; expected one for each")

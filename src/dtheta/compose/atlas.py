@@ -32,6 +32,7 @@ from dtheta.compose.recipe import Recipe, recipe_of
 from dtheta.compose.rules import Best, Last, Metric, Rule
 from dtheta.compose.select import Strategy, check_budget, pick, pick_randomly
 from dtheta.core.apply import bind
+from dtheta.core.arguments import listed
 from dtheta.core.delta import Delta, total
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 from dtheta.fit.checks import check_unwritten, versions
@@ -42,7 +43,7 @@ from dtheta.fit.trainable import Loss
 
 def learn_coefficients(
     model: nn.Module,
-    deltas: Sequence[Delta],
+    deltas: Delta | Sequence[Delta],
     batches: Any,
     loss: Loss | Mapping[str, Loss],
     *,
@@ -64,7 +65,7 @@ def learn_coefficients(
 
     Args:
         model: The base of the deltas: any module. It runs in eval mode.
-        deltas: n deltas of any kind.
+        deltas: n deltas of any kind, or one.
         batches: A list of batches, a DataLoader or a Dataset; or a mapping of task names to such, whose losses are
             added, one batch of each a step.
         loss: (model, batch) -> scalar mean loss, to be called with the model it is given; or a mapping by task.
@@ -164,7 +165,7 @@ class Problem:
 
 def problem_of(
     model: nn.Module,
-    deltas: Sequence[Delta],
+    deltas: Delta | Sequence[Delta],
     isotropic: bool = False,
     parts: int = 1,
     linearized: bool = False,
@@ -176,7 +177,7 @@ def problem_of(
     Raises:
         As ``learn_coefficients``.
     """
-    deltas = list(deltas)
+    deltas = listed(deltas)
     if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts < 1 << 31:
         raise ConfigError(f"parts is {parts!r}; expected a whole number, 1 or more")
     if isotropic and parts > 1:

@@ -63,8 +63,12 @@ class Bank:
                 slower; otherwise it agrees up to the rounding of float32.
 
         Raises:
-            ConfigError: If the capacity cannot be meant.
+            ConfigError: If the model is no module, or the capacity cannot be meant.
         """
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"the model is a {type(model).__name__}; expected a torch module, the base of the experts"
+            )
         self.model = model
         self.current: str | None = None
         self._by_row_now = False
@@ -253,6 +257,7 @@ class Bank:
         with self._turns.taken():
             groups = order(names, frozenset() if grouped else self._experts.together(names))
             if len(groups) == 1:
+                cut((args, kwargs), None, len(names))  # for what it refuses
                 return self._run_group(names, args, kwargs)
             indices, parts = [index(rows) for rows in groups], []
             for rows, index_b in zip(groups, indices, strict=True):

@@ -18,8 +18,8 @@ from torch import Tensor
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
 
 
-def cut(inputs: Any, index_b: Tensor, rows: int, where: str = "the inputs") -> Any:
-    """Return the rows ``index_b`` of everything in ``inputs`` that has ``rows`` of them.
+def cut(inputs: Any, index_b: Tensor | None, rows: int, where: str = "the inputs") -> Any:
+    """Return the rows ``index_b``, None for all, of everything in ``inputs`` that has ``rows`` of them.
 
     Raises:
         ConfigError: If a tensor has another number of rows.
@@ -29,7 +29,7 @@ def cut(inputs: Any, index_b: Tensor, rows: int, where: str = "the inputs") -> A
             return inputs
         if inputs.shape[0] != rows:
             raise ConfigError(f"{where}: a tensor of {tuple(inputs.shape)} for {rows} rows, one for each expert named")
-        return inputs[index_b.to(inputs.device)]
+        return inputs if index_b is None else inputs[index_b.to(inputs.device)]
     if isinstance(inputs, Mapping):
         return {key: cut(value, index_b, rows, f"{where}[{key!r}]") for key, value in inputs.items()}
     if isinstance(inputs, (list, tuple)):

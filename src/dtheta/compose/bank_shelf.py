@@ -19,6 +19,7 @@ from dtheta.core.change import Shape, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint
 from dtheta.core.header import Opened, open_delta
+from dtheta.core.kinds import NEW_KINDS
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 
 
@@ -69,7 +70,7 @@ def from_file(name: str, path: Path) -> Expert:
     """
     opened = open_delta(path)
     changes = opened.header.changes
-    _refuse_new(name, [parameter for parameter, meta in changes.items() if meta["kind"] == "new"])
+    _refuse_new(name, [parameter for parameter, meta in changes.items() if meta["kind"] in NEW_KINDS])
     shapes = {parameter: tuple(meta["shape"]) for parameter, meta in changes.items()}
     return Expert(name, shapes, opened.header.base, _expected(opened), None, path, opened.header.digest)
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dtheta.compose.coefficients import Coefficients, blocks, changed
 from dtheta.compose.partition import part_ids
-from dtheta.core.change import Change, Dense, New, matrix_shape, slabs
+from dtheta.core.arguments import listed, number
+from dtheta.core.change import Change, Dense, matrix_shape, slabs
 from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta, derived, total
 from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
@@ -31,27 +32,27 @@ from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch, UnknownParam
 Weights: TypeAlias = float | Sequence[float] | Sequence[Mapping[str, float]] | Tensor | Coefficients
 
 
-def compose(deltas: Sequence[Delta], coefficients: Weights) -> Delta:
+def compose(deltas: Delta | Sequence[Delta], coefficients: Weights) -> Delta:
     """Return the sum of multiples of deltas of one base.
 
     The result's provenance names its parents and holds the coefficients; ``compose(parents,
     Coefficients.from_settings(result.provenance.settings["coefficients"]))`` makes the same bits again.
 
     Args:
-        deltas: n deltas.
+        deltas: n deltas, or one.
         coefficients: One number for all; n numbers, one a delta; n mappings {parameter: number}, which name every
             parameter that the delta changes; a tensor (n, m) over the blocks, in order of first appearance in the
             deltas; or ``Coefficients``, such as ``learn_coefficients`` returns.
 
     Raises:
-        ConfigError: If there are no deltas, or too few or too many coefficients.
+        ConfigError: If there are no deltas, too few or too many coefficients, or one is no number.
         BaseMismatch: If deltas were made on different bases, or the coefficients for other deltas.
         ShapeMismatch: If deltas disagree on a shape, or a tensor of coefficients does not fit.
         UnknownParameter: If coefficients name a parameter that no delta changes.
         NonFinite: If a coefficient is NaN or infinite.
         UnsupportedLayer: If a new vector (a prompt, a head) is to be split into parts.
     """
-    deltas = list(deltas)
+    deltas = listed(deltas)
     joint = total(deltas)
     resolved = resolve(deltas, coefficients)
     changes = {}
@@ -69,7 +70,7 @@ def combined(name: str, found: Mapping[int, Change], values_nK: Tensor, seed: in
     """Return the sum of multiples of changes of one parameter; ``found`` has them by the number of the delta."""
     if values_nK.shape[1] == 1:
         return add([scale(change, float(values_nK[i])) for i, change in found.items()])
-    if any(isinstance(change, New) for change in found.values()):
+    if any(change.is_new for change in found.values()):
         raise UnsupportedLayer(f"{name}: a new vector is not split into parts; compose it with one coefficient")
     return _in_parts(name, found, values_nK, int(seed or 0))
 
@@ -121,19 +122,27 @@ def _checked(deltas: Sequence[Delta], coefficients: Coefficients) -> Coefficient
 
 def _rows(deltas: Sequence[Delta], names: Sequence[str], given: Any) -> Iterator[list[float]]:
     """Yield one number a block for each delta."""
-    if isinstance(given, Tensor) and given.ndim == 2:
+    if getattr(given, "ndim", None) == 2:
         if tuple(given.shape) != (len(deltas), len(names)):
             expected = (len(deltas), len(names))
             raise ShapeMismatch(f"coefficients of shape {tuple(given.shape)}; expected (deltas, blocks) = {expected}")
         yield from given.tolist()
         return
-    one = isinstance(given, numbers.Real) or (isinstance(given, Tensor) and given.ndim == 0)
+    one = isinstance(given, numbers.Real) or getattr(given, "ndim", None) == 0
+    if not one and (isinstance(given, (str, Mapping)) or not hasattr(given, "__iter__")):
+        raise ConfigError(
+            f"the coefficients are {given!r}; expected a number, one for each delta, or for each delta a mapping of "
+            "its parameters to numbers"
+        )
     many: Any = [given] * len(deltas) if one else given
     each = list(many)
     if len(each) != len(deltas):
         raise ConfigError(f"{len(each)} coefficients were given for {len(deltas)} deltas; expected one for each")
     for i, (delta, item) in enumerate(zip(deltas, each, strict=True)):
-        yield _by_block(i, delta, names, item) if isinstance(item, Mapping) else [float(item)] * len(names)
+        if isinstance(item, Mapping):
+            yield _by_block(i, delta, names, item)
+        else:
+            yield [number(item, f"the coefficient of delta {i}")] * len(names)
 
 
 def _by_block(i: int, delta: Delta, names: Sequence[str], given: Mapping[str, float]) -> list[float]:
@@ -146,4 +155,4 @@ def _by_block(i: int, delta: Delta, names: Sequence[str], given: Mapping[str, fl
             f"delta {i}: {len(missing)} of its {len(delta)} parameters have no coefficient, first {missing[0]!r}; "
             "give 0 for those that it is not to move"
         )
-    return [float(given.get(name, 0.0)) for name in names]
+    return [number(given.get(name, 0.0), f"the coefficient of delta {i} for {name!r}") for name in names]

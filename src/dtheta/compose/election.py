@@ -29,6 +29,7 @@ from dtheta.compose.arguments import choose, number
 from dtheta.compose.entrywise import Term, joined, summed
 from dtheta.compose.sieves import Sieve, loops
 from dtheta.core.change import Change
+from dtheta.core.plane_numpy import SMALLEST
 from dtheta.errors import ConfigError
 
 Elect = Literal["total", "count"]
@@ -55,7 +56,8 @@ class Election:
     def of(self, members: Sequence[int]) -> Election:
         """Return the rules for some of the vectors, what their weights share moved into the factor."""
         weights, factor = [self.weights[i] for i in members], self.factor
-        if len(set(weights)) == 1 and weights[0]:
+        tiny = self.divide == "weights" and abs(weights[0]) < SMALLEST  # where the divisor may count as 1
+        if len(set(weights)) == 1 and weights[0] and not tiny:
             factor = factor if self.divide == "weights" else factor * abs(weights[0])
             weights = [math.copysign(1.0, weight) for weight in weights]
         return Election(self.elect, self.divide, factor, tuple(weights))

@@ -50,6 +50,7 @@ class Composition:
         self._show = show
         self._index = {id(leaf): j for j, s in enumerate(subspaces) for leaf in leaves[s.name]}
         self._subspaces = subspaces
+        self._reached = False  # whether the backward pass under way came to a leaf
 
     def show(self, values_nmK: Tensor, exact: bool = False) -> None:
         """Make the model show the composition with these coefficients.
@@ -79,11 +80,16 @@ class Composition:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"the loss must be a scalar tensor, got {found}; return its mean")
-        if not loss.requires_grad:
+        self._reached = False
+        if loss.requires_grad:
+            self._backward(loss, weight)
+        if not self._reached:
             raise ConfigError(
                 "the loss does not depend on any parameter that a delta changes: it was computed without gradients, or "
                 "by another model than the one it was called with"
             )
+
+    def _backward(self, loss: Tensor, weight: float) -> None:
         torch.autograd.backward(loss.reshape(()), loss.new_tensor(weight).reshape(()), inputs=self.leaves)
 
     @contextmanager
@@ -97,6 +103,7 @@ class Composition:
                 handle.remove()
 
     def _take(self, leaf: Tensor) -> None:
+        self._reached = True
         if leaf.grad is not None:
             gradient, leaf.grad = leaf.grad, None
             j = self._index[id(leaf)]

@@ -14,6 +14,7 @@ where N is 1; what belongs to no layer has t = 0: mergekit's rules, so that its 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 import torch
 
 from dtheta.compose.merge_rules import REQUIRED, MergeRule, Parameter, merge_rule
+from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError
 
 Settings = Mapping[str, Any]
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class MergePlan:
         parameters: Settings for all inputs.
         dtype: Of the floating tensors that are written; those of the base by default.
         seed: Key of the draws of DARE.
+
+    Raises:
+        ConfigError: If the dtype is none of DTYPES, or the seed no whole number.
     """
 
     method: str
@@ -69,6 +75,11 @@ class MergePlan:
     parameters: Settings = field(default_factory=dict)
     dtype: torch.dtype | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, *DTYPES.values()):
+            raise ConfigError(f"dtype is {self.dtype!r}; expected torch.{', torch.'.join(DTYPES)}, or None")
+        object.__setattr__(self, "seed", whole(self.seed, "seed"))
 
     @property
     def rule(self) -> MergeRule:
@@ -132,11 +143,26 @@ def merge_plan(
         dtype: Of the floating tensors that are written; those of the base by default.
         seed: Key of the draws of DARE.
         **parameters: Settings for all inputs; ``lambda`` is a keyword of Python and is written ``lambda_``.
+
+    Raises:
+        ConfigError: If the models are no list of paths and pairs, or as ``MergePlan``.
     """
-    inputs = [item if isinstance(item, tuple) else (item, {}) for item in models]
+    if isinstance(models, (str, os.PathLike)):
+        raise ConfigError(f"models is {str(models)!r}; expected a list: [{str(models)!r}]")
+    inputs = [_paired(item) for item in models]
     made = tuple(MergeInput(Path(path), dict(own)) for path, own in inputs)
     shared = {name.rstrip("_"): value for name, value in parameters.items()}
     return MergePlan(method, (MergeSlice(made),), Path(base) if base is not None else None, shared, dtype, seed)
+
+
+def _paired(item: Any) -> tuple[Path | str, Settings]:
+    """Return the path and the settings of one model."""
+    path, own = item if isinstance(item, tuple) and len(item) == 2 else (item, {})
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(own, Mapping):
+        raise ConfigError(
+            f"a model is {item!r}; expected a path, or a path and its settings: ('one/', {{'weight': 0.5}})"
+        )
+    return Path(path), own
 
 
 def resolved(name: str, parameter: Parameter, scopes: Iterable[Settings], tensor: str, t: float) -> Any:

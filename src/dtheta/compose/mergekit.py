@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 
-from dtheta.compose.merge_plan import MergeInput, MergePlan, MergeSlice
+from dtheta.compose.merge_plan import DTYPES, MergeInput, MergePlan, MergeSlice
 from dtheta.compose.merge_rules import MergeRule, merge_rule
 from dtheta.errors import ConfigError, did_you_mean
+from dtheta.models.zoo import ZOO, model_folder
 
 _LARGEST = 1 << 20  # bytes of a configuration
 _KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
@@ -38,14 +39,14 @@ _NOT_DONE = {
     "modules": "give the inputs as 'models' or 'slices'",
     "chat_template": "the base's is copied; edit tokenizer_config.json of the result instead",
 }
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 def read_plan(path: str | os.PathLike[str], seed: int = 0) -> MergePlan:
     """Return the plan that a YAML file in mergekit's form describes.
 
     Args:
-        path: The file; relative paths in it are taken from the current folder, or else from the file's.
+        path: The file; relative paths in it are taken from the current folder, or else from the file's;
+            models known by name, such as minilm, may be named.
         seed: Key of the draws of DARE.
 
     Raises:
@@ -130,7 +131,7 @@ class _Reading:
         return given[0], given[1]
 
     def model(self, given: Any, where: str) -> Path:
-        """Return the place of a model, a local one."""
+        """Return the place of a model: a path, or a name of ``dtheta models``."""
         if isinstance(given, Mapping):  # mergekit's long form: {model: {path: ...}}
             inner = given.get("model", given)
             given = inner.get("path") if isinstance(inner, Mapping) and set(inner) == {"path"} else str(given)
@@ -140,6 +141,8 @@ class _Reading:
         here = Path(given).expanduser()
         beside = self.folder / here
         if here.exists() or not beside.exists():
+            if not here.exists() and given in ZOO:
+                return model_folder(given)
             if not here.exists():
                 self.problems.append(f"{where}: {_absent(given)}")
             return here
@@ -161,10 +164,10 @@ class _Reading:
     def dtype(self, document: Mapping[str, Any]) -> torch.dtype | None:
         for key in ("dtype", "out_dtype"):
             name = document.get(key)
-            if name is not None and str(name) not in _DTYPES:
-                self.problems.append(f"{key} must be one of {', '.join(_DTYPES)}, found {name!r}")
+            if name is not None and str(name) not in DTYPES:
+                self.problems.append(f"{key} must be one of {', '.join(DTYPES)}, found {name!r}")
         name = document.get("out_dtype") or document.get("dtype")
-        return _DTYPES.get(name) if isinstance(name, str) else None
+        return DTYPES.get(name) if isinstance(name, str) else None
 
     def items(self, given: Any, where: str) -> list[Any]:
         if not isinstance(given, list) or not given:

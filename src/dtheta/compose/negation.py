@@ -30,7 +30,7 @@ from dtheta.fit.trainable import Loss
 
 def learn_negation(
     model: nn.Module,
-    deltas: Sequence[Delta],
+    deltas: Delta | Sequence[Delta],
     target: Any,
     control: Any,
     loss: Loss,
@@ -56,7 +56,7 @@ def learn_negation(
         control: Batches of the task to keep.
         loss: (model, batch) -> scalar mean loss, to be called with the model it is given.
         target_metric: model -> score on the target, which is to become low.
-        control_metric: model -> score on the control, higher is better.
+        control_metric: model -> score on the control, higher is better, not negative: a share of it is to remain.
         control_loss: The loss of the control, if it is another one.
         keep: Share of the base's control score that has to remain.
         recipe: How long and how fast; see ``learn_coefficients``.

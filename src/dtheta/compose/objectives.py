@@ -51,7 +51,9 @@ def tasks(batches: Any, loss: Loss | Mapping[str, Loss]) -> list[Task]:
     """
     if not isinstance(batches, Mapping):
         if not callable(loss):
-            raise ConfigError("several losses need batches by the same names")
+            if isinstance(loss, Mapping):
+                raise ConfigError("several losses need batches by the same names")
+            raise ConfigError(f"the loss is a {type(loss).__name__}; expected a function: loss(model, batch) -> scalar")
         return [Task("", batches, loss)]
     if not batches:
         raise ConfigError("there is no task: batches is an empty mapping")
@@ -59,6 +61,8 @@ def tasks(batches: Any, loss: Loss | Mapping[str, Loss]) -> list[Task]:
         if set(loss) != set(batches):
             raise ConfigError(f"losses are named {sorted(loss)} and batches {sorted(batches)}; expected the same names")
         return [Task(name, source, loss[name]) for name, source in batches.items()]
+    if not callable(loss):
+        raise ConfigError(f"the loss is a {type(loss).__name__}; expected a function, or one by the name of each task")
     return [Task(name, source, loss) for name, source in batches.items()]
 
 

@@ -99,7 +99,13 @@ def _of_tensors(problem: str, names: Sequence[str]) -> str:
 
 
 def preflight(plan: MergePlan) -> Preflight:
-    """Return what a merge is made of, and everything that is wrong with it; only headers are read."""
+    """Return what a merge is made of, and everything that is wrong with it; only headers are read.
+
+    Raises:
+        ConfigError: If this is no plan.
+    """
+    if not isinstance(plan, MergePlan):
+        raise ConfigError(f"the plan is a {type(plan).__name__}; make one by dt.read_plan(path) or dt.merge_plan(...)")
     found = Preflight(plan)
     _open(found)
     _check_inputs(found)

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dtheta.core.arguments import is_number
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.fit.settings import Schedule
 
@@ -50,9 +51,9 @@ class Recipe:
                 raise ConfigError(f"{name} is {value!r}; expected a whole number, 1 or more")
         for name in ("lr", "weight_decay", "penalty"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
+            if not is_number(value) or not math.isfinite(value) or value < 0:
                 raise ConfigError(f"{name} is {value!r}; expected a number, 0 or more")
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and not (is_number(self.clip) and self.clip > 0):
             raise ConfigError(f"clip is {self.clip!r}; expected a positive number, or None")
         if self.schedule not in ("constant", "cosine", "linear"):
             raise ConfigError(f"unknown schedule {self.schedule!r}; expected constant, cosine or linear")

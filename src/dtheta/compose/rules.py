@@ -90,6 +90,11 @@ class Forget:
 
     def stop(self, scores: Scores, start: Scores) -> str:
         """Stop as soon as the control falls below its share."""
+        if start["control"] < 0:
+            raise ConfigError(
+                f"the control metric is {start['control']:.4g} on the base; a share of it ({self.keep:g}) is to "
+                "remain, so it must not be negative, and higher is better: an accuracy, not a loss with its sign turned"
+            )
         floor = self.keep * start["control"]
         if scores["control"] >= floor:
             return ""

@@ -28,6 +28,7 @@ from dtheta.compose.evolution import Found, Vector, minimize
 from dtheta.compose.gradient import Composition, composed
 from dtheta.compose.objectives import Task, tasks
 from dtheta.compose.report import Epoch, Report
+from dtheta.core.arguments import is_number, whole
 from dtheta.core.delta import Delta
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError, NonFinite
@@ -40,7 +41,7 @@ from dtheta.fit.trainable import Loss
 
 def search_coefficients(
     model: nn.Module,
-    deltas: Sequence[Delta],
+    deltas: Delta | Sequence[Delta],
     batches: Any,
     loss: Loss | Mapping[str, Loss],
     *,
@@ -58,7 +59,7 @@ def search_coefficients(
 
     Args:
         model: The base of the deltas: any module. It runs in eval mode, without gradients.
-        deltas: n deltas of any kind.
+        deltas: n deltas of any kind, or one.
         batches: A few batches: a list, a DataLoader or a Dataset, read once and kept; or a mapping of task names to
             such, whose losses are added.
         loss: (model, batch) -> scalar mean loss, to be called with the model it is given; or a mapping by task.
@@ -96,10 +97,9 @@ def search_coefficients(
 
 
 def _check(evaluations: int, penalty: float, bound: float, spread: float) -> None:
-    if type(evaluations) is not int or evaluations < 1:
-        raise ConfigError(f"evaluations is {evaluations!r}; expected a whole number, 1 or more")
+    whole(evaluations, "evaluations", 1)
     for name, value, least in (("penalty", penalty, 0.0), ("bound", bound, 1e-300), ("spread", spread, 1e-300)):
-        if not (math.isfinite(value) and value >= least):
+        if not (is_number(value) and math.isfinite(value) and value >= least):
             raise ConfigError(
                 f"{name} is {value!r}; expected a finite number, {'0 or more' if not least else 'above 0'}"
             )

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from dtheta.compose.arguments import all_finite, choose, listed, naming, number
 from dtheta.compose.compose import compose
 from dtheta.core.delta import Delta, derived
+from dtheta.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def greedy_soup(
         Otherwise as ``uniform_soup``, before anything is scored.
     """
     choose(better, ("higher", "lower"), "better")
+    if not callable(score):
+        raise ConfigError(f"the score is a {type(score).__name__}; expected a function: score(delta) -> number")
     deltas = listed(deltas)
     uniform_soup(deltas)  # whether they fit together, before anything is scored
     sign = 1.0 if better == "higher" else -1.0

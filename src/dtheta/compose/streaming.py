@@ -28,6 +28,7 @@ from dtheta.compose.merge_plan import MergePlan
 from dtheta.compose.preflight import HELD, Preflight, preflight
 from dtheta.compose.slab_inputs import Opening, file_of, is_whole, opened
 from dtheta.compose.visits import mixture
+from dtheta.core.arguments import whole
 from dtheta.core.checkpoints import Checkpoint, Progress
 from dtheta.core.fingerprint import merkle_root
 from dtheta.core.header import Opened
@@ -83,7 +84,7 @@ def merge_checkpoints(
         OutputError: If ``out`` cannot be written, exists, is one of the inputs, or does not fit on the disk.
     """
     found = plan if isinstance(plan, Preflight) else preflight(plan)
-    memory = 1 << 30 if max_memory is None else max_memory
+    memory = 1 << 30 if max_memory is None else whole(max_memory, "max_memory, in bytes,")
     found.require(memory)
     out = Path(out).expanduser()
     require_place(found, out)

@@ -30,6 +30,7 @@ from dtheta.compose.sieves import Sieve, everything
 from dtheta.compose.windows import Per, windows
 from dtheta.core.change import Change, Dense, matrix_shape
 from dtheta.core.delta import Delta, derived
+from dtheta.core.plane_numpy import SMALLEST
 from dtheta.core.plane_ties import ties_dense
 from dtheta.core.plane_votes import ties as vote
 from dtheta.core.ternary import Ternary, ternary
@@ -100,7 +101,8 @@ def _shared(kept: Sequence[Ternary], rules: Election) -> torch.Tensor | None:
     """
     numbers = {(None if one.by_row else float(one.scale), w) for one, w in zip(kept, rules.weights, strict=True)}
     (scale, weight), *others = numbers
-    if others or scale is None or not scale * weight:
+    tiny = rules.divide == "weights" and abs(weight) < SMALLEST  # then the divisor may count as 1
+    if others or scale is None or not scale * weight or tiny:
         return None
     c = abs(scale * weight)
     sums = np.cumsum([c] * len(kept))

@@ -22,6 +22,7 @@ from dtheta.compress.plan import Of
 from dtheta.compress.scales import RULES, Scale, base_scales, finished
 from dtheta.compress.signs import Signs, refuse_vanished, signs
 from dtheta.compress.vectors import Per
+from dtheta.core.arguments import is_number
 from dtheta.core.delta import Delta, derived
 from dtheta.errors import ConfigError
 
@@ -59,13 +60,13 @@ def compress(
         gained and lost.
 
     Raises:
-        ConfigError: If an argument cannot be meant, or nothing is left to compress.
+        ConfigError: If an argument cannot be meant, what was given is no delta, or nothing is left to compress.
         UnknownParameter: If ``keep`` names nothing.
         UnsupportedLayer: If a change cannot be compressed in this way, or every product of factors would be zero; the
             message names the change and says what to do.
         NonFinite: If a change holds NaN or infinity; the message names it.
     """
-    check_scale(scale, alpha)
+    alpha = check_scale(scale, alpha)
     found = signs(delta, density, per=per, of=of, keep=keep, new=new)
     refuse_vanished(found)
     return compressed(found, scale, alpha, of=of, keep=keep)
@@ -76,17 +77,18 @@ def compressed(found: Signs, scale: Scale, alpha: float, **settings: Any) -> Del
     numbers = finished(found, base_scales(found, scale), alpha)
     changes = {**found.delta.changes, **found.scaled(numbers)}
     kept = sum(vector.planes.count for vector in found.vectors)
-    chosen = {"density": found.density, "per": found.per, "scale": scale, "alpha": float(alpha), "kept": kept}
+    chosen = {"density": found.density, "per": found.per, "scale": scale, "alpha": alpha, "kept": kept}
     return Delta(changes, found.delta.base, derived("compress", [found.delta], **chosen, **settings))
 
 
-def check_scale(scale: str, alpha: float) -> None:
-    """Check the rule for the scale and its multiple.
+def check_scale(scale: str, alpha: Any) -> float:
+    """Check the rule for the scale and its multiple, and return the multiple.
 
     Raises:
         ConfigError: If one cannot be meant.
     """
     if scale not in RULES:
         raise ConfigError(f"scale={scale!r} is not known; expected one of {', '.join(RULES)}")
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ConfigError(f"alpha={alpha} must be a positive number: it multiplies the scale")
+    if not (is_number(alpha) and math.isfinite(alpha) and alpha > 0):
+        raise ConfigError(f"alpha={alpha!r} must be a positive number: it multiplies the scale")
+    return float(alpha)

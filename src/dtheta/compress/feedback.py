@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 
-from dtheta.compress.compeft import compress
+from dtheta.compress.compeft import check_scale, compress
 from dtheta.compress.plan import Of, balanced
 from dtheta.compress.scales import Scale
+from dtheta.compress.signs import check
 from dtheta.compress.vectors import Per
-from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.arguments import one_delta
+from dtheta.core.change import Change, Dense, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -41,9 +43,8 @@ def step(total: Delta, **settings: Any) -> tuple[Delta, Delta]:
         UnknownParameter, NonFinite: As ``compress``.
     """
     settings = {"of": "product", **settings}
-    if settings["of"] == "factors":
-        raise ConfigError("of='factors' leaves no residual that adds to the next factors; use 'product' or 'balanced'")
-    if total.new:
+    _refuse_factors(settings["of"])
+    if one_delta(total).new:
         raise UnsupportedLayer(
             f"{next(iter(total.new))}: a new vector is no displacement and has no residual; send it apart"
         )
@@ -53,7 +54,7 @@ def step(total: Delta, **settings: Any) -> tuple[Delta, Delta]:
 
 def settled(change: Change) -> Change:
     """Return a sum as one change in float64: factors where they are smaller than the matrix, else the matrix."""
-    if isinstance(change, New) or change.rank is None:
+    if change.is_new or change.rank is None:
         return Dense(_exact(change))
     wide = change.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     left, right = balanced(wide)
@@ -70,11 +71,20 @@ def _exact(change: Change) -> torch.Tensor:
     return total.reshape(change.shape)
 
 
+def _refuse_factors(of: str) -> None:
+    if of == "factors":
+        raise ConfigError("of='factors' leaves no residual that adds to the next factors; use 'product' or 'balanced'")
+
+
 class ErrorFeedback:
     """Rounds of compression that carry the residual: ``sent = feedback.send(delta)``.
 
     Attributes:
+        settings: Those of ``compress``.
         residual: What has not been sent yet; None before the first round.
+
+    Raises:
+        ConfigError: If an argument cannot be meant.
     """
 
     def __init__(
@@ -87,6 +97,8 @@ class ErrorFeedback:
         of: Of = "product",
         residual: Delta | None = None,
     ) -> None:
+        density, alpha = check(density, per, of), check_scale(scale, alpha)
+        _refuse_factors(of)
         self.settings = {"density": density, "scale": scale, "per": per, "alpha": alpha, "of": of}
         self.residual = residual
 
@@ -97,6 +109,6 @@ class ErrorFeedback:
             BaseMismatch: If the delta is of another base than the ones before.
             As ``step``.
         """
-        total = delta if self.residual is None else delta + self.residual
+        total = one_delta(delta) if self.residual is None else delta + self.residual
         sent, self.residual = step(total, **self.settings)
         return sent

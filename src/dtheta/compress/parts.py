@@ -4,6 +4,7 @@
     PickedRows  the entries of rows      block of a ternary change, from the first row to the last
     Shifts      singular-value shifts    spectral, shifts in {-s, 0, s}, stored as numbers
     NewVector   a new vector's entries   new, entries in {-s, 0, s}, stored as numbers
+    NewFactors  both factors of one      new in factored form, their entries in {-s, 0, s}, stored as numbers
     Pair        both factors             ternary factors
 
 Which of them a change is made of is for plan.py.
@@ -22,6 +23,7 @@ import torch
 from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New, Shape
 from dtheta.core.combination import scale
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.planes import Planes
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
@@ -62,12 +64,12 @@ class Entries(Part):
 class NewVector(Part):
     """A vector that the base does not have; it stays one, so that it is found where it is looked for."""
 
-    change: New
+    change: Change
 
     @property
     def vectors(self) -> tuple[Change, ...]:
         """The vector."""
-        return (Dense(self.change.values),)
+        return (Dense(self.change.dense()),)
 
     def build(self, found: Sequence[Ternary]) -> Change:
         """Return the new vector, stored as numbers."""
@@ -132,3 +134,14 @@ class Pair(Part):
     def build(self, found: Sequence[Ternary]) -> Change:
         """Return the product of the ternary factors."""
         return scale(TernaryFactors(found[0], found[1], self.shape), self.multiple)
+
+
+@dataclass(frozen=True)
+class NewFactors(Pair):
+    """A new vector by its factors; it stays one, so that it is found where it is looked for."""
+
+    def build(self, found: Sequence[Ternary]) -> Change:
+        """Return the product of the factors, stored as numbers."""
+        left, right = found[0].dense(), found[1].dense()
+        core = None if self.multiple == 1.0 else left.new_full((left.shape[1],), self.multiple, dtype=torch.float64)
+        return NewLowRank(left, right, core, self.shape)

@@ -5,6 +5,7 @@
     rows              the entries of these rows             block of a ternary change, from the first row to the last
     spectral          the shifts                            spectral, its shifts in {-s, 0, s}
     new               its entries, if asked for             new, its entries in {-s, 0, s}
+    new-low-rank      as low-rank, if asked for               new in factored form; new if of="product"
     block             those of its term                     block
     sum of blocks     those of each block                   sum of blocks
     other sum         its entries, or balanced factors      ternary, or ternary factors
@@ -31,12 +32,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dtheta.compress.parts import Entries, NewVector, Pair, Part, PickedRows, Shifts
+from dtheta.compress.parts import Entries, NewFactors, NewVector, Pair, Part, PickedRows, Shifts
 from dtheta.core.block import Block
-from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.change import Change, Dense, matrix_shape
 from dtheta.core.combination import Scaled, Sum, add, scale
 from dtheta.core.linalg import lowrank_svd
 from dtheta.core.lowrank import LowRank
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
 from dtheta.core.ternary_factors import TernaryFactors
@@ -60,8 +62,8 @@ def plan(change: Change, of: Of, new: bool = False) -> Plan:
         UnsupportedLayer: If its form cannot be compressed in this way.
         ConfigError: If its singular vectors are needed and not at hand.
     """
-    if isinstance(change, New):
-        return _new(change, new)
+    if change.is_new:
+        return _new(change, of, new)
     if isinstance(change, Block):
         inner, block = plan(change.term, of), change
         return Plan(inner.parts, lambda built: Block(inner.assemble(built), block.axis, block.start, block.full_shape))
@@ -78,12 +80,15 @@ def plan(change: Change, of: Of, new: bool = False) -> Plan:
     return Plan((_pair(change, of, 1.0),))
 
 
-def _new(change: New, wanted: bool) -> Plan:
+def _new(change: Change, of: Of, wanted: bool) -> Plan:
     if not wanted:
         raise UnsupportedLayer(
             "a new vector is no displacement, so nothing says that its small entries do not matter; leave it as it is "
             "by keep='NAME', or compress it too by new=True"
         )
+    if isinstance(change, NewLowRank) and of != "product":
+        pair = _pair(change, of, 1.0)
+        return Plan((NewFactors(pair.left, pair.right, pair.shape, pair.multiple),))
     return Plan((NewVector(change),))
 
 

@@ -182,8 +182,10 @@ def _nearest(found: Signs) -> float:
             b += math.fsum(float(vector.sums.sum()) for vector in vectors)
             e += sum(int(vector.counts.sum()) for vector in vectors)
     unit = float(mean_abs(found)[0]) or 1.0  # s = unit u, so that the coefficients of u are of one size
-    c1, c2, c4 = -2 * b * unit, (e - 2 * p) * unit**2, q * unit**4
+    c1, c2, c4 = -2 * b * unit, (e - 2 * p) * unit * unit, q * unit * unit * unit * unit
     size = max(abs(c1), abs(c2), abs(c4))
+    if not math.isfinite(size):
+        raise NonFinite("the squares of the entries are too large for float64, so there is no least-squares scale")
     if not size:
         return 0.0
     roots = np.roots([4 * c4 / size, 0.0, 2 * c2 / size, c1 / size])

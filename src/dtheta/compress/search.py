@@ -56,8 +56,8 @@ class Search:
 def search_compression(
     delta: Delta,
     score: Score,
-    densities: Sequence[float] = DENSITIES,
-    alphas: Sequence[float] = ALPHAS,
+    densities: Iterable[float] = DENSITIES,
+    alphas: Iterable[float] = ALPHAS,
     *,
     scale: Scale = "alpha-sigma",
     per: Per = "delta",
@@ -70,8 +70,8 @@ def search_compression(
     Args:
         delta: Any delta; spectral changes must be bound.
         score: Takes a delta, returns a number; higher is better. ``on_batches`` makes one of a model and data.
-        densities: Shares of entries to keep.
-        alphas: Multiples of the scale.
+        densities: Shares of entries to keep: any iterable of numbers.
+        alphas: Multiples of the scale, likewise.
         scale: Rule for the scale, as in ``compress``.
         per: What has a density and a scale of its own, as there.
         of: What is compressed of low-rank changes, as there.
@@ -83,16 +83,16 @@ def search_compression(
         product of factors is left, which ``compress`` refuses, is not scored and stands there with minus infinity.
 
     Raises:
-        ConfigError, UnknownParameter: As ``compress``; arguments are checked before anything is scored.
+        ConfigError, UnknownParameter: As ``compress``, or if a score is no number; arguments are checked before
+            anything is scored.
         UnsupportedLayer: As ``compress``, or if no density leaves a product of factors.
         NonFinite: If a score is NaN, or as ``compress``.
     """
-    if not densities or not alphas:
-        raise ConfigError("the grid is empty: give at least one density and one alpha")
-    for alpha in alphas:
-        check_scale(scale, alpha)
-    for density in densities:
-        check(density, per, of)
+    densities, alphas = _grid(densities, "densities"), _grid(alphas, "alphas")
+    alphas = [check_scale(scale, alpha) for alpha in alphas]
+    densities = [check(density, per, of) for density in densities]
+    if not callable(score):
+        raise ConfigError(f"the score is a {type(score).__name__}; expected a function: score(delta) -> number")
     table: list[Trial] = []
     best: tuple[Delta, Trial] | None = None
     refused: UnsupportedLayer | None = None
@@ -101,7 +101,7 @@ def search_compression(
         try:
             refuse_vanished(found)
         except UnsupportedLayer as error:
-            table += [Trial(density, float(alpha), -math.inf, 0) for alpha in alphas]
+            table += [Trial(density, alpha, -math.inf, 0) for alpha in alphas]
             refused = error
             continue
         for packed, trial in _scored(found, score, scale, alphas, {"of": of, "keep": keep}):
@@ -114,6 +114,16 @@ def search_compression(
     return Search(_noted(*best, densities, alphas), best[1], tuple(table))
 
 
+def _grid(values: Any, what: str) -> list[Any]:
+    """Return the values of one side of the grid; an iterator is gone through once."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise ConfigError(f"{what} is {values!r}; expected several numbers, such as [0.05, 0.1]")
+    found = list(values)
+    if not found:
+        raise ConfigError("the grid is empty: give at least one density and one alpha")
+    return found
+
+
 def _scored(
     found: Signs, score: Score, scale: Scale, alphas: Sequence[float], settings: Mapping[str, Any]
 ) -> Iterator[tuple[Delta, Trial]]:
@@ -122,11 +132,16 @@ def _scored(
     for alpha in alphas:
         packed = compressed(found, scale, alpha, **settings)
         nbytes = stored_bytes(packed) if nbytes is None else nbytes
-        yield packed, Trial(found.density, float(alpha), _number(score(packed), found.density, alpha), nbytes)
+        yield packed, Trial(found.density, alpha, _number(score(packed), found.density, alpha), nbytes)
 
 
 def _number(value: Any, density: float, alpha: float) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"the score at density {density}, alpha {alpha} is {value!r}; expected a number, higher is better"
+        ) from None
     if math.isnan(number):
         raise NonFinite(f"the score at density {density}, alpha {alpha} is NaN; a score must order the deltas")
     return number
@@ -135,7 +150,7 @@ def _number(value: Any, density: float, alpha: float) -> float:
 def _noted(delta: Delta, trial: Trial, densities: Sequence[float], alphas: Sequence[float]) -> Delta:
     """Write into the provenance that the settings were searched, and what they scored."""
     score = trial.score if math.isfinite(trial.score) else None
-    grid = {"densities": [float(d) for d in densities], "alphas": [float(a) for a in alphas], "score": score}
+    grid = {"densities": list(densities), "alphas": list(alphas), "score": score}
     made = delta.provenance
     return replace(delta, provenance=replace(made, settings={**made.settings, "searched": grid}))
 

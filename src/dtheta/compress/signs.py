@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from dtheta.compress.parts import Pair, Part
 from dtheta.compress.plan import Of, Plan, plan
 from dtheta.compress.vectors import Per, Vector, naming, select
+from dtheta.core.arguments import is_number, one_delta
 from dtheta.core.change import Change
 from dtheta.core.delta import Delta
 from dtheta.core.linalg import lowrank_norm
@@ -80,8 +82,8 @@ def signs(
         UnsupportedLayer: If a change cannot be compressed in this way; the message names it.
         NonFinite: If a change holds NaN or infinity; the message names it.
     """
-    check(density, per, of)
-    chosen = _chosen(delta, keep)
+    density = check(density, per, of)
+    chosen = _chosen(one_delta(delta), keep)
     plans = {name: naming(name, lambda n=name: plan(delta[n], of, new)) for name in chosen}
     named = {
         f"{name}{_place(i, found)}": values
@@ -91,20 +93,21 @@ def signs(
     return Signs(delta, density, per, plans, tuple(select(named, density, per)))
 
 
-def check(density: float, per: str, of: str) -> None:
-    """Check arguments that need no delta.
+def check(density: Any, per: str, of: str) -> float:
+    """Check arguments that need no delta, and return the density.
 
     Raises:
         ConfigError: If one cannot be meant.
     """
-    if not 0 < density <= 1:
-        raise ConfigError(f"density {density} is not in (0, 1]: it is the share of entries to keep, 0.05 for 5 %")
+    if not (is_number(density) and 0 < density <= 1):
+        raise ConfigError(f"density {density!r} is not in (0, 1]: it is the share of entries to keep, 0.05 for 5 %")
     for name, value, known in (
         ("per", per, ("delta", "tensor", "row")),
         ("of", of, ("factors", "balanced", "product")),
     ):
         if value not in known:
             raise ConfigError(f"{name}={value!r} is not known; expected one of {', '.join(known)}")
+    return float(density)
 
 
 def refuse_vanished(found: Signs) -> None:
@@ -129,6 +132,8 @@ def refuse_vanished(found: Signs) -> None:
 
 def _chosen(delta: Delta, keep: str) -> list[str]:
     """Return the names to compress, sorted."""
+    if not isinstance(keep, str):
+        raise ConfigError(f"keep={keep!r} is no glob; alternatives are joined in one text: 'head.*|*.bias'")
     for glob in filter(None, (glob.strip() for glob in keep.split("|"))):
         if not any(matches(name, glob) for name in delta):
             raise UnknownParameter(f"keep={glob!r} matches no change of this delta{did_you_mean(glob, delta)}")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dtheta.core.block import Block
-from dtheta.core.change import Change, New, matrix_shape
+from dtheta.core.change import Change, matrix_shape
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced, displaced_with_error
@@ -272,7 +272,7 @@ def bind(delta: Delta, model: nn.Module | Mapping[str, Tensor], *, strict: bool 
     if isinstance(model, nn.Module):
         table, touched = shared(model), set(delta.changes)
         refuse_overlap(table, (name for name, held in table.items() if any(o.name in touched for o, _ in held)))
-    changes = {n: c if isinstance(c, New) else _named(n, bound, c, tensors[n]) for n, c in delta.changes.items()}
+    changes = {n: c if c.is_new else _named(n, bound, c, tensors[n]) for n, c in delta.changes.items()}
     if all(changes[name] is delta.changes[name] for name in changes):
         return delta
     result = Delta(changes, delta.base, delta.provenance)
@@ -305,7 +305,7 @@ def check_base(delta: Delta, tensors: Mapping[str, Tensor], strict: bool) -> Non
     Raises:
         BaseMismatch, UnknownParameter, ShapeMismatch, UnsupportedLayer: As ``applied``.
     """
-    touched = {name: change for name, change in delta.changes.items() if not isinstance(change, New)}
+    touched = {name: change for name, change in delta.changes.items() if not change.is_new}
     look = getattr(tensors, "info", tensors.__getitem__)  # a checkpoint tells shapes without reading tensors
     found = {name: look(name) for name in touched if name in tensors}
     for name, tensor in found.items():

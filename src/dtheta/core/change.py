@@ -6,12 +6,13 @@
     spectral  U diag(s) V^T          U, V from the base's own SVD    s and a probe (see spectral.py)
     rows      D[i] = values          rows of an embedding            i, values
     new       a vector that the base does not have (prompts, heads)  the vector
+    new-low-rank  the same as a product (position offsets)     as low-rank
     block     a change of a window of rows or columns                the change, axis, start
     scaled    a * D                                                  a, D
     sum       D1 + D2 + ...                                          the terms
 
-Dense and new vectors stand here; the other kinds have a file each (lowrank.py, spectral.py, rows.py, block.py), and
-multiples and sums, which are made of them, one together (combination.py).
+Dense and new vectors stand here; the other kinds have a file each (lowrank.py, new_lowrank.py, spectral.py, rows.py,
+block.py), and multiples and sums, which are made of them, one together (combination.py).
 
 A parameter of any number of dimensions is seen as the matrix (shape[0], product of the rest), in the layout in
 which the module stores it. Sums and multiples stay in factored form, so they are exact: adding two low-rank changes
@@ -84,6 +85,8 @@ class Change(ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether the base does not have this vector, so that it is relative to nothing.
+    is_new: ClassVar[bool] = False
     shape: Shape
     __array_ufunc__ = None  # numpy scalars leave ``scalar * change`` to us
 
@@ -284,6 +287,7 @@ class New(Dense):
     """A vector that the base does not have: a prompt, a head. Relative to nothing, so it is its own displacement."""
 
     kind: ClassVar[str] = "new"
+    is_new: ClassVar[bool] = True
 
     def times(self, factor: float) -> Change:
         """Return the multiple, rounded to the vector's dtype."""
@@ -292,5 +296,5 @@ class New(Dense):
 
 def refuse_new(terms: Sequence[Change]) -> None:
     """Raise UnsupportedLayer if one of the changes is a new vector."""
-    if any(isinstance(term, New) for term in terms):
+    if any(term.is_new for term in terms):
         raise UnsupportedLayer("a new vector cannot be a term of a sum, multiple or block of an existing parameter")

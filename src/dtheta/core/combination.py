@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Change, Factors, New, Shape, refuse_new
+from dtheta.core.change import Change, Factors, New, Shape, matrix_shape, refuse_new
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
 
@@ -210,13 +210,16 @@ def add(changes: Sequence[Change]) -> Change:
         raise ShapeMismatch(f"cannot add changes of shapes {sorted(shapes)}: expected one shape")
     if len(flat) == 1:
         return flat[0]
-    new = [change for change in flat if isinstance(change, New)]
+    new = [change for change in flat if change.is_new]
     if not new:
         return Sum(tuple(flat))
     if len(new) != len(flat):
         raise UnsupportedLayer("cannot add a new vector to the displacement of an existing parameter of the same name")
-    summed = torch.stack([change.values.double() for change in new]).sum(0)
-    return New(summed.to(torch.float64 if any(c.dtype == torch.float64 for c in new) else torch.float32))
+    summed = torch.zeros(matrix_shape(new[0].shape), dtype=torch.float64, device=new[0].device)
+    for change in new:
+        change.add_to(summed)
+    wide = any(change.dtype == torch.float64 for change in new)
+    return New(summed.reshape(new[0].shape).to(torch.float64 if wide else torch.float32))
 
 
 def _append(flat: list[Change], term: Change) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.change import Change, New
+from dtheta.core.change import Change
 from dtheta.core.combination import add, scale
 from dtheta.core.fingerprint import Fingerprint
 from dtheta.core.products import inner
@@ -198,9 +198,9 @@ class Delta:
         return bind(self, model)
 
     @property
-    def new(self) -> dict[str, New]:
+    def new(self) -> dict[str, Change]:
         """The vectors that the base does not have."""
-        return {n: c for n, c in self.changes.items() if isinstance(c, New)}
+        return {n: c for n, c in self.changes.items() if c.is_new}
 
     def save(self, path: str | PathLike[str], *, include_basis: bool = False) -> Path:
         """Write the delta to a ``.delta`` file, completely or not at all, and return its path.
@@ -226,8 +226,16 @@ class Delta:
         rows = [f"{'parameter':<60} {'change':<14} {'rank':>5} {'norm':>11} {'bytes':>12}"]
         for name, c in self.changes.items():
             rank = "" if c.rank is None else str(c.rank)
-            rows.append(f"{name:<60} {c.kind:<14} {rank:>5} {c.norm():>11.4g} {c.nbytes:>12,}")
+            rows.append(f"{name:<60} {c.kind:<14} {rank:>5} {_norm_text(c):>11} {c.nbytes:>12,}")
         return "\n".join([repr(self), *rows])
+
+
+def _norm_text(change: Change) -> str:
+    """Return the norm to be shown; that of a sum with a spectral term takes the singular vectors of the base."""
+    try:
+        return f"{change.norm():.4g}"
+    except ConfigError:
+        return "unbound"
 
 
 def _is_number(value: object) -> bool:

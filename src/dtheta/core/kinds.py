@@ -5,6 +5,7 @@
     new                                      values (float, shape)
     low-rank  rank, core                     left (float, m r), right (float, r n),
                                              if core: core (float, r)
+    new-low-rank  as low-rank                as low-rank
     rows      count                          index (int64, k), values (float, k n)
     spectral  rank                           shift (float, k)                              probe (float, m), with
                                                                                            parts (float64) or without;
@@ -37,6 +38,7 @@ from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.lowrank import LowRank
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.planes import trusted
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
@@ -45,6 +47,7 @@ from dtheta.core.ternary import ternary
 from dtheta.core.ternary_factors import TernaryFactors
 from dtheta.errors import FormatError, did_you_mean
 
+NEW_KINDS = frozenset({"new", "new-low-rank"})  # of what the base does not have
 MAX_DEPTH = 16  # of blocks, multiples and sums inside each other; sums and multiples made by ``+ *`` never nest
 
 FLOATS = (torch.float32, torch.float64)
@@ -120,6 +123,11 @@ KINDS: dict[str, Kind] = {
         {"rank": int, "core": bool},
         _low_rank_parts,
         lambda meta, t: LowRank(t["left"], t["right"], t.get("core"), tuple(meta["shape"])),
+    ),
+    "new-low-rank": Kind(
+        {"rank": int, "core": bool},
+        _low_rank_parts,
+        lambda meta, t: NewLowRank(t["left"], t["right"], t.get("core"), tuple(meta["shape"])),
     ),
     "rows": Kind({"count": int}, _rows_parts, lambda meta, t: Rows(t["index"], t["values"], tuple(meta["shape"]))),
     "spectral": Kind(
@@ -254,7 +262,7 @@ def _problem(form: Form) -> str:
     """Return what is wrong with numbers that have the right types, or an empty string."""
     meta, shape = form.meta, matrix_shape(form.shape)
     terms = list(form.children.values())
-    if any(term.meta["kind"] == "new" for term in terms):
+    if any(term.meta["kind"] in NEW_KINDS for term in terms):
         return "a new vector is no term of an existing parameter"
     if meta["kind"] in ("sum", "scaled") and (not terms or any(term.shape != form.shape for term in terms)):
         return "its terms have other shapes"

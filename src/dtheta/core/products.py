@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dtheta.core.block import Block
-from dtheta.core.change import Change, New, matrix_shape, slabs
+from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.linalg import lowrank_inner
 from dtheta.core.plane_products import dot
@@ -39,7 +40,7 @@ def inner(a: Change, b: Change) -> float:
     """
     if tuple(a.shape) != tuple(b.shape):
         raise ShapeMismatch(f"inner product of changes of shapes {tuple(a.shape)} and {tuple(b.shape)}")
-    if isinstance(a, New) != isinstance(b, New):
+    if a.is_new != b.is_new:
         raise UnsupportedLayer("inner product of a new vector with the displacement of an existing parameter")
     return _inner(a, b)
 
@@ -96,7 +97,9 @@ def _inner_matrices(a: Change, b: Change) -> float:
 
 
 def _dot(x: Tensor, y: Tensor) -> float:
-    return float((x * y).sum())
+    """Return the inner product, on the CPU with the same bits for any number of threads: coefficients come from it."""
+    product = x * y
+    return float(np.add.reduce(product.numpy(), axis=None)) if product.device.type == "cpu" else float(product.sum())
 
 
 def _dot_factors(part: Tensor, factors: tuple[Tensor, Tensor] | None, start: int, stop: int) -> float:

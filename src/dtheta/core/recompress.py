@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from dtheta.core.block import Block
-from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.change import Change, Dense, matrix_shape
 from dtheta.core.combination import Scaled, Sum, add, scale
 from dtheta.core.delta import Delta, derived
 from dtheta.core.linalg import Recompressed
 from dtheta.core.linalg import recompress as recompress_factors
 from dtheta.core.lowrank import LowRank
+from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.svd import full_svd
 from dtheta.errors import ConfigError
@@ -24,7 +25,8 @@ from dtheta.errors import ConfigError
 def recompress(delta: Delta, rank: int | float) -> Delta:
     """Return the delta with every factored change brought to the rank asked for, as one low-rank change.
 
-    Dense changes of matrices are factored too; vectors, rows and new vectors stay as they are. The blocks of a fused
+    Dense changes of matrices are factored too; vectors, rows and dense new vectors stay as they are, and new ones in
+    factored form stay new. The blocks of a fused
     projection are recompressed one by one, where they do not overlap.
 
     Args:
@@ -66,7 +68,8 @@ def _recompressed_whole(change: Change, rank: int | float) -> tuple[Change, floa
     if factors is None:
         return _factored(change, rank)
     found = recompress_factors(*factors, **_limit(rank))
-    return LowRank(found.left, found.right, full_shape=tuple(change.shape)), found.discarded_energy
+    kind = NewLowRank if change.is_new else LowRank
+    return kind(found.left, found.right, full_shape=tuple(change.shape)), found.discarded_energy
 
 
 def _limit(rank: int | float) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def _clusters(blocks: list[tuple[float, Block]]) -> list[list[tuple[float, Block
 
 def _factored(change: Change, rank: int | float) -> tuple[Change, float]:
     """Factor a dense change of a matrix; leave rows, vectors and new vectors alone."""
-    factorable = isinstance(change, Dense | Sum | Scaled) and not isinstance(change, New)
+    factorable = isinstance(change, Dense | Sum | Scaled) and not change.is_new
     if not factorable or len(change.shape) < 2 or min(matrix_shape(change.shape)) < 2:
         return change, 0.0
     svd = full_svd(change.matrix())

@@ -11,8 +11,11 @@ Every field carries its length, so two different triples can never spell the sam
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
+
+from dtheta.errors import ConfigError
 
 _BITS = 63  # torch seeds are signed 64-bit integers
 
@@ -21,7 +24,14 @@ def key(seed: int, name: str, index: int = 0) -> int:
     """Return the key of the draw ``(seed, name, index)``, an integer in [0, 2**63).
 
     ``seed`` is the user's seed, ``name`` says what is drawn, ``index`` counts draws of the same name.
+
+    Raises:
+        ConfigError: If the seed is no whole number, which would be cut to one.
     """
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise ConfigError(f"seed is {seed!r}; expected a whole number") from None
     digest = hashlib.blake2b(digest_size=8)
     for field in (str(int(seed)), name, str(int(index))):
         encoded = field.encode()

@@ -45,7 +45,8 @@ def adapt_page(results: AdaptResults) -> Page:
         sections.append(Section("Provenance", [KeyValues(list(results.provenance.items()))]))
     tasks = listed([task.name for task in results.tasks])
     kicker = f"dtheta adapt \u00b7 {plural(len(results.methods), 'method')} \u00b7 {plural(len(results.tasks), 'task')}"
-    return Page(f"{results.model} adapted to {tasks}", verdict(results), sections, kicker)
+    lead = " ".join(filter(None, (results.note, verdict(results))))
+    return Page(f"{results.model} adapted to {tasks}", lead, sections, kicker)
 
 
 def _tiles(results: AdaptResults) -> Tiles:

@@ -34,7 +34,7 @@ def comparison_report(
 
 def comparison_page(found: Comparison, deltas: Sequence[DeltaSummary], note: str = "") -> Page:
     """The page, before it is written: that of the deltas, with signs and layers compared as well."""
-    page = delta_page(Survey(tuple(deltas), found.whole.cosines))
+    page = delta_page(Survey(tuple(deltas), found.whole.cosines, one_base=True))
     first, similar, *rest = page.sections
     if note:
         similar = replace(similar, lead=f"{similar.lead} {note}")
@@ -66,7 +66,7 @@ def _by_layer(found: Comparison) -> list[Section]:
         _layers(found, "Cosine by layer", "cosine", lambda a: a.cosines, signed=True),
         _layers(found, "Conflicts by layer", "share in conflict", lambda a: a.conflicts),
     ]
-    lead = "Every pair of deltas, layer by layer."
+    lead = "Every pair of deltas, layer by layer, in the shades of the whole deltas."
     return [Section("Likeness by layer", [Panels(charts, tables=[_layer_table(found)])], lead)]
 
 
@@ -76,9 +76,9 @@ def _layers(found: Comparison, title: str, value: str, of: Callable[[Alike], Mat
     cells = [[of(layer)[i][j] for layer in found.layers] for i, j in pairs]
     wide = 2 * WIDTH if len(found.layers) > _MANY else WIDTH
     columns = [layer.name for layer in found.layers]
-    top = None if signed else 1.0
+    # 1 is the full shade, as for the whole deltas: a shade means one number on the page
     return heat_map(
-        title, rows, columns, cells, value_name=value, column_name="layer", top=top, signed=signed, full_width=wide
+        title, rows, columns, cells, value_name=value, column_name="layer", top=1.0, signed=signed, full_width=wide
     )
 
 

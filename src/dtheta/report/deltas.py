@@ -17,6 +17,7 @@ from dtheta.report.quantity import byte_size, count, fixed, listed, plural, sign
 from dtheta.report.survey import DeltaSummary, Survey, survey
 
 _NORM = "norm of the change"
+_UNIT = "in units of the weights"
 _UNRELATED = 0.05  # cosines below this are not called alike
 
 
@@ -52,7 +53,7 @@ def delta_verdict(found: Survey) -> str:
             f"{plural(len(delta.changes), 'tensor')} of {count(_weights(delta))} weights by a norm of "
             f"{significant(delta.norm, 3)}, in {byte_size(delta.file_bytes)}."
         )
-    bases = len({delta.base for delta in found.deltas})
+    bases = 1 if found.one_base else len({delta.base for delta in found.deltas})
     whole = f"{len(found.deltas)} deltas of {'one base' if bases == 1 else f'{bases} bases'}"
     pairs = _pairs(found)
     if not pairs:
@@ -93,9 +94,7 @@ def _tiles(found: Survey) -> Tiles:
                     count(len(found.deltas)),
                     listed(list(dict.fromkeys(d.method for d in found.deltas if d.method))),
                 ),
-                Tile(
-                    "Norms", f"{significant(min(norms), 3)} to {significant(max(norms), 3)}", "in units of the weights"
-                ),
+                Tile("Norms", " to ".join(significant(n, 3, pad=True) for n in (min(norms), max(norms))), _UNIT),
                 Tile("Files", byte_size(sum(d.file_bytes for d in found.deltas)), "all together"),
             ]
         )
@@ -103,7 +102,7 @@ def _tiles(found: Survey) -> Tiles:
     dense = 4 * _weights(delta)
     return Tiles(
         [
-            Tile("Norm", significant(delta.norm, 3), "in units of the weights"),
+            Tile("Norm", significant(delta.norm, 3), _UNIT),
             Tile("Tensors", count(len(delta.changes)), f"{count(_weights(delta))} weights moved"),
             Tile("File", byte_size(delta.file_bytes), f"{byte_size(dense)} as dense float32"),
         ]
@@ -111,13 +110,13 @@ def _tiles(found: Survey) -> Tiles:
 
 
 def _overview(found: Survey) -> Table:
-    columns = [Column("Delta"), Column("Method"), Column("Base")]
-    columns += [Column(name, True) for name in ("Norm", "Tensors", "Weights moved", "File")]
+    columns = [Column("Delta"), Column("Method"), *([] if found.one_base else [Column("Base")])]
+    columns += [Column(name, True) for name in ("Norm", "Tensors", "Weights in them", "File")]
     rows = [
         [
             word(delta.name),
             word(delta.method or delta.origin.get("operation", "")),
-            word(f"`{delta.base[:12]}`" if delta.base else "not named"),
+            *([] if found.one_base else [word(f"`{delta.base[:12]}`" if delta.base else "not named")]),
             number(delta.norm, significant(delta.norm, pad=True)),
             number(len(delta.changes), count(len(delta.changes))),
             number(_weights(delta), count(_weights(delta))),

@@ -148,6 +148,7 @@ class AdaptResults:
         provenance: Versions, seeds, base digest: nothing that names a machine.
         next_steps: What to try next.
         packed: What compressing the deltas, and composing them into one, leaves; None where that was not looked at.
+        note: A sentence that comes before all others, such as that a run is a trial.
     """
 
     model: str
@@ -158,6 +159,7 @@ class AdaptResults:
     provenance: Mapping[str, str] = field(default_factory=dict)
     next_steps: tuple[NextStep, ...] = ()
     packed: Packed | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not self.tasks or any(not task.methods for task in self.tasks):

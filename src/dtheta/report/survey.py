@@ -46,11 +46,16 @@ class DeltaSummary:
 
 @dataclass(frozen=True)
 class Survey:
-    """Deltas and the cosines between them; None where there is no angle, and ``notes`` say why."""
+    """Deltas and the cosines between them; None where there is no angle, and ``notes`` say why.
+
+    ``one_base`` is set where it is known that all are of one base, though each names only what it was trained in: the
+    base of a classifier counts the shape of its head.
+    """
 
     deltas: tuple[DeltaSummary, ...]
     cosines: tuple[tuple[float | None, ...], ...]
     notes: tuple[str, ...] = ()
+    one_base: bool = False
 
     def __post_init__(self) -> None:
         if not self.deltas:

@@ -14,6 +14,7 @@ from dtheta.score.interval import (
     metric_interval,
     paired_bootstrap,
     paired_interval,
+    paired_shares,
     wilson,
 )
 from dtheta.score.metric import RMSE, Accuracy, CrossEntropy, MacroF1, Metric, Perplexity
@@ -40,5 +41,6 @@ __all__ = [
     "metric_interval",
     "paired_bootstrap",
     "paired_interval",
+    "paired_shares",
     "wilson",
 ]

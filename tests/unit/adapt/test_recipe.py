@@ -16,7 +16,6 @@ from dtheta.adapt.recipe import (
     adapt_classifier,
     dropout_as,
     frozen_baseline,
-    paired,
     problem,
     task_model,
 )
@@ -99,13 +98,3 @@ def test_dropout_is_given_back(tiny_bert: nn.Module) -> None:
     assert layers[0].p == 0.3
     with dropout_as(tiny_bert, True):
         assert layers[0].p == 0.3
-
-
-def test_paired_differences() -> None:
-    a, b = torch.ones(20), torch.ones(20)
-    assert (paired(a, b).low, paired(a, b).high) == (0.0, 0.0)
-    assert paired(a, torch.zeros(20)).estimate == 1.0
-    b[:7] = 0
-    found = paired(a, b)
-    assert found.estimate == pytest.approx(0.35)
-    assert 0 < found.low < 0.35 < found.high < 1

@@ -390,3 +390,24 @@ def test_data_that_cannot_be_used(tiny_mlp: nn.Module, deltas: list[Delta]) -> N
         learn(one, lambda model, batch: model(batch[0]))
     with pytest.raises(ConfigError, match="does not depend"):
         learn(one, lambda model, batch: Dense(batch[1]).values.sum())
+
+
+def test_one_delta_may_stand_alone(tiny_mlp: nn.Module) -> None:
+    one, x = delta(tiny_mlp), normal(8, 12)
+    found = [
+        learn_coefficients(tiny_mlp, given, [x], lambda model, batch: model(batch).square().mean(), epochs=1)
+        for given in (one, [one])
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("wrong", ["a.delta", ["a.delta"], None])
+def test_what_is_no_delta(tiny_mlp: nn.Module, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="expected deltas"):
+        learn_coefficients(tiny_mlp, wrong, [normal(8, 12)], lambda model, batch: model(batch).sum())
+
+
+@pytest.mark.parametrize("batches", [[1], {"a": [1]}])
+def test_a_loss_is_a_function(tiny_mlp: nn.Module, batches: Any) -> None:
+    with pytest.raises(ConfigError, match="the loss is a NoneType; expected a function"):
+        learn_coefficients(tiny_mlp, [delta(tiny_mlp)], batches, None)  # type: ignore[arg-type]

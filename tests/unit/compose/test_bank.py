@@ -332,3 +332,8 @@ def test_any_order_of_switches_and_blocks(steps: list[str]) -> None:
     for block in blocks:
         block.__exit__(None, None, None)
     assert bits(model) == before
+
+
+def test_a_bank_takes_a_module() -> None:
+    with pytest.raises(ConfigError, match="the model is a dict; expected a torch module"):
+        Bank({})  # type: ignore[arg-type]

@@ -272,3 +272,10 @@ def test_order_of_groups() -> None:
 
 def test_examples_change_every_linear_weight(tiny_mlp: nn.Module) -> None:
     assert set(adapter(tiny_mlp, 0)) == {n for n in base_tensors(tiny_mlp) if n.endswith("weight")}
+
+
+@pytest.mark.parametrize("name", ["r2", "dense", "signs", None])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_rows_are_counted_where_all_have_one_expert_too(mlp_bank: Bank, name: str | None, count: int) -> None:
+    with pytest.raises(ConfigError, match="rows, one for each expert named"):
+        mlp_bank.run(normal(6, 12), experts=[name] * count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -134,3 +135,40 @@ def test_coefficients_that_do_not_fit(three: list[Delta]) -> None:
         compose(three, [everything[0], everything[1], {"0.bias": 1.0, "0.weight": 1.0}])
     with pytest.raises(ConfigError, match="delta 2: 1 of its 1"):
         compose(three, [everything[0], everything[1], {}])
+
+
+def test_one_delta_may_stand_alone(three: list[Delta]) -> None:
+    assert compose(three[0], 0.5) == compose([three[0]], [0.5])
+
+
+def test_arrays_of_numbers_are_read_as_tensors_are(three: list[Delta]) -> None:
+    table = np.arange(3.0 * len(blocks(three))).reshape(3, -1)
+    assert compose(three, table) == compose(three, torch.from_numpy(table))  # type: ignore[arg-type]
+    assert compose(three, np.array(0.5)) == compose(three, np.float32(0.5)) == compose(three, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "message"),
+    [
+        ("1", "the coefficients are '1'"),
+        (None, "the coefficients are None"),
+        ({"0.weight": 1.0}, "for each delta a mapping"),
+        (["1", 1, 1], "the coefficient of delta 0 is '1'; expected a number"),
+        ([1, None, 1], "the coefficient of delta 1 is None"),
+        (torch.zeros(3, 2, 2), "the coefficient of delta 0 is"),
+    ],
+)
+def test_what_is_no_coefficient(three: list[Delta], coefficients: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(three, coefficients)  # type: ignore[arg-type]
+
+
+def test_a_number_of_a_block_is_named(three: list[Delta]) -> None:
+    with pytest.raises(ConfigError, match=r"the coefficient of delta 0 for '0.weight' is 'x'"):
+        compose(three[2], [{"0.weight": "x"}])  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("wrong", ["a.delta", None, ["a.delta"], []])
+def test_what_is_no_delta(wrong: object) -> None:
+    with pytest.raises(ConfigError, match="delta"):
+        compose(wrong, 1.0)  # type: ignore[arg-type]

@@ -249,3 +249,12 @@ def test_an_autocast_region_around_it_sees_every_composition(tiny_mlp: nn.Module
         expected = tiny_mlp(x)
     assert torch.equal(after, base) and not torch.equal(shown, base)
     assert torch.allclose(shown, expected, atol=1e-2)
+
+
+def test_a_loss_of_something_else_is_refused(tiny_mlp: nn.Module) -> None:
+    other = torch.ones((), requires_grad=True)
+    with open_(tiny_mlp, [delta(tiny_mlp)]) as composition:
+        for loss in (other, other.detach(), (2 * other)):
+            with pytest.raises(ConfigError, match="does not depend on any parameter that a delta changes"):
+                composition.backward(loss)
+        assert other.grad is None

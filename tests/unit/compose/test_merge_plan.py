@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dtheta.compose.merge_plan import merge_plan, resolved
 from dtheta.compose.merge_rules import RULES, Parameter
@@ -54,3 +57,30 @@ def test_a_plan_remembers_names_and_no_places() -> None:
     assert settings["base"] == "base"
     assert settings["parameters"] == {"lambda": 0.5}
     assert "far" not in str(settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, "bfloat16"])
+def test_weights_are_not_written_as_integers(dtype: Any) -> None:
+    with pytest.raises(ConfigError, match=r"dtype is .*; expected torch.float32"):
+        merge_plan("linear", ["one"], dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("one/", r"models is 'one/'; expected a list: \['one/'\]"),
+        (Path("one"), "expected a list"),
+        ([("one", 0.5)], "a model is .*; expected a path"),
+        ([("one", {}, 3)], "a model is .*; expected a path"),
+        ([None], "a model is None"),
+    ],
+)
+def test_models_that_are_no_list_of_paths(models: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        merge_plan("linear", models)
+
+
+def test_a_seed_is_a_whole_number() -> None:
+    assert merge_plan("linear", ["one"], seed=np.int64(3)).seed == 3  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="seed is None"):
+        merge_plan("linear", ["one"], seed=None)  # type: ignore[arg-type]

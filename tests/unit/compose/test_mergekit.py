@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dtheta.compose import mergekit
 from dtheta.compose.mergekit import plan_of, read_plan
 from dtheta.compose.streaming import merge_checkpoints
 from dtheta.errors import ConfigError
@@ -200,3 +201,17 @@ def test_a_gradient_and_a_dtype_by_hand(tmp_path: Path) -> None:
     # next to 1, bfloat16 has 1 + 2^-7 and 1 - 2^-8: 1.002 and 1.004 go to 1 and (by a hair) to 1 + 2^-7
     assert [float(found[f"layers.{i}.w"][0]) for i in range(3)] == [1, 1, 1 + 2**-7]
     assert [float(found[f"layers.{i}.w"][1]) for i in range(3)] == [1, 1, 1 - 2**-8]
+
+
+def test_models_known_by_name_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(mergekit.ZOO, "known", lambda: tmp_path / "cache")
+    (tmp_path / "one").mkdir()
+    document = {
+        "merge_method": "task_arithmetic",
+        "base_model": "known",
+        "models": [{"model": "one", "parameters": {"weight": 1}}],
+    }
+    assert plan_of(document).base == tmp_path / "cache"
+    (tmp_path / "known").mkdir()  # a folder of that name comes first
+    assert plan_of(document).base == Path("known")

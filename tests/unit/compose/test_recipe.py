@@ -26,6 +26,7 @@ def test_fields_are_changed_by_name() -> None:
     [
         {"epochs": 0}, {"epochs": 1.5}, {"accumulation": True}, {"lr": -1.0}, {"lr": float("nan")}, {"clip": 0.0},
         {"schedule": "sine"}, {"order": 3}, {"penalty": float("inf")}, {"weight_decay": -0.1}, {"shortest": 0},
+        {"lr": "0.1"}, {"penalty": None}, {"clip": "1"},
     ],
 )  # fmt: skip
 def test_values_that_cannot_be(changes: dict[str, Any]) -> None:

@@ -36,3 +36,10 @@ def test_what_cannot_be_meant() -> None:
         Forget(float, float, keep=1.5)
     with pytest.raises(NonFinite, match="target metric"):
         Forget(lambda model: float("nan"), float).scores(1)
+
+
+def test_a_share_of_a_negative_score_means_nothing() -> None:
+    rule = Forget(float, float, keep=0.95)  # -1 * 0.95 lies above -1: any epoch would break the control
+    with pytest.raises(ConfigError, match="the control metric is -1 on the base"):
+        rule.stop({"target": 0.0, "control": -1.0}, {"target": 0.0, "control": -1.0})
+    assert rule.stop({"target": 0.0, "control": 0.0}, {"target": 0.0, "control": 0.0}) == ""

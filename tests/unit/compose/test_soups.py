@@ -130,3 +130,8 @@ def test_heads_are_mixed_as_they_are() -> None:
     heads = [Delta({"head": New(normal(3, index=i))}) for i in range(2)]
     mean = (heads[0]["head"].dense() + heads[1]["head"].dense()) / 2
     assert torch.allclose(uniform_soup(heads)["head"].dense(), mean)
+
+
+def test_a_score_is_a_function(tiny_mlp: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="the score is a NoneType; expected a function"):
+        greedy_soup([delta(tiny_mlp)], None)  # type: ignore[arg-type]

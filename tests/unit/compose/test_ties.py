@@ -184,3 +184,18 @@ def test_arguments_that_cannot_be_meant(tiny_mlp: nn.Module, wrong: dict, match:
         ties([delta(tiny_mlp)], factor=float("inf"))
     with pytest.raises(NonFinite, match="weights"):
         ties([delta(tiny_mlp)], weights=float("nan"))
+
+
+@pytest.mark.parametrize("densities", [{0.1, 0.2}, {0.1: 1, 0.2: 2}, "0.1", None])
+def test_numbers_for_each_delta_have_an_order(tiny_mlp: nn.Module, densities: object) -> None:
+    with pytest.raises(ConfigError, match=r"the densities are .*expected a number, or one for each delta"):
+        ties([delta(tiny_mlp), delta(tiny_mlp, index=1)], densities)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["dense", "ternary"])
+def test_a_divisor_next_to_zero_counts_as_one_whether_weights_are_equal_or_not(tiny_mlp: nn.Module, kind: str) -> None:
+    one = delta(tiny_mlp, kind)
+    values = one["0.weight"].dense().double()
+    for weights in ([1e-9, 1e-9], [1e-9, 1.5e-9]):
+        found = ties([one, one], 1.0, weights, divide="weights")["0.weight"].dense().double()
+        torch.testing.assert_close(found, sum(weights) * values, rtol=1e-6, atol=0)

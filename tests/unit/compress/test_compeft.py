@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -197,3 +200,30 @@ def test_numba_and_numpy_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("DTHETA_NUMBA", value)
         found.append([compress(delta, 0.2, per=per).digest for per in ("delta", "tensor", "row")])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("density", [np.float32(0.25), torch.tensor(0.25), np.float64(0.25)])
+def test_numbers_of_other_libraries_can_be_saved(density: float, tmp_path: Path) -> None:
+    packed = compress(dense_delta(a=(8, 9)), density, alpha=np.float32(2.0))  # type: ignore[arg-type]
+    found = dt.load(packed.save(tmp_path / "packed.delta")).provenance.settings
+    assert found["density"] == 0.25 and found["alpha"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"density": "0.1"}, "density '0.1' is not in"),
+        ({"density": None}, "density None is not in"),
+        ({"alpha": "1"}, "alpha='1' must be a positive number"),
+        ({"keep": ["a"]}, "keep=.* is no glob; alternatives are joined in one text"),
+    ],
+)
+def test_what_is_no_number_or_glob(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compress(dense_delta(a=(8, 9)), **arguments)
+
+
+@pytest.mark.parametrize("wrong", ["a.delta", None, [Delta({})]])
+def test_what_is_no_delta(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="expected one delta"):
+        compress(wrong, 0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,3 +71,17 @@ def test_what_has_no_residual_is_refused() -> None:
         step(update(0), of="factors")
     with pytest.raises(UnsupportedLayer, match="prompt"):
         step(Delta({"prompt": New(draw(2, 3)), "a": Dense(draw(4))}), keep="prompt")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"density": 2.0}, {"alpha": 0.0}, {"scale": "mean"}, {"per": "layer"}, {"of": "factors"}, {"of": "all"}],
+)
+def test_arguments_are_checked_before_the_first_round(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        ErrorFeedback(**arguments)
+
+
+def test_what_is_no_delta_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a str was given; expected one delta"):
+        ErrorFeedback().send("a.delta")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
 from dtheta.core.ternary import Ternary
 from dtheta.core.ternary_factors import TernaryFactors
+from dtheta.errors import NonFinite
 from tests.unit.compress.reference import dense_delta, draw
 
 
@@ -101,3 +102,9 @@ def test_a_large_mean_does_not_spoil_the_deviation() -> None:
     values = 1e6 + draw(3, 200_000, dtype=torch.float64)
     packed = compress(Delta({"a": Dense(values)}), 0.1, "alpha-sigma")["a"]
     assert float(packed.scale) == pytest.approx(float(values.std()), rel=1e-6)  # type: ignore[attr-defined]
+
+
+def test_squares_that_are_too_large_are_refused() -> None:
+    huge = Delta({"w": Dense(torch.full((4,), 1e200, dtype=torch.float64))})
+    with pytest.raises(NonFinite, match="least-squares"):
+        compress(huge, 0.5, "least-squares")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -100,3 +102,24 @@ def test_the_score_of_a_model_on_data() -> None:
     assert loss(delta) < loss(0.0 * delta) + math.log(2) and loss(0.0 * delta) == pytest.approx(-math.log(2))
     assert not net.layer.weight.any()
     assert search_compression(delta, on_batches(net, batches), (0.25, 0.5), (1.0,)).trial.density == 0.5
+
+
+def test_a_grid_may_be_an_array_or_an_iterator_and_can_be_saved(tmp_path: Path) -> None:
+    delta = dense_delta(a=(30, 20))
+    lists = search_compression(delta, lambda packed: -(delta - packed).norm(), [0.25, 0.5], [1.0, 2.0])
+    arrays = search_compression(
+        delta, lambda packed: -(delta - packed).norm(), np.linspace(0.25, 0.5, 2), (float(a) for a in (1, 2))
+    )
+    assert arrays.table == lists.table and arrays.best == lists.best
+    saved = dt.load(arrays.best.save(tmp_path / "best.delta"))
+    assert saved.provenance.settings == lists.best.provenance.settings
+
+
+def test_a_grid_and_a_score_that_cannot_be_meant() -> None:
+    delta = dense_delta(a=(30, 20))
+    with pytest.raises(ConfigError, match=r"densities is 0.1; expected several numbers"):
+        search_compression(delta, lambda packed: 1.0, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the score is a NoneType; expected a function"):
+        search_compression(delta, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"the score at density 0.1, alpha 1.0 is None; expected a number"):
+        search_compression(delta, lambda packed: None, [0.1], [1])  # type: ignore[arg-type, return-value]

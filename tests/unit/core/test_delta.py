@@ -235,3 +235,9 @@ def test_changes_given_are_not_aliased(a: Delta) -> None:
     delta = Delta(given, a.base)
     given.clear()
     assert len(delta) == 2
+
+
+def test_a_delta_that_is_not_bound_can_be_printed() -> None:
+    shifts = Delta({"w": Spectral(torch.ones(3), (4, 3))})
+    both = shifts + Delta({"w": Dense(torch.ones(4, 3))})
+    assert "unbound" in str(both) and "unbound" not in str(shifts)

@@ -61,3 +61,15 @@ def test_large_dense_products_are_summed_in_float64() -> None:
     ones = Dense(torch.ones(10_000, 1000))
     assert inner(ones, 1e-7 * ones) == pytest.approx(1.0, rel=1e-12)
     assert ones.norm() == pytest.approx(10_000_000**0.5, rel=1e-12)
+
+
+def test_no_number_of_threads_shows_in_a_product_of_dense_changes() -> None:
+    a, b = Dense(normal(300_000)), Dense(normal(300_000, index=1))
+    threads, found = torch.get_num_threads(), set()
+    try:
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            found.add(inner(a, b))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1

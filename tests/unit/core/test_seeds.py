@@ -1,10 +1,13 @@
 """Keys: fixed for all time, different for different draws, and deaf to everything else."""
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dtheta.core.seeds import generator, key
+from dtheta.errors import ConfigError
 
 draws = st.tuples(st.integers(-(2**70), 2**70), st.text(), st.integers(0, 2**70))
 
@@ -41,3 +44,13 @@ def test_a_generator_depends_on_its_key_alone():
 def test_a_generator_stays_on_the_cpu_under_another_default_device():
     with torch.device("meta"):
         assert generator(0, "x").device.type == "cpu"
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, "1"])
+def test_a_seed_is_a_whole_number_and_is_not_cut_to_one(seed):
+    with pytest.raises(ConfigError, match=r"seed is .*; expected a whole number"):
+        key(seed, "")
+
+
+def test_whole_numbers_of_other_libraries_are_the_same_seeds():
+    assert key(np.int64(7), "a") == key(torch.tensor(7), "a") == key(7, "a")

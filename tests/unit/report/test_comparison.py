@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,8 @@ def test_the_page() -> None:
     cosines, conflicts, by_layer, conflicts_by_layer = charts(html)[:4]
     assert "a, c\ncosine \u22121" in hovers(cosines) and "a, c\nshare in conflict 1" in hovers(conflicts)
     assert len(hovers(by_layer)) == len(hovers(conflicts_by_layer)) == 9
+    for chart, low in ((cosines, "\u22121"), (by_layer, "\u22121"), (conflicts_by_layer, "0")):
+        assert [node.text for node in chart.iter("text")][-2:] == [low, "1"]  # one scale of shades on the page
     assert "Compared is <code>encoder.*</code>" in html and "Likeness by layer" in html
 
 
@@ -75,3 +78,12 @@ def test_without_layers_there_is_no_grid_of_them() -> None:
     html = comparison_page(found, [summary(n, d, 1) for n, d in zip("ab", deltas, strict=True)]).html()
     read(html)
     assert "Likeness by layer" not in html
+
+
+def test_deltas_that_name_their_bases_differently_are_of_one() -> None:
+    """The base of a classifier's delta counts the shape of its head; what is compared shares its digests."""
+    deltas = {"a": low_rank(0), "b": low_rank(1)}
+    rows = [replace(summary(name, delta, 100), base=name * 64) for name, delta in deltas.items()]
+    html = comparison_page(compare("ab", list(deltas.values())), rows).html()
+    read(html)
+    assert "2 deltas of one base" in html and "bases" not in html

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.score import (
     Accuracy,
@@ -18,6 +19,7 @@ from dtheta.score import (
     metric_interval,
     paired_bootstrap,
     paired_interval,
+    paired_shares,
     wilson,
 )
 from dtheta.score.student import student_cdf, student_quantile
@@ -140,3 +142,28 @@ def test_refusals(act, error, message) -> None:
 def test_interval_says_what_it_excludes() -> None:
     interval = Interval(0.5, 0.4, 0.6)
     assert interval.excludes(0.39) and not interval.excludes(0.4) and str(interval) == "0.5 [0.4, 0.6]"
+
+
+def test_paired_shares_are_unsure_where_few_pairs_differ() -> None:
+    same, three = torch.ones(100), torch.ones(100)
+    three[:3] = 0
+    alike, more = paired_shares(same, same), paired_shares(same, three)
+    assert alike.estimate == 0.0 and alike.low == pytest.approx(-alike.high) and 0.02 < alike.high < 0.03
+    assert more.estimate == pytest.approx(0.03) and not more.excludes(0.0)  # exact McNemar: p = 0.25
+    three[:10] = 0
+    assert paired_shares(same, three).excludes(0.0)  # p = 0.002
+    assert paired_shares(torch.ones(5), torch.zeros(5)).high == 1.0
+
+
+@pytest.mark.parametrize(("count", "p", "q"), [(60, 0.03, 0.03), (100, 0.05, 0.02), (400, 0.02, 0.02), (200, 0.3, 0.1)])
+def test_paired_shares_cover_the_truth(count: int, p: float, q: float) -> None:
+    draws = torch.rand(2000, count, generator=generator(0, f"shares/{count}"))
+    covered = [not paired_shares((d < p).double(), ((d >= p) & (d < p + q)).double()).excludes(p - q) for d in draws]
+    assert sum(covered) / len(covered) > 0.935  # 0.95 less three standard errors
+
+
+def test_paired_shares_takes_zeros_and_ones_only() -> None:
+    with pytest.raises(ConfigError, match="each 0 or 1"):
+        paired_shares([0.5, 1.0], [0.0, 1.0])
+    with pytest.raises(ConfigError, match="at least one pair"):
+        paired_shares([], [])

@@ -1,0 +1,110 @@
+"""Bundle: what all prompts on one model add up to at this moment.
+
+Virtual tokens of several prompts stand one after another, in the order in which they were attached; their offsets add
+up. A prompt whose adapter is disabled, or has weight 0, is not there at all.
+
+Shape legend: B texts, T columns, d features, m virtual tokens in all, s rows of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dtheta.adapt.prompts.layout import order
+from dtheta.adapt.prompts.names import INPUT, OffsetRule, offset_rule, prefix_place
+from dtheta.adapt.prompts.sources import length_of
+from dtheta.adapt.term import Term
+from dtheta.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """The vectors of one adapter by name, and how much they count just now (0 when off)."""
+
+    terms: Mapping[str, Term]
+    weight: Callable[[], float]
+
+
+@dataclass(eq=False)
+class Bundle:
+    """The prompts on one model, in the order in which they came."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def active(self) -> list[tuple[Term, str, float]]:
+        """Return the vectors that count, with their names and weights."""
+        found = [(prompt, w) for prompt in self.prompts if (w := prompt.weight()) != 0.0]
+        return [(term, name, w) for prompt, w in found for name, term in prompt.terms.items()]
+
+    @property
+    def virtual(self) -> int:
+        """Virtual tokens in all, m."""
+        return sum(length_of(term) for term, name, _ in self.active() if name == INPUT)
+
+    @property
+    def prefixed(self) -> int:
+        """Entries that stand in the cache before everything else."""
+        return sum(length_of(term) for term, name, _ in self.active() if prefix_place(name) == (0, "key"))
+
+    def offset_rules(self) -> list[OffsetRule]:
+        """Return the rules of all tables of offsets."""
+        return [rule for _, name, _ in self.active() if (rule := offset_rule(name)) is not None]
+
+    def tokens(self, batch: int, like: Tensor) -> Tensor:
+        """Return the virtual tokens (B, m, d) on the device and in the dtype of embeddings."""
+        found = [weighed(term.matrix(), w) for term, name, w in self.active() if name == INPUT]
+        if not found:
+            return like.new_zeros(batch, 0, like.shape[-1])
+        return torch.cat(found).to(like.device, like.dtype).expand(batch, -1, -1)
+
+    def displaced(self, x: Tensor, index: Tensor | None, column: Tensor, mask: Tensor | None) -> Tensor:
+        """Return embeddings (B, T, d) with the offsets of their tokens.
+
+        Args:
+            x: Embeddings of the text.
+            index: Number of real tokens before each (B or 1, T); the columns if None.
+            column: Column of each (T,).
+            mask: Which are real (B, T), or None for all; only these are held to a table's length.
+        """
+        for term, name, w in self.active():
+            rule = offset_rule(name)
+            if rule is not None:
+                row = column[None] if rule.index == "column" or index is None else index
+                x = x + weighed(_rows(term, row, rule, mask), w).to(x.device, x.dtype)
+        return x
+
+
+def _rows(term: Term, row: Tensor, rule: OffsetRule, mask: Tensor | None) -> Tensor:
+    """Return the rows of a table: one by one where they are few, else from the whole, which is made once a batch.
+
+    Nothing is kept from call to call: a table costs s r d multiplications, far below one token's way through a model.
+    """
+    size = length_of(term)
+    if rule.beyond == "error":
+        _require_within(row if mask is None else row * (mask != 0), size)
+    near = row.clamp(max=size - 1)
+    found = term.rows(near) if row.numel() < size else term.matrix()[near]
+    return found * (row < size)[..., None] if rule.beyond == "none" else found
+
+
+def _require_within(row: Tensor, size: int) -> None:
+    longest = int(row.max()) + 1
+    if longest > size:
+        raise ConfigError(
+            f"a text has {longest} tokens and the table of offsets has {size}; cut texts there, train with more "
+            "positions, or let longer texts pass by beyond='none' or 'last'"
+        )
+
+
+def weighed(values: Tensor, weight: float) -> Tensor:
+    """Return a multiple."""
+    return values if weight == 1.0 else values * weight
+
+
+def real_order(mask: Tensor | None, positions: Tensor | None) -> Tensor | None:
+    """Return the number of real tokens before each: by mask, else by the positions that were given."""
+    return positions if mask is None else order(mask)

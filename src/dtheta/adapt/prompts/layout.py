@@ -1,0 +1,81 @@
+"""Layout: where virtual tokens stand among the columns of a batch.
+
+    given      pad pad  a  b  c          at = number of columns before the virtual ones: the padding on the left,
+    widened    pad pad  P1 P2 a  b  c         and [CLS] where that stays first
+
+Padding on the left stays outermost, so that nothing but the order of real tokens matters to positions by mask, to
+relative positions and to windows of attention.
+
+Shape legend: B texts, T columns, m virtual tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Widens tensors of a batch by the virtual tokens, and cuts them out again.
+
+    Attributes:
+        columns: T.
+        virtual: m.
+        at: Columns before the virtual ones, the same for all texts or one number for each (B, 1).
+    """
+
+    columns: int
+    virtual: int
+    at: int | Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor | None, columns: int, virtual: int, after: int = 0) -> Layout:
+        """Return the layout for a mask (B, T), with ``after`` real tokens before the virtual ones."""
+        if mask is None or bool((mask[:, :1] != 0).all()):
+            return cls(columns, virtual, after)
+        return cls(columns, virtual, (mask != 0).long().argmax(1, keepdim=True) + after)
+
+    def widen(self, text: Tensor, virtual: Tensor) -> Tensor:
+        """Return text (B, T, ...) with virtual (B, m, ...) put in."""
+        if isinstance(self.at, int):
+            return torch.cat([text[:, : self.at], virtual, text[:, self.at :]], 1)
+        column = torch.arange(self.columns + self.virtual, device=text.device)[None]
+        own = (column >= self.at) & (column < self.at + self.virtual)
+        source = torch.where(column < self.at, column + self.virtual, torch.where(own, column - self.at, column))
+        return _taken(torch.cat([virtual, text], 1), source)
+
+    def cut(self, wide: Tensor) -> Tensor:
+        """Return the columns (B, T, ...) of the text."""
+        if isinstance(self.at, int):
+            if self.at == 0:
+                return wide[:, self.virtual :]
+            return torch.cat([wide[:, : self.at], wide[:, self.at + self.virtual :]], 1)
+        column = torch.arange(self.columns, device=wide.device)[None]
+        return _taken(wide, torch.where(column < self.at, column, column + self.virtual))
+
+    def cut_output(self, output: Any) -> Any:
+        """Return a model's output with the virtual columns cut out of every state (B, T + m, features) in it."""
+        if isinstance(output, Tensor):
+            states = output.ndim == 3 and output.shape[1] == self.columns + self.virtual
+            return self.cut(output) if states else output
+        if isinstance(output, tuple):
+            return tuple(self.cut_output(part) for part in output)
+        for name, value in output.items() if hasattr(output, "items") else ():
+            if isinstance(value, (Tensor, tuple)):
+                output[name] = self.cut_output(value)
+        return output
+
+
+def _taken(wide: Tensor, columns: Tensor) -> Tensor:
+    """Return columns (B, K) of a tensor (B, N, ...)."""
+    index = columns.reshape(*columns.shape, *[1] * (wide.ndim - 2)).expand(*columns.shape, *wide.shape[2:])
+    return wide.gather(1, index)
+
+
+def order(mask: Tensor) -> Tensor:
+    """Return, at every column of a mask (B, T), the number of real tokens before it; padding on the left gets 0."""
+    return ((mask != 0).long().cumsum(1) - 1).clamp(min=0)

@@ -1,0 +1,151 @@
+"""Wiring of prompts: one bundle a model, put on with its first prompt and taken off with its last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.adapt.prompts.bundle import Bundle, Prompt
+from dtheta.adapt.prompts.decoder import DecoderForward, decoder_forwards
+from dtheta.adapt.prompts.encoder import encoder_forwards
+from dtheta.adapt.prompts.family import Family, family, require_room
+from dtheta.adapt.prompts.forward import PromptForward
+from dtheta.adapt.prompts.generate import PromptGenerate
+from dtheta.adapt.prompts.names import INPUT, prefix_place
+from dtheta.adapt.prompts.prefix import require_prefix
+from dtheta.adapt.prompts.sources import length_of, width_of
+from dtheta.adapt.term import Term
+from dtheta.core.tensors import shared
+from dtheta.errors import ShapeMismatch, UnsupportedLayer
+
+
+class PromptLink:
+    """One adapter's prompt on one model, until it is taken away."""
+
+    def __init__(self, found: Family, bundle: Bundle, prompt: Prompt, beside: str) -> None:
+        self.family = found
+        self.beside = beside  # the name of the table of input embeddings, among which the prompt stands
+        self.bundle = bundle
+        self.prompt = prompt
+        bundle.prompts.append(prompt)
+
+    def remove(self) -> None:
+        """Take the prompt away; the last one leaves the model as it was before the first."""
+        self.bundle.prompts.remove(self.prompt)
+        if self.bundle.prompts:
+            return
+        _take_off(self.family)
+
+
+def connect(model: nn.Module, terms: Mapping[str, Term], weight: Callable[[], float]) -> PromptLink:
+    """Put the vectors of a prompt on a model.
+
+    Raises:
+        UnsupportedLayer: If the model is no text model that a prompt can enter.
+        ShapeMismatch: If the vectors do not fit it.
+    """
+    found = family(model)
+    require_fit(found, terms)
+    for term in terms.values():
+        term.to(found.embedding.weight.device)  # type: ignore[arg-type]
+    return PromptLink(found, _bundle(found), Prompt(terms, weight), _name(model, found.embedding))
+
+
+def require_fit(found: Family, terms: Mapping[str, Term]) -> None:
+    """Raise unless vectors fit a model.
+
+    Raises:
+        ShapeMismatch: If their widths are others, they take all positions, or parts of a prefix are missing.
+        UnsupportedLayer: If the model can have no prefix.
+    """
+    for name, term in terms.items():
+        _require_matrix(name, term)
+    prefix = {place: (length_of(t), width_of(t)) for name, t in terms.items() if (place := prefix_place(name))}
+    if prefix:
+        require_prefix(found, prefix)
+    for name, term in terms.items():
+        if prefix_place(name) is None and width_of(term) != found.width:
+            raise ShapeMismatch(
+                f"{name}: has {width_of(term)} features, and the embeddings of {type(found.outer).__name__} have "
+                f"{found.width}; it was made for another model"
+            )
+    length = length_of(terms[INPUT]) if INPUT in terms else 0
+    require_room(found, length + next((n for n, _ in prefix.values()), 0))
+
+
+def _require_matrix(name: str, term: Term) -> None:
+    """Raise unless a source is made of matrices.
+
+    Raises:
+        ShapeMismatch: If it is not, as of a delta made by hand.
+    """
+    for parameter in term.parameters(recurse=False):
+        if parameter.ndim != 2:
+            raise ShapeMismatch(f"{name}: must be a matrix, a row for each vector; found {tuple(parameter.shape)}")
+
+
+def _bundle(found: Family) -> Bundle:
+    """Return the bundle on a model, put there now if there is none."""
+    held = found.core.__dict__.get("forward")
+    if isinstance(held, PromptForward):
+        return held.bundle
+    bundle = Bundle()
+    made = decoder_forwards(found, bundle) if found.kind == "decoder" else encoder_forwards(found, bundle)
+    for forward in made:
+        forward.module.__dict__["forward"] = forward
+    if isinstance(made[0], DecoderForward) and callable(getattr(found.outer, "generate", None)):
+        inner = found.outer.__dict__.get("generate")
+        found.outer.__dict__["generate"] = PromptGenerate(found.outer, made[0], inner)
+    try:
+        _require_reached(found, made[0])
+    except Exception:
+        _take_off(found)
+        raise
+    return bundle
+
+
+def _require_reached(found: Family, forward: PromptForward) -> None:
+    """Raise unless the whole model calls the forward by which a prompt enters, seen by running it on one token.
+
+    Raises:
+        UnsupportedLayer: If it embeds its text elsewhere, so that a prompt would silently do nothing.
+    """
+    weight: Tensor = found.embedding.weight  # type: ignore[assignment]
+    if found.outer is found.core or weight.is_meta:
+        return
+    token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+    modes = {module: module.training for module in found.outer.modules()}
+    try:
+        found.outer.eval()  # so that no random number is drawn
+        with torch.no_grad():
+            found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not forward.reached:
+        raise UnsupportedLayer(
+            f"{type(found.outer).__name__} embeds its text past its {type(found.core).__name__}, so a prompt there "
+            "would do nothing; this model has no place for one yet"
+        )
+
+
+def _take_off(found: Family) -> None:
+    """Give a model its own forwards back."""
+    for module, name in _places(found):
+        held = module.__dict__.get(name)
+        if isinstance(held, (PromptForward, PromptGenerate)):
+            del module.__dict__[name]
+            if held.inner is not None:
+                module.__dict__[name] = held.inner
+
+
+def _name(model: nn.Module, embedding: nn.Module) -> str:
+    """Return the name of a table of embeddings among a model's tensors."""
+    return next(name for name, held in shared(model).items() if any(owner.module is embedding for owner, _ in held))
+
+
+def _places(found: Family) -> list[tuple[nn.Module, str]]:
+    places = [(found.core, "forward"), (found.outer, "generate")]
+    return places if found.decoder is None else [*places, (found.decoder, "forward")]

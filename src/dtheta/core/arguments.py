@@ -1,0 +1,88 @@
+"""Arguments of public functions: deltas and numbers, checked before anything is computed with them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dtheta.core.delta import Delta
+from dtheta.errors import ConfigError, NonFinite
+
+
+def one_delta(value: Any) -> Delta:
+    """Return a delta.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not isinstance(value, Delta):
+        raise ConfigError(f"a {type(value).__name__} was given; expected one delta, as dt.load(path) returns")
+    return value
+
+
+def listed(deltas: Delta | Sequence[Delta]) -> list[Delta]:
+    """Return one or several deltas as a list.
+
+    Raises:
+        ConfigError: If there are none, or something else is among them.
+    """
+    if not isinstance(deltas, Delta) and (isinstance(deltas, str) or not hasattr(deltas, "__iter__")):
+        raise ConfigError(f"{deltas!r} is no delta; expected deltas, as dt.load(path) returns")
+    found = [deltas] if isinstance(deltas, Delta) else list(deltas)
+    if not found:
+        raise ConfigError("no deltas were given; it takes at least one delta")
+    for i, one in enumerate(found):
+        if not isinstance(one, Delta):
+            raise ConfigError(f"item {i} is a {type(one).__name__}; expected deltas, as dt.load(path) returns")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether something is one real number: Python's, NumPy's, or a tensor of one element."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+    return isinstance(value, numbers.Real)
+
+
+def number(value: Any, what: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        ConfigError: If it is none.
+        NonFinite: If it is NaN or infinite.
+    """
+    if isinstance(value, str):  # which float would read
+        raise ConfigError(f"{what} is {value!r}; expected a number")
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number that no float holds
+        found = math.inf
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
+        raise ConfigError(f"{what} is {value!r}; expected a number") from None
+    if not math.isfinite(found):
+        raise NonFinite(f"{what} is {found}; expected a finite number")
+    return found
+
+
+def whole(value: Any, what: str, least: int | None = None) -> int:
+    """Return a whole number, of any type that counts (NumPy's too).
+
+    Raises:
+        ConfigError: If it is none, or below ``least``.
+    """
+    wanted = "a whole number" + (f", {least} or more" if least is not None else "")
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{what} is {value!r}; expected {wanted}") from None
+    if isinstance(value, bool) or (least is not None and found < least):
+        raise ConfigError(f"{what} is {value!r}; expected {wanted}")
+    return found

@@ -1,0 +1,61 @@
+"""Arguments: what counts as a number, a whole number, a delta."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dtheta.core.arguments import is_number, listed, number, one_delta, whole
+from dtheta.core.change import Dense
+from dtheta.core.delta import Delta
+from dtheta.errors import ConfigError, NonFinite
+
+
+@pytest.mark.parametrize(
+    "value", [2, 2.0, np.float32(2), np.int64(2), Fraction(2), torch.tensor(2), torch.tensor([2.0])]
+)
+def test_numbers_of_all_kinds(value: Any) -> None:
+    assert is_number(value) and number(value, "it") == 2.0
+
+
+@pytest.mark.parametrize("value", ["2", None, 2j, [2], torch.tensor([1.0, 2.0]), np.ones(3)])
+def test_what_is_no_number(value: Any) -> None:
+    assert not is_number(value)
+    with pytest.raises(ConfigError, match=r"^alpha is .*expected a number"):
+        number(value, "alpha")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400])
+def test_what_is_not_finite(value: Any) -> None:
+    with pytest.raises(NonFinite, match="expected a finite number"):
+        number(value, "alpha")
+
+
+def test_whole_numbers() -> None:
+    assert whole(np.int64(3), "seed") == 3 and type(whole(np.int64(3), "seed")) is int and whole(-3, "seed") == -3
+    for value in (None, 1.0, "1", True):
+        with pytest.raises(ConfigError, match=r"^seed is .*; expected a whole number$"):
+            whole(value, "seed")
+    with pytest.raises(ConfigError, match="budget is 0; expected a whole number, 1 or more"):
+        whole(0, "budget", 1)
+
+
+def test_deltas() -> None:
+    one = Delta({"w": Dense(torch.ones(2))})
+    assert one_delta(one) is one and listed(one) == [one] and listed(d for d in (one, one)) == [one, one]
+    for wrong, message in (
+        ([], "at least one delta"),
+        ("a.delta", "'a.delta' is no delta"),
+        (None, "None is no delta"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            listed(wrong)
+    with pytest.raises(ConfigError, match=r"item 1 is a PosixPath|item 1 is a str"):
+        listed([one, "a.delta"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="a list was given; expected one delta"):
+        one_delta([one])
