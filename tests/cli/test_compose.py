@@ -286,3 +286,18 @@ def test_a_dry_run_tells_of_dense_entries(dtheta: Run, here: Path) -> None:
     assert dtheta("compose", "a.delta", "--recompress", 1, "--dry-run", "--json").json["writes"] == {
         "composed.delta": None
     }
+
+
+def test_a_prompt_of_another_task_is_not_dropped(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, tmp_path: Path
+) -> None:
+    other = write_table(tmp_path / "other.csv", [(text, f"other {label}") for text, label in sentences(60)])
+    done = dtheta(
+        "adapt", "--model", folders["bert"], "--data", other, "--method", "PromptTuning", "--set", "length=2",
+        "--steps", 2, "--max-length", 16, "--out", "p.delta",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = dtheta("compose", adapted, "p.delta", "--out", "c.delta")
+    assert (done.code, done.out) == (1, "")
+    assert "p.delta: no change matches 'encoder.*' (deltas of different tasks" in done.err
+    assert not Path("c.delta").exists()

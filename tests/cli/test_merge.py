@@ -129,6 +129,26 @@ def test_heads_of_different_tasks(dtheta: Run, folders: dict[str, Path], adapted
     assert done.code == 0, done.err
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--format", "peft"]])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_prompt_is_never_left_out_unasked(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, table: Path, beside: bool, more: list[str]
+) -> None:
+    """Beside a delta that moves weights, its prompt was once dropped without a word."""
+    done = dtheta(
+        "adapt", "--model", folders["bert"], "--data", table, "--method", "DePT", "--set", "length=2", "--steps", 2,
+        "--max-length", 16, "--out", "p.delta",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    given = ["merge", folders["bert"], *([adapted] if beside else []), "p.delta", "--out", "merged", *more]
+    done = dtheta(*given)
+    assert (done.code, done.out) == (1, "")
+    assert "p.delta: prompt.input is a new vector" in done.err
+    assert not Path("merged").exists()
+    if beside:
+        assert dtheta(*given, "--select", "encoder.*|head.*").code == 0
+
+
 def test_deltas_of_one_task_need_not_have_scored_alike(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
     assert dtheta("compress", adapted, "--of", "balanced", "--density", 0.5, "--out", "small.delta").code == 0
     done = dtheta("merge", folders["bert"], adapted, "small.delta", "--out", "merged", "--check", "--json")

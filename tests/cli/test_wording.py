@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtheta.cli import adapt, apply, extract
+from dtheta.cli import adapt, apply, compress, extract
 from dtheta.cli.options import CommonOptions, fields_of
 from dtheta.cli.wording import in_options
 from dtheta.core.fingerprint import _mismatch
@@ -22,6 +22,8 @@ from dtheta.core.fingerprint import _mismatch
         (apply.Options, "give its encoding (encoding='latin-1'?)", "give its encoding (--encoding 'latin-1'?)"),
         (extract.Options, "; select=... compares a part, strict=False those that both have",
          "; --select ... compares a part, --partial those that both have"),
+        (compress.Options, "by keep='NAME', or compress it too by new=True",
+         "by --keep 'NAME', or compress it too by --new"),
         (adapt.Options, "a.steps=3 and my_steps=3 and x/steps=3 stay", "a.steps=3 and my_steps=3 and x/steps=3 stay"),
     ],
 )  # fmt: skip

@@ -51,10 +51,16 @@ def require_some(header: Header, select: str | None) -> None:
     Raises:
         UnknownParameter: Naming the file.
     """
+    from dtheta.core.kinds import NEW_KINDS
     from dtheta.core.tensors import matches
 
     if select is not None and not any(matches(name, select) for name in header.changes):
         near = did_you_mean(select, header.changes)
+        if select == ENCODER and any(change["kind"] in NEW_KINDS for change in header.changes.values()):
+            near = (
+                " (deltas of different tasks, and those that are given a --head, meet in the encoder's weights alone; "
+                "this one moves none of them, as a prompt does, and is attached by itself)"
+            )
         raise UnknownParameter(f"{header.path}: no change matches {select!r}{near}; 'dtheta show FILE' lists them")
 
 

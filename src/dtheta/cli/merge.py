@@ -31,7 +31,7 @@ from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size
-from dtheta.errors import ConfigError, DthetaError, OutputError
+from dtheta.errors import ConfigError, DthetaError, OutputError, UnsupportedLayer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,12 +140,14 @@ def _require_fitting(options: Options) -> list[Header]:
 
     Raises:
         BaseMismatch: If one was not: before a tensor of any is read.
+        UnsupportedLayer: If one brings a prompt.
     """
     from dtheta.cli.fits import require_base, require_one_base
     from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
 
     headers = [read_header(require_input(path)) for path in options.deltas]
+    _require_no_new(headers, options.select)
     require_one_task(headers, options.select)
     require_one_base(headers, options.select)
     base = base_path(options.model, fetch=not options.dry_run)
@@ -154,6 +156,25 @@ def _require_fitting(options: Options) -> list[Header]:
         for header in headers:
             require_base(header, checkpoint, whole=not options.dry_run, select=options.select)
     return headers
+
+
+def _require_no_new(headers: Sequence[Header], select: str | None) -> None:
+    """Raise where a selection takes a prompt: no checkpoint has a place for one, nor has a LoRA adapter.
+
+    Raises:
+        UnsupportedLayer: Naming it.
+    """
+    from dtheta.core.kinds import NEW_KINDS
+    from dtheta.core.tensors import matches
+
+    for header in headers:
+        for name, change in header.changes.items():
+            new = change["kind"] in NEW_KINDS and not has_head([name])  # a head has its place beside the weights
+            if new and (select is None or matches(name, select)):
+                raise UnsupportedLayer(
+                    f"{header.path}: {name} is a new vector, for which a merged model has no place; 'dtheta apply' "
+                    "runs it beside the base, and --select 'encoder.*|head.*' merges the rest of classifiers"
+                )
 
 
 def _plan(options: Options, console: Console) -> int:

@@ -21,6 +21,7 @@ _PHRASES = (
     (r", or pass allow_unused=True if some modules rest in some steps \(experts\)", ""),
     (r"dt\.from_peft\(folder, model\) reads it", "'dtheta extract BASE FOLDER' makes a delta of it"),
     (r"dt\.load\(path\) reads it", "'dtheta show FILE' says what it is"),
+    (r"compress it too by new=True", "compress it too by --new"),
     (r"resume=True goes on with it", "--resume goes on with it"),
 )
 _RENAMED = {"full_lr": "head_lr", "pattern": "select"}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dtheta.adapt.prompts.family import Family
 from dtheta.adapt.prompts.layout import order
 from dtheta.adapt.prompts.names import INPUT, OffsetRule, offset_rule, prefix_place
 from dtheta.adapt.prompts.sources import length_of
@@ -34,6 +35,7 @@ class Bundle:
     """The prompts on one model, in the order in which they came."""
 
     prompts: list[Prompt] = field(default_factory=list)
+    families: list[Family] = field(default_factory=list)  # as each of them came: the wiring takes these off again
 
     def active(self) -> list[tuple[Term, str, float]]:
         """Return the vectors that count, with their names and weights."""

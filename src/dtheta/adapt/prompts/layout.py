@@ -36,7 +36,7 @@ class Layout:
     def of(cls, mask: Tensor | None, columns: int, virtual: int, after: int = 0) -> Layout:
         """Return the layout for a mask (B, T), with ``after`` real tokens before the virtual ones."""
         if mask is None or bool((mask[:, :1] != 0).all()):
-            return cls(columns, virtual, after)
+            return cls(columns, virtual, min(after, columns))
         return cls(columns, virtual, (mask != 0).long().argmax(1, keepdim=True) + after)
 
     def widen(self, text: Tensor, virtual: Tensor) -> Tensor:

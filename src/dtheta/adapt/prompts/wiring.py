@@ -30,13 +30,14 @@ class PromptLink:
         self.bundle = bundle
         self.prompt = prompt
         bundle.prompts.append(prompt)
+        bundle.families.append(found)
 
     def remove(self) -> None:
         """Take the prompt away; the last one leaves the model as it was before the first."""
         self.bundle.prompts.remove(self.prompt)
-        if self.bundle.prompts:
-            return
-        _take_off(self.family)
+        if not self.bundle.prompts:
+            for found in self.bundle.families:  # prompts may have come to a whole model and to the one inside it
+                _take_off(found)
 
 
 def connect(model: nn.Module, terms: Mapping[str, Term], weight: Callable[[], float]) -> PromptLink:
@@ -90,20 +91,27 @@ def _bundle(found: Family) -> Bundle:
     """Return the bundle on a model, put there now if there is none."""
     held = found.core.__dict__.get("forward")
     if isinstance(held, PromptForward):
+        _put_generate(found, held)  # the first prompt may be on the model inside this one
         return held.bundle
     bundle = Bundle()
     made = decoder_forwards(found, bundle) if found.kind == "decoder" else encoder_forwards(found, bundle)
     for forward in made:
         forward.module.__dict__["forward"] = forward
-    if isinstance(made[0], DecoderForward) and callable(getattr(found.outer, "generate", None)):
-        inner = found.outer.__dict__.get("generate")
-        found.outer.__dict__["generate"] = PromptGenerate(found.outer, made[0], inner)
+    _put_generate(found, made[0])
     try:
         _require_reached(found, made[0])
     except Exception:
         _take_off(found)
         raise
     return bundle
+
+
+def _put_generate(found: Family, forward: PromptForward) -> None:
+    """Put a ``generate`` of ours on a decoder that has one, unless it is there."""
+    own = getattr(found.outer, "generate", None)
+    if isinstance(forward, DecoderForward) and callable(own) and not isinstance(own, PromptGenerate):
+        inner = found.outer.__dict__.get("generate")
+        found.outer.__dict__["generate"] = PromptGenerate(found.outer, forward, inner)
 
 
 def _require_reached(found: Family, forward: PromptForward) -> None:

@@ -232,3 +232,11 @@ def test_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         states(model, padded(0, 2)).float().square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.trainable().values())
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_text_of_no_columns_gives_back_none(name: str) -> None:
+    """No virtual column stands in for [CLS] where there is none."""
+    model = make(name)
+    attach(model, PromptTuning(3))
+    assert states(model, {"input_ids": TEXT[:, :0]}).shape[1] == 0

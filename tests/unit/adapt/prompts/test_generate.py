@@ -178,3 +178,19 @@ def test_a_prefix_refuses_a_fixed_cache_and_checkpointing(decoder: Any) -> None:
     decoder.gradient_checkpointing_enable()
     with pytest.raises(ConfigError, match="checkpointing"):
         decoder(TEXT)
+
+
+@pytest.mark.parametrize("first_out", [True, False])
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_prompts_on_a_model_and_on_the_one_inside_it(decoder: Any, outer_first: bool, first_out: bool) -> None:
+    """Whichever goes last takes off what both put on; ``generate`` is ours while any is there."""
+    base = decoder.generate(TEXT, **GREEDY)
+    models = [decoder, decoder.base_model] if outer_first else [decoder.base_model, decoder]
+    first, second = (attach(model, PromptTuning(2), seed=i) for i, model in enumerate(models))
+    static = decoder.generate(TEXT, **GREEDY, cache_implementation="static")
+    assert torch.equal(decoder.generate(TEXT, **GREEDY), static)
+    assert torch.equal(static, uncached(decoder, TEXT))
+    for adapter in (first, second) if first_out else (second, first):
+        adapter.detach()
+    assert not any({"forward", "generate"} & {*module.__dict__} for module in decoder.modules())
+    assert torch.equal(decoder.generate(TEXT, **GREEDY), base)
