@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,3 +170,14 @@ def adapted_language(folders: dict[str, Path], tmp_path_factory: pytest.TempPath
     ]
     assert main([str(a) for a in [*command, "--max-length", 16, "--out", out]]) == 0
     return out
+
+
+@pytest.fixture
+def stocked(adapted: Path, adapted_language: Path, folders: dict[str, Path], table: Path) -> Path:
+    """The folder of ``table``, with a classifier's delta x, a language model's l, and their models."""
+    folder = table.parent
+    shutil.copy(adapted, folder / "x.delta")
+    shutil.copy(adapted_language, folder / "l.delta")
+    for name in ("bert", "llama"):
+        (folder / name).symlink_to(folders[name])
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +24,8 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def here(adapted: Path, adapted_language: Path, folders: dict[str, Path], table: Path) -> Path:
-    folder = table.parent
-    shutil.copy(adapted, folder / "x.delta")
-    shutil.copy(adapted_language, folder / "l.delta")
-    for name in ("bert", "llama"):
-        (folder / name).symlink_to(folders[name])
-    return folder
+def here(stocked: Path) -> Path:
+    return stocked
 
 
 def test_it_is_the_library_s_own_and_says_what_it_cost(dtheta: Run, here: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,9 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def here(adapted: Path, adapted_language: Path, folders: dict[str, Path], table: Path) -> Path:
-    folder = table.parent
-    shutil.copy(adapted, folder / "x.delta")
-    shutil.copy(adapted_language, folder / "l.delta")
-    for name in ("bert", "llama"):
-        (folder / name).symlink_to(folders[name])
-    write_table(folder / "plain.csv", [(text, "1") for text, _ in sentences(20)], ("text", "number"))
-    return folder
+def here(stocked: Path) -> Path:
+    write_table(stocked / "plain.csv", [(text, "1") for text, _ in sentences(20)], ("text", "number"))
+    return stocked
 
 
 ADAPT = ["adapt", "--model", "bert", "--data", "reviews.csv", "--max-length", "16", "--rank", "4"]

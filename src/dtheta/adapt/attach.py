@@ -102,11 +102,7 @@ def _one(source: Delta | Sequence[Delta], weights: Sequence[float] | None) -> De
 def _attach_method(
     model: nn.Module, method: Method, select: str | None, also: str | None, weight: float, seed: int
 ) -> Adapter:
-    if method.new_vectors and select is not None:
-        raise ConfigError(
-            f"{method.name} moves no parameter, so there is nothing to select; leave select out, or train parameters "
-            "beside it with also=..."
-        )
+    method.require_selectable(select)
     pattern = select if select is not None else method.default_select
     full = select_sites(model, also, matrices=False) if also is not None else []
     taken = {site.name for site in full}

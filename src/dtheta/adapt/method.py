@@ -61,6 +61,18 @@ class Method:
         """Return the terms of all sites, by key."""
         return {site.key: self.term(site, seed) for site in sites}
 
+    def require_selectable(self, select: str | None) -> None:
+        """Raise if parameters are selected of which none is moved.
+
+        Raises:
+            ConfigError: Naming the method.
+        """
+        if self.new_vectors and select is not None:
+            raise ConfigError(
+                f"{self.name} moves no parameter, so there is nothing to select; leave select out, or train parameters "
+                "beside it with also=..."
+            )
+
     def require(self, model: nn.Module) -> None:
         """Raise what ``grafts`` would raise of a model, as far as shapes tell; weights are not looked at."""
 

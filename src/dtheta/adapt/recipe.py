@@ -284,9 +284,8 @@ def require_sites(model: nn.Module, recipe: Recipe, select: str | None) -> None:
         ConfigError, UnknownParameter, UnsupportedLayer, ShapeMismatch: As ``attach``.
     """
     method = recipe.method
+    method.require_selectable(select)
     if method.new_vectors:
-        if select is not None:
-            raise ConfigError(f"{method.name} moves no parameter, so there is nothing to select; leave select out")
         method.require(model)
         return
     sites = select_sites(model, select if select is not None else method.default_select, matrices=method.matrices)

@@ -24,6 +24,7 @@ from dtheta.cli.bases import base_path, local_place
 from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
+from dtheta.cli.judge import max_length
 from dtheta.cli.networks import base_name
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
@@ -168,7 +169,7 @@ def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Seque
     from dtheta.data.text import Texts
 
     classes: list[str] = task["classes"]
-    encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, task.get("max_length", 128))
+    encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, max_length(task))
     logits, rows = predicted_logits(net, encoded), []
     _require_finite(logits)
     for text, probabilities in zip(texts, logits.softmax(1).tolist(), strict=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    from dtheta.cli.options import CommonOptions
     from dtheta.data.packages import Wheel
 
 
@@ -51,6 +52,11 @@ def local_place(name: str | None) -> Path | None:
 def model_name(name: str) -> str:
     """Return the name of a model: that of its folder, whose place is nobody's business but its owner's."""
     return Path(name).expanduser().name or Path(name).expanduser().resolve().name or name
+
+
+def remembered(options: CommonOptions, model: str | None) -> dict[str, Any]:
+    """Return what a result remembers of a command's options; of a model that was given, the name and not its place."""
+    return options.resolved() if model is None else {**options.resolved(), "model": model_name(model)}
 
 
 def model_flag(name: str, private: bool = False) -> str:

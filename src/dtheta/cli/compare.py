@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.bases import local_place, remembered
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.family import ENCODER, has_head, part_of, require_family
 from dtheta.cli.networks import bases_read, bound
@@ -64,7 +64,7 @@ def run(options: Options, console: Console) -> int:
         sizes = {str(header.path): header.nbytes for header in headers} | base
         memory = PROGRAM + 3 * total + 3 * sum(size or 0 for size in base.values())
         seconds = 4 * reading_time(total) + (1 if not base else 5)
-        Plan(sizes, writes, memory, seconds, _settings(options)).show(console)
+        Plan(sizes, writes, memory, seconds, remembered(options, options.model)).show(console)
         return 0
     whole = [bound(load(path), options.model, path) for path in options.deltas]
     parts = [part_of(delta, select) for delta in whole]
@@ -88,11 +88,6 @@ def names(paths: Sequence[Path]) -> list[str]:
     stems = [path.stem for path in paths]
     found = [s if stems.count(s) == 1 else str(p.with_suffix("")) for s, p in zip(stems, paths, strict=True)]
     return [name if found.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(found, 1)]
-
-
-def _settings(options: Options) -> dict[str, Any]:
-    names = {} if options.model is None else {"model": model_name(options.model)}
-    return {**options.resolved(), **names}
 
 
 def _record(found: Comparison, headers: Sequence[Header], parts: Sequence[Delta], select: str | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.bases import local_place, remembered
 from dtheta.cli.compose_learn import (
     descent_of,
     experts_of,
@@ -247,8 +247,7 @@ def _mixed(parts: Sequence[Delta]) -> bool:
 
 
 def _settings(options: Options) -> dict[str, Any]:
-    names = {} if options.model is None else {"model": model_name(options.model)}
-    return {**options.resolved(), **names, "data": [Path(name).name for name in options.data]}
+    return {**remembered(options, options.model), "data": [Path(name).name for name in options.data]}
 
 
 def _weights(options: Options) -> list[float] | None:

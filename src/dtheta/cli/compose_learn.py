@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dtheta.cli.console import Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.family import ENCODER, require_some
+from dtheta.cli.judge import max_length
 from dtheta.cli.labeled import Source, described, labeled
 from dtheta.cli.multitask import Descent, Expert, judged, own_head
 from dtheta.cli.networks import base_name, require_classifier_of, require_model
@@ -72,7 +73,7 @@ def learning_plan(options: Options, given: Given) -> tuple[dict[str, int | None]
     cost = Cost.of_model(name)
     reads = {f"model {name}": cost.nbytes}
     for header, source in zip(given.heads, sources_of(options, given), strict=True):
-        made, length = header.provenance, header.provenance.task.get("max_length", 128)
+        made, length = header.provenance, max_length(header.provenance.task)
         reads[source.name(made)] = size_of(source.path)
         if not source.fetched(made):
             notes.append(f"{source.name(made)} is not in the cache yet and would be fetched first")

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.bases import local_place, remembered
 from dtheta.cli.console import Console
 from dtheta.cli.cost import Cost
 from dtheta.cli.family import HEAD, SCORES, has_head
+from dtheta.cli.judge import max_length
 from dtheta.cli.labeled import Source, described, labeled
 from dtheta.cli.networks import bases_read, bound, require_classifier_of, require_model
 from dtheta.cli.options import CommonOptions, Flag, Place
@@ -169,7 +170,7 @@ def _plan(options: Options, header: Header, keep: str, console: Console) -> int:
         else:
             notes.append("the data is not in the cache yet and would be fetched first")
         grid = len(_densities(options)) * len(_alphas(options))
-        seconds = cost.seconds(0, (grid * options.validate + 2 * 600) * made.task.get("max_length", 128))
+        seconds = cost.seconds(0, (grid * options.validate + 2 * 600) * max_length(made.task))
     memory = 4 * header.nbytes + (cost.memory(64 * 64) or PROGRAM + 3 * sum(size or 0 for size in base.values()))
     Plan(reads, {str(options.out): None}, memory, seconds, _settings(options), notes).show(console)
     return 0
@@ -290,8 +291,7 @@ def _searched(delta: Delta, options: Options, keep: str, console: Console) -> tu
 
 
 def _settings(options: Options) -> dict[str, Any]:
-    names = {} if options.model is None else {"model": model_name(options.model)}
-    return {**options.resolved(), **names, "data": None if options.data is None else Path(options.data).name}
+    return {**remembered(options, options.model), "data": None if options.data is None else Path(options.data).name}
 
 
 def _described(packed: Delta, options: Options, chosen: dict[str, Any]) -> Delta:

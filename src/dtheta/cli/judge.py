@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from dtheta.core.delta import Delta
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
 _LENGTH = 128  # tokens of a text where a delta does not say how many it was trained on
 
 
+def max_length(task: Mapping[str, Any]) -> int:
+    """Return at how many tokens the training of a delta cut its texts."""
+    return task.get("max_length", _LENGTH)
+
+
 def encoded(texts: Texts, tokenizer: Any, task: Any) -> EncodedTexts:
     """Return texts as token ids, cut as the delta's training cut them."""
     from dtheta.data.batches import EncodedTexts
 
-    return EncodedTexts(texts, tokenizer, task.get("max_length", _LENGTH))
+    return EncodedTexts(texts, tokenizer, max_length(task))
 
 
 def batches(texts: EncodedTexts, size: int = 64) -> list[Batch]:

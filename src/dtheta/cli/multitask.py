@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dtheta.cli.judge import max_length
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ def learned(experts: Sequence[Expert], parts: Sequence[Delta], tokenizer: Any, h
     from dtheta.data.batches import loader
     from dtheta.models.multitask import MultiTask
 
-    sources = {e.name: loader(e.learn, tokenizer, how.batch_size, _length(e), how.seed) for e in experts}
+    sources = {
+        e.name: loader(e.learn, tokenizer, how.batch_size, max_length(e.delta.provenance.task), how.seed)
+        for e in experts
+    }
     losses = {e.name: _loss_of(t) for t, e in enumerate(experts)}
     return learn_coefficients(
         MultiTask([e.net for e in experts]), parts, sources, losses,
@@ -118,10 +122,6 @@ def _mean_accuracy(experts: Sequence[Expert], tokenizer: Any) -> Any:
         return sum(found) / len(found)
 
     return score
-
-
-def _length(expert: Expert) -> int:
-    return expert.delta.provenance.task.get("max_length", 128)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ Ternary changes stay ternary. Everything else becomes dense: dropped entries lea
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -30,6 +29,7 @@ from dtheta.compose.arguments import checked, choose, each, naming, weights_of
 from dtheta.compose.election import Divide, Elect, Then, election_if, settled
 from dtheta.compose.entrywise import by_name, magnitude
 from dtheta.compose.sieves import Draw, everything
+from dtheta.core.arguments import whole
 from dtheta.core.change import Change
 from dtheta.core.delta import Delta, derived
 from dtheta.core.seeds import key
@@ -76,8 +76,7 @@ def dare(
     """
     deltas, base = checked(deltas)
     densities, found = _densities(density, len(deltas)), weights_of(weights, len(deltas))
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise ConfigError(f"seed is {seed!r}; expected a whole number")
+    seed = whole(seed, "seed")
     choose(rescale, ("probability", "l1", None), "rescale")
     rules = election_if(then, found, elect, divide)
 
@@ -94,7 +93,7 @@ def dare(
 
     settings = {"density": densities, "weights": found, "rescale": rescale, "then": then, "elect": elect}
     made = derived("dare", deltas, **settings, divide=divide)
-    return Delta(by_name(deltas, merged), base, replace(made, seed=int(seed)))
+    return Delta(by_name(deltas, merged), base, replace(made, seed=seed))
 
 
 def _densities(density: float | Sequence[float], count: int) -> list[float]:

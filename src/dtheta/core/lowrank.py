@@ -87,4 +87,4 @@ class LowRank(Change):
     def map(self, move: Any) -> Change:
         """Return the moved change."""
         core = None if self.core is None else move(self.core)
-        return LowRank(move(self.left), move(self.right), core, self.full_shape)
+        return type(self)(move(self.left), move(self.right), core, self.full_shape)

@@ -8,7 +8,7 @@ tables is exact; stored as two separate matrices, it would get the cross terms o
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,14 +44,6 @@ class NewLowRank(LowRank):
         core = None if self.core is None and other.core is None else torch.cat([self._core(), other._core()])
         return NewLowRank(left, right, core, self.shape)
 
-    def map(self, move: Any) -> Change:
-        """Return the moved change."""
-        return NewLowRank(*_moved(self, move), self.full_shape)
-
     def _core(self) -> Tensor:
         ones = torch.ones(self.rank, dtype=torch.float64, device=self.device)
         return ones if self.core is None else self.core.double()
-
-
-def _moved(change: LowRank, move: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    return move(change.left), move(change.right), None if change.core is None else move(change.core)

@@ -26,8 +26,7 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     """Return the delta with every factored change brought to the rank asked for, as one low-rank change.
 
     Dense changes of matrices are factored too; vectors, rows and dense new vectors stay as they are, and new ones in
-    factored form stay new. The blocks of a fused
-    projection are recompressed one by one, where they do not overlap.
+    factored form stay new. The blocks of a fused projection are recompressed one by one, where they do not overlap.
 
     Args:
         delta: Any delta; spectral changes must be bound.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dtheta.adapt.prompts.bundle import Bundle, weighed
 from dtheta.adapt.prompts.family import Family
+from dtheta.adapt.prompts.forward import CACHES
 from dtheta.adapt.prompts.names import prefix_place
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
 
@@ -85,7 +86,7 @@ def filled(bundle: Bundle, found: Family, cache: Any, batch: int) -> Any:
 
 def cut_cache(output: Any) -> Any:
     """Return an output without the cache that the caller did not ask for."""
-    for name in ("cache", "past_key_values"):
+    for name in CACHES:
         if hasattr(output, "keys") and name in output.keys():  # a ModelOutput lists what is not None
             output[name] = None
     return output

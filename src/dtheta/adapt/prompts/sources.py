@@ -16,21 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtheta.adapt.term import Term
+from dtheta.adapt.term import DenseTerm, Term
 from dtheta.core.change import Change, New
 from dtheta.core.new_lowrank import NewLowRank
 
 
-class Vectors(Term):
+class Vectors(DenseTerm):
     """The vectors themselves (m, d)."""
-
-    def __init__(self, values: Tensor) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values)
-
-    def matrix(self) -> Tensor:
-        """Return the vectors."""
-        return self.values
 
     def change(self) -> Change:
         """Return a copy of the vectors."""
