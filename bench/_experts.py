@@ -1,4 +1,4 @@
-"""Experts: MiniLM moved to text tasks under heads that stay as they are, as the image side of CLIP is under its texts.
+"""Experts: a text model moved to tasks under heads that stay as they are, as the image side of CLIP is under its texts.
 
     head_t     logistic regression on the frozen encoder's features of a few texts a class: what zero-shot is to CLIP
     expert_t   Full or LoRA r = 16 on the linear weights of the blocks, head_t frozen: a delta of ``encoder.*`` alone
@@ -28,8 +28,28 @@ from dtheta.score import Correct
 LENGTH, BATCH, STEPS = 32, 16, 60
 SHOTS = 8  # texts a class that the head is made of
 LEARN, VALIDATE, TEST = 128, 128, 400
-BLOCKS = "@blocks|!encoder.pooler.*"
 RATES = {"Full": 2e-4, "LoRA": 2e-3}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model by name, and how many of its layers are kept; None keeps all."""
+
+    name: str = "minilm"
+    layers: int | None = None
+
+    @cache  # noqa: B019 - a handful of bases in one process
+    def pretrained(self) -> tuple[nn.Module, Any]:
+        """Return the model and its tokenizer."""
+        return dt.load_model(self.name, layers=self.layers), dt.load_tokenizer(self.name)
+
+    def __str__(self) -> str:
+        return self.name if self.layers is None else f"{self.name}-{self.layers}"
+
+
+def blocks(net: nn.Module) -> str:
+    """Return the linear weights of the blocks, which LoRA takes by default and Full must be told."""
+    return "@blocks|!encoder.pooler.*" if getattr(net.encoder, "pooler", None) is not None else "@blocks"
 
 
 @dataclass(frozen=True)
@@ -42,20 +62,16 @@ class Expert:
     learn: Texts
     validate: EncodedTexts
     test: EncodedTexts
+    tokenizer: Any
 
     def batches(self, seed: int, size: int = BATCH) -> Any:
         """Return batches of the texts to learn coefficients on."""
-        return loader(self.learn, _pretrained()[1], size, LENGTH, seed)
+        return loader(self.learn, self.tokenizer, size, LENGTH, seed)
 
     def few(self, shots: int, seed: int) -> Any:
         """Return batches of the first ``shots`` texts of each class that are there to learn on."""
         chosen = first_of_each(self.learn, shots)
-        return loader(chosen, _pretrained()[1], min(BATCH, len(chosen)), LENGTH, seed)
-
-
-@cache
-def _pretrained() -> tuple[nn.Module, Any]:
-    return dt.load_model("minilm"), dt.load_tokenizer("minilm")
+        return loader(chosen, self.tokenizer, min(BATCH, len(chosen)), LENGTH, seed)
 
 
 def part(texts: Texts, start: int, stop: int | None) -> Texts:
@@ -74,9 +90,9 @@ def first_of_each(texts: Texts, shots: int) -> Texts:
     return Texts(tuple(texts.texts[i] for i in chosen), tuple(texts.labels[i] for i in chosen))
 
 
-def expert(task: str, kind: str, seed: int, folder: Path) -> Expert:
+def expert(base: Base, task: str, kind: str, seed: int, folder: Path) -> Expert:
     """Make the head of a task, and train its expert unless the folder has it."""
-    model, tokenizer = _pretrained()
+    model, tokenizer = base.pretrained()
     data = dt.load_task(task, n_train=LEARN + VALIDATE + STEPS * BATCH, n_test=TEST, seed=seed)
     learn, validate = part(data.train, 0, LEARN), part(data.train, LEARN, LEARN + VALIDATE)
     train = part(data.train, LEARN + VALIDATE, None)
@@ -85,12 +101,12 @@ def expert(task: str, kind: str, seed: int, folder: Path) -> Expert:
     path = folder / f"{task}-{kind}-{seed}.delta"
     if not path.exists():
         _trained(net, kind, loader(train, tokenizer, BATCH, LENGTH, seed), seed).save(path)
-    encoded = [EncodedTexts(texts, tokenizer, LENGTH) for texts in (validate, data.test)]
-    return Expert(task, net, dt.load(path), learn, *encoded)
+    validation, test = (EncodedTexts(texts, tokenizer, LENGTH) for texts in (validate, data.test))
+    return Expert(task, net, dt.load(path), learn, validation, test, tokenizer)
 
 
 def _trained(net: Classifier, kind: str, batches: Any, seed: int) -> Delta:
-    adapter = dt.attach(net, dt.Full() if kind == "Full" else dt.LoRA(rank=16), BLOCKS, seed=seed)
+    adapter = dt.attach(net, dt.Full() if kind == "Full" else dt.LoRA(rank=16), blocks(net), seed=seed)
     try:
         dt.fit(adapter, batches, steps=STEPS, lr=RATES[kind], seed=seed, quiet=True)
         return adapter.delta()

@@ -1,4 +1,4 @@
-"""Do the claims of ComPEFT hold here? Deltas of MiniLM on three text tasks, compressed, scored on unseen texts.
+"""Do the claims of ComPEFT hold here? Deltas on three text tasks, compressed, scored on unseen texts.
 
     LoRA    rank 16 on all linear weights of the blocks, 50 steps of 16 texts; factors are compressed, as in the paper
     Full    the same weights in full; the residual is compressed
@@ -10,10 +10,12 @@ and alpha are searched by accuracy on 128 validation texts, on part of the paper
 at fixed densities; balanced factors, which are ours; and the head without the delta, which says how much there was to
 lose.
 
+Deltas are of MiniLM, or of SmolLM2 with fewer and shorter texts and half the grid, which costs three times as much.
 Differences are paired by task and seed. "No worse" holds where the lower end of the 95 % interval is above -0.5 points,
 "better" where it is above 0.
 
-    python bench/compeft.py [--json] [--seeds 3] [--tasks bbc r8 sentiment] [--kinds LoRA Full] [--runs FILE]
+    python bench/compeft.py [--json] [--seeds 3] [--tasks bbc r8 sentiment] [--kinds LoRA Full] [--model minilm|smollm2]
+        [--runs FILE]
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ import functools
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from _experts import blocks, part
 from _runs import Runs
 
 import dtheta as dt
@@ -42,11 +46,23 @@ from dtheta.compress.search import search_compression
 from dtheta.compress.signs import signs
 from dtheta.core.delta import Delta
 from dtheta.data.batches import EncodedTexts
-from dtheta.data.text import Texts
 from dtheta.score import Correct, mean_interval
 
-STEPS, BATCH, LENGTH, VALIDATE, TEST = 50, 16, 32, 128, 500
-DENSITIES, ALPHAS = (0.05, 0.1, 0.2, 0.5), (1.0, 2.0, 3.0, 5.0)
+
+@dataclass(frozen=True)
+class Size:
+    """How long a delta is trained, on how much it is judged, and the grid of the search."""
+
+    steps: int = 50
+    batch: int = 16
+    length: int = 32
+    validate: int = 128
+    test: int = 500
+    densities: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
+    alphas: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0)
+
+
+SIZES = {"minilm": Size(), "smollm2": Size(40, 8, 24, 96, 200, (0.05, 0.2), (1.0, 2.0, 3.0, 5.0))}
 RATES = {"LoRA": 2e-3, "Full": 2e-4}
 HEAD = "head.*"
 FIXED = (0.05, 0.2)
@@ -64,24 +80,17 @@ def accuracy(posed: Problem, delta: Delta, texts: EncodedTexts) -> float:
     return float(Correct()(logits, torch.tensor(texts.labels)).mean())
 
 
-def trained(task: str, kind: str, seed: int) -> tuple[Problem, EncodedTexts, Delta]:
+def trained(base: str, task: str, kind: str, seed: int) -> tuple[Problem, EncodedTexts, Delta]:
     """Return the problem, its validation texts and the delta trained on the rest."""
-    model, tokenizer = dt.load_model("minilm"), dt.load_tokenizer("minilm")
-    data = dt.load_task(task, n_train=STEPS * BATCH + VALIDATE, n_test=TEST, seed=seed)
-    train, held_out = (_part(data.train, part) for part in (slice(VALIDATE, None), slice(VALIDATE)))
-    posed = problem(model, tokenizer, dataclasses.replace(data, train=train), LENGTH)
-    recipe = Recipe(method(kind), _blocks(posed), STEPS, BATCH, RATES[kind], "zero", max_length=LENGTH, seed=seed)
+    size, model, tokenizer = SIZES[base], dt.load_model(base), dt.load_tokenizer(base)
+    data = dt.load_task(task, n_train=size.steps * size.batch + size.validate, n_test=size.test, seed=seed)
+    train, held_out = (part(data.train, *ends) for ends in ((size.validate, None), (0, size.validate)))
+    posed = problem(model, tokenizer, dataclasses.replace(data, train=train), size.length)
+    recipe = Recipe(
+        method(kind), blocks(posed.net), size.steps, size.batch, RATES[kind], "zero", max_length=size.length, seed=seed
+    )
     made = adapt_classifier(posed, recipe, frozen_baseline(posed), quiet=True)
-    return posed, EncodedTexts(held_out, tokenizer, LENGTH), made.delta
-
-
-def _blocks(posed: Problem) -> str:
-    """Return the linear weights of the blocks, which LoRA takes by default and Full must be told."""
-    return "@blocks|!encoder.pooler.*" if getattr(posed.net.encoder, "pooler", None) is not None else "@blocks"
-
-
-def _part(texts: Texts, part: slice) -> Texts:
-    return Texts(tuple(texts.texts[part]), tuple(texts.labels[part]))
+    return posed, EncodedTexts(held_out, tokenizer, size.length), made.delta
 
 
 def signed_mean(delta: Delta, density: float) -> Delta:
@@ -113,15 +122,16 @@ def packed(delta: Delta, density: float, scale: Scale, of: Of = "factors") -> De
     return compressed(signs(delta, density, of=of, keep=HEAD), scale, 1.0)
 
 
-def run(task: str, kind: str, seed: int) -> dict[str, Any]:
+def run(base: str, task: str, kind: str, seed: int) -> dict[str, Any]:
     """Train one delta and score all its compressed forms."""
-    posed, validation, delta = trained(task, kind, seed)
+    size = SIZES[base]
+    posed, validation, delta = trained(base, task, kind, seed)
     found: dict[str, Any] = {"sizes": {}, "test": {}, "chosen": {}}
     forms = {"original": delta, "head only": delta.restrict(HEAD)}
     ways: tuple[Of, ...] = ("factors", "balanced") if kind == "LoRA" else ("factors",)
     for of in ways:
         score = lambda d: accuracy(posed, d, validation)  # noqa: E731
-        chosen = search_compression(delta, score, DENSITIES, ALPHAS, of=of, keep=HEAD)
+        chosen = search_compression(delta, score, size.densities, size.alphas, of=of, keep=HEAD)
         forms[f"searched {of}"] = chosen.best
         table = [[t.density, t.alpha, t.score] for t in chosen.table]
         found["chosen"][of] = {"density": chosen.trial.density, "alpha": chosen.trial.alpha, "table": table}
@@ -165,7 +175,7 @@ def _difference(
     gaps = [100 * (run["test"][ours] - run["test"][theirs]) for run in runs]
     found = mean_interval(gaps) if len(set(gaps)) > 1 else None
     low, high = (found.low, found.high) if found else (gaps[0], gaps[0])
-    about = [f"MiniLM, {len(runs)} runs over {len({run['task'] for run in runs})} tasks, test accuracy", note]
+    about = [f"{len(runs)} runs over {len({run['task'] for run in runs})} tasks, test accuracy", note]
     about.append(f"mean ratio {_sizes(runs, ours):.1f} against float16")
     return {
         "system": "ComPEFT",
@@ -210,18 +220,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=["bbc", "r8", "sentiment"])
     parser.add_argument("--kinds", nargs="+", choices=list(RATES), default=list(RATES))
-    parser.add_argument("--runs", type=Path, default=Path("compeft_runs.jsonl"), help="where finished runs are kept")
+    parser.add_argument("--model", choices=list(SIZES), default="minilm")
+    parser.add_argument("--runs", type=Path, help="where finished runs are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs, rows = Runs(options.runs, ("task", "kind", "seed")), []
+    path = options.runs or Path(
+        "compeft_runs.jsonl" if options.model == "minilm" else f"compeft_runs_{options.model}.jsonl"
+    )
+    runs, rows = Runs(path, ("task", "kind", "seed")), []
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
     for seed in range(options.seeds):  # all settings of a seed first, so that a stopped run still tells something
         for kind in options.kinds:
             for task in options.tasks:
                 key = (task, kind, seed)
-                found[kind].append(runs.get(key, functools.partial(run, *key)))
+                found[kind].append(runs.get(key, functools.partial(run, options.model, *key)))
     for kind in options.kinds:
-        rows += claims(kind, found[kind])
+        rows += [{"model": options.model} | row for row in claims(kind, found[kind])]
     if options.json:
         print(json.dumps(rows, indent=1))
         return

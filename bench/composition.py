@@ -1,4 +1,4 @@
-"""Do the claims of aTLAS hold here, and is a merge of compressed deltas as good? Experts of MiniLM on five text tasks.
+"""Do the claims of aTLAS hold here, and is a merge of compressed deltas as good? Experts on five text tasks.
 
     addition    one encoder for all tasks: one factor searched on 11 points of [0, 1] (task arithmetic), one learned
                 coefficient a delta, one a delta and tensor (aTLAS); and the same factor searched for deltas and for
@@ -11,10 +11,11 @@ are chosen on 128 others, and what is shown is accuracy on 400 test texts that c
 paper with fewer and so larger steps, set once on seed 100, which is not reported. Differences are paired by task and
 seed, in points, with 95 % t intervals over seeds and tasks ("addition": over seeds, of means over tasks).
 
-Runs, and the experts they need, are kept in the current folder, so that an interrupted benchmark goes on.
+Experts are of MiniLM, or of SmolLM2 where asked for, at a third of the cost with its first ten layers. Runs, and the
+experts they need, are kept in the current folder, so that an interrupted benchmark goes on.
 
     python bench/composition.py [--json] [--seeds 3] [--kinds Full LoRA] [--only addition negation few-shot]
-        [--runs FILE]
+        [--model minilm|smollm2] [--layers N] [--runs FILE]
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _experts import Expert, accuracy, expert
+from _experts import Base, Expert, accuracy, expert
 from _runs import Runs
 
 import dtheta as dt
@@ -47,11 +48,11 @@ SHOTS = (1, 16)
 
 
 @functools.cache
-def experts(kind: str, seed: int) -> dict[str, Expert]:
+def experts(base: Base, kind: str, seed: int) -> dict[str, Expert]:
     """Return the experts of all tasks, trained once."""
-    folder = Path("composition_experts")
+    folder = Path("composition_experts" + ("" if base == Base() else f"_{base}"))
     folder.mkdir(exist_ok=True)
-    return {task: expert(task, kind, seed, folder) for task in TASKS}
+    return {task: expert(base, task, kind, seed, folder) for task in TASKS}
 
 
 def scores(found: Sequence[Expert], delta: Delta | None, on: str = "test") -> list[float]:
@@ -67,9 +68,9 @@ def relative(values: Sequence[float], best: Sequence[float]) -> float:
     return sum(v / b for v, b in zip(values, best, strict=True)) / len(best)
 
 
-def addition(kind: str, seed: int) -> dict[str, Any]:
+def addition(base: Base, kind: str, seed: int) -> dict[str, Any]:
     """Compose one encoder for all tasks in every way, and test it."""
-    found = list(experts(kind, seed).values())
+    found = list(experts(base, kind, seed).values())
     net, deltas = MultiTask([e.net for e in found]), [e.delta for e in found]
     best = [scores([e], e.delta, "validate")[0] for e in found]
     judge = lambda delta: relative(scores(found, delta, "validate"), best)  # noqa: E731
@@ -111,9 +112,9 @@ def _searched(make: Callable[[float], Delta], judge: Callable[[Delta], float]) -
     return make(found), found
 
 
-def negation(kind: str, seed: int, target: str) -> dict[str, Any]:
+def negation(base: Base, kind: str, seed: int, target: str) -> dict[str, Any]:
     """Forget a task with its own delta, and test it and the control."""
-    found = experts(kind, seed)
+    found = experts(base, kind, seed)
     control = found["r8" if target == "20news" else "20news"]
     aim = found[target]
     floor = KEEP * scores([control], None, "validate")[0]
@@ -139,9 +140,9 @@ def _tagged(one: Expert, task: int, seed: int) -> list[Any]:
     return [(task, batch) for batch in one.batches(seed)]
 
 
-def few_shot(kind: str, seed: int, target: str, shots: int) -> dict[str, Any]:
+def few_shot(base: Base, kind: str, seed: int, target: str, shots: int) -> dict[str, Any]:
     """Compose for a task from a few of its texts and the deltas of the other tasks."""
-    found = experts(kind, seed)
+    found = experts(base, kind, seed)
     aim, deltas = found[target], [e.delta for e in found.values() if e.task != target]
     learned = dt.learn_coefficients(
         aim.net, deltas, aim.few(shots, seed), _loss, recipe="few-shot", seed=seed,
@@ -229,13 +230,15 @@ def _points(gaps: Sequence[float]) -> str:
     return f"{100 * _mean(gaps):+.2f}"
 
 
-def rows(runs: Runs, kind: str, only: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def rows(runs: Runs, base: Base, kind: str, only: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Run what is missing, and return all rows of one kind of delta."""
 
     def get(what: str, seed: int, make: Callable[..., dict[str, Any]], target: str = "", *shots: int) -> None:
         key = (what, kind, seed, target, *(shots or (0,)))
         rest = (target, *shots) if target else ()
-        made.setdefault(" ".join([what, *map(str, shots)]), []).append(runs.get(key, lambda: make(kind, seed, *rest)))
+        made.setdefault(" ".join([what, *map(str, shots)]), []).append(
+            runs.get(key, lambda: make(base, kind, seed, *rest))
+        )
 
     made: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:  # all parts of a seed first, so that a stopped run still tells something
@@ -262,12 +265,16 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=("Full", "LoRA"), default=["Full", "LoRA"])
     parts = ["addition", "negation", "few-shot"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--runs", type=Path, default=Path("composition_runs.jsonl"), help="where runs are kept")
+    parser.add_argument("--model", default="minilm", help="of the zoo")
+    parser.add_argument("--layers", type=int, help="keep the first so many layers of the model")
+    parser.add_argument("--runs", type=Path, help="where runs are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(options.runs, ("what", "kind", "seed", "target", "shots"))
+    base = Base(options.model, options.layers)
+    path = options.runs or Path("composition_runs.jsonl" if base == Base() else f"composition_runs_{base}.jsonl")
+    runs = Runs(path, ("what", "kind", "seed", "target", "shots"))
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    found = [r for kind in options.kinds for r in rows(runs, kind, options.only, seeds)]
+    found = [{"model": str(base)} | r for kind in options.kinds for r in rows(runs, base, kind, options.only, seeds)]
     if options.json:
         print(json.dumps(found, indent=1))
         return
