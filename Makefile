@@ -59,12 +59,12 @@ setup-dev: $(VENV)/.dev-$(KEY)
 
 $(VENV)/.run-$(KEY): | $(PY)
 	@echo "setting up $(VENV): PyTorch, transformers and dtheta itself; minutes the first time" >&2
-	@$(PIP) install --quiet --editable '.[text]'
+	@$(PIP) install --quiet --editable '.[text,image]'
 	@touch $@
 
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
 	@echo "setting up $(VENV): what the tests and checks need" >&2
-	@$(PIP) install --quiet --editable '.[text,parity,dev]'
+	@$(PIP) install --quiet --editable '.[text,image,parity,dev]'
 	@touch $@
 
 # A folder that is there without a working interpreter (moved, or an interrupted set-up) is made anew.

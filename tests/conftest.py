@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from torch import nn  # noqa: E402
 
 from dtheta.core.seeds import generator  # noqa: E402
-from dtheta.data.images import ImageTask, load_fashion_mnist  # noqa: E402
+from dtheta.data.image_tasks import load_image_task  # noqa: E402
+from dtheta.data.images import ImageTask  # noqa: E402
 from dtheta.data.tasks import load_task  # noqa: E402
 from dtheta.data.text import TextTask  # noqa: E402
 from dtheta.errors import MissingExtra  # noqa: E402
@@ -97,7 +98,7 @@ def bbc_small() -> TextTask:
 @pytest.fixture(scope="session")
 def fashion_mnist_small() -> ImageTask:
     """256 training and 256 test images of Fashion-MNIST; skips where the Debian package cannot be had."""
-    return _or_skip(lambda: load_fashion_mnist(n_train=256, n_test=256))
+    return _or_skip(lambda: load_image_task("fashion", n_train=256, n_test=256))
 
 
 def _random(model: nn.Module, name: str) -> nn.Module:

