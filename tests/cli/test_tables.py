@@ -140,7 +140,7 @@ def test_models_prints_the_license_of_the_data_too(dtheta: Run) -> None:
     done = dtheta("models", "--json")
     assert {task for row in done.json["data"] for task in row["tasks"]} == set(TASKS)
     licenses = {row["license"] for row in [*done.json["models"], *done.json["data"]]}
-    assert licenses == {package.license for package in SOURCES.values()}
+    assert all(any(package.license in text for text in licenses) for package in SOURCES.values())
     assert all(text in dtheta("models").out for text in licenses)
 
 

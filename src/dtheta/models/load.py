@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from dtheta.errors import ConfigError, DthetaWarning, FormatError, UnsupportedLayer
+from dtheta.models.dual import is_dual, read_dual
 from dtheta.models.zoo import model_folder, require_text
 
 
@@ -23,7 +24,7 @@ def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, l
     """Return a pretrained model in evaluation mode on the CPU.
 
     Args:
-        name_or_folder: ``"minilm"``, ``"smollm2"``, or a local Hugging Face folder with ``config.json`` and
+        name_or_folder: ``"minilm"``, ``"smollm2"``, ``"dual"``, or a local Hugging Face folder with ``config.json`` and
             safetensors; the architecture is the one that its ``config.json`` names. Pickled weights are not read.
         dtype: floating dtype of the weights.
         layers: keep only the first so many layers; None keeps all.
@@ -38,6 +39,10 @@ def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, l
         raise ConfigError(f"dtype of a model must be floating, got {dtype}")
     require_text("transformers")
     folder = model_folder(name_or_folder)
+    if is_dual(folder):
+        if layers is not None:
+            raise ConfigError(f"layers={layers}: a dual encoder has two towers and cannot be cut; leave layers out")
+        return read_dual(folder, dtype).eval()
     config = _config(folder, layers)
     architecture = _architecture(config, folder)
     model, report = _from_pretrained(architecture, folder, config, dtype)
@@ -60,7 +65,8 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with _quiet():  # transformers does not know a dual encoder's config.json, and need not
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise FormatError(f"{folder} holds no tokenizer that can be read: {_first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where files are missing

@@ -2,6 +2,8 @@
 
     minilm     all-MiniLM-L6-v2, BERT encoder, 6 x 384, 22.7 M parameters
     smollm2    SmolLM2-135M-Instruct, Llama decoder, 30 x 576, 134.5 M parameters, de-quantised from 4 bits
+    miniclip   a small CLIPModel with a vision transformer, 4.6 M parameters, trained by scripts/pretrain_miniclip.py
+    dual       EfficientNet-Lite0 and MiniLM joined in closed form, images and texts in one space, 26.4 M parameters
 
 Everything else is a path to a local Hugging Face folder.
 """
@@ -17,6 +19,7 @@ from dtheta.data.sources import MINILM, SMOLLM2, fetch
 from dtheta.errors import ConfigError, MissingExtra, did_you_mean
 
 _CONVERTED = "smollm2-0.1.2-r1"  # the last part counts changes of our own conversion
+_JOINED = "dual-r1"
 
 
 def _minilm() -> Path:
@@ -33,7 +36,18 @@ def _smollm2() -> Path:
     return build_once(cache_dir("models", _CONVERTED), convert, lambda folder: (folder / "config.json").is_file())
 
 
-ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2}
+def _dual() -> Path:
+    def join(folder: Path) -> None:
+        require_text("transformers", "tokenizers")
+        from dtheta.models.dual_join import build_dual
+
+        build_dual(_minilm(), folder)
+
+    return build_once(cache_dir("models", _JOINED), join, lambda folder: (folder / "config.json").is_file())
+
+
+ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2, "dual": _dual}
+ZOO["miniclip"] = lambda: Path(__file__).with_name("miniclip")  # ships with dtheta
 
 
 def model_folder(name_or_folder: str | Path) -> Path:
