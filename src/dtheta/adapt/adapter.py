@@ -12,6 +12,8 @@ from dtheta.adapt.freeze import Freeze
 from dtheta.adapt.method import Method
 from dtheta.adapt.names import module_name, parameter_name
 from dtheta.adapt.parametrization import is_covered
+from dtheta.adapt.prompts.image_names import is_mixed
+from dtheta.adapt.prompts.tower_wiring import TowerLink
 from dtheta.adapt.prompts.wiring import PromptLink
 from dtheta.adapt.prompts.wiring import connect as connect_prompt
 from dtheta.adapt.source import Source
@@ -19,7 +21,7 @@ from dtheta.adapt.term import Term
 from dtheta.adapt.wiring import Link, connect, take_back
 from dtheta.core.apply import original
 from dtheta.core.block import Block
-from dtheta.core.change import Change, Dense
+from dtheta.core.change import Change, Dense, New
 from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
@@ -76,7 +78,7 @@ class Adapter(nn.Module):
         self._beside: tuple[str, ...] = ()
         self._origin = origin
         self._attached = True
-        self._links: list[Link | PromptLink] = []
+        self._links: list[Link | PromptLink | TowerLink] = []
         self._freeze = Freeze(model)
         try:
             for key, site in self._sites.items():
@@ -87,7 +89,7 @@ class Adapter(nn.Module):
                 self._links += connect(site, Source(term, site.window, self._effective_weight))
             if grafts:
                 link = connect_prompt(model, grafts, self._effective_weight)
-                self._beside = (link.beside,)
+                self._beside = link.beside
                 self._links.append(link)
         except Exception:
             self.detach()
@@ -168,6 +170,28 @@ class Adapter(nn.Module):
         changes = {name: scale(add(found), self.weight) for name, found in parts.items()}
         changes = {name: change.map(lambda t: t.to("cpu")) for name, change in changes.items()}
         return Delta(changes, self._fingerprint(list(changes)), self._made(list(changes)))
+
+    def folded(self) -> Delta:
+        """Return a delta that does the same, without the networks that make vectors: of UPT, the vectors that come out.
+
+        It trains on as plain vectors, where ``delta()`` keeps the networks. Of other methods it is ``delta()``.
+
+        Raises:
+            ConfigError: If the vectors depend on the input, as CoCoOp's do, or the adapter is detached.
+        """
+        if not self._attached:
+            raise ConfigError("this adapter is detached; fold it before, or attach its delta and fold that")
+        delta = self.delta()
+        link = next((link for link in self._links if isinstance(link, TowerLink)), None)
+        if link is None:
+            return delta
+        made = {name: New(values.to("cpu")) for name, values in link.constants(self.weight).items()}
+        if not any(is_mixed(name) for name in self._grafts):
+            return delta
+        rest = {name: change for name, change in delta.changes.items() if name not in self._grafts}
+        settings, task = delta.provenance.settings, delta.provenance.task
+        provenance = Provenance("fold", {}, [delta.digest], settings, self.seed, task)
+        return Delta({**rest, **made}, delta.base, provenance)
 
     def _fingerprint(self, names: list[str]) -> Fingerprint:
         """Return the digests of what is touched; a prompt stands among embeddings, so it touches their table."""

@@ -17,8 +17,13 @@ BUILT_IN = {
     "BitFit": "dtheta.adapt.bitfit",
     "PromptTuning": "dtheta.adapt.prompts.tuning",
     "DePT": "dtheta.adapt.prompts.dept",
+    "ADePT": "dtheta.adapt.prompts.adept",
     "PTuning": "dtheta.adapt.prompts.p_tuning",
     "PrefixTuning": "dtheta.adapt.prompts.prefix_tuning",
+    "CoOp": "dtheta.adapt.prompts.coop",
+    "CoCoOp": "dtheta.adapt.prompts.cocoop",
+    "VPT": "dtheta.adapt.prompts.vpt",
+    "UPT": "dtheta.adapt.prompts.upt",
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtheta.adapt.prompts.bundle import Bundle, real_order
+from dtheta.adapt.prompts.bundle import Bundle, Place, real_order
 from dtheta.adapt.prompts.encoder import shifted
 from dtheta.adapt.prompts.family import Family
 from dtheta.adapt.prompts.forward import CACHES, PromptForward, plain_mask, widened_mask
@@ -63,8 +63,9 @@ class DecoderForward(PromptForward):
     def enlarged(self, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return embeddings and mask of a text with its virtual tokens."""
         mask = plain_mask(given)
+        ids = given.get("input_ids")
         x = self.embedded(given)
-        wide, wide_mask, _ = self.widened(x, mask, real_order(mask, None))
+        wide, wide_mask, _ = self.widened(x, mask, real_order(mask, None), ids)
         self.require_positions(wide_mask, wide.shape[1] + self.bundle.prefixed)
         return wide, wide_mask
 
@@ -74,12 +75,13 @@ class DecoderForward(PromptForward):
     def _put_in(self, given: dict[str, Any], cache: Any) -> Layout | None:
         """Put the virtual tokens into the inputs, unless the cache holds them; return where they stand."""
         mask, positions = plain_mask(given), given.get("position_ids")
+        ids = given.get("input_ids")
         x = self.embedded(given)
         held = cache_length(cache)
         if held:
-            self._go_on(given, x, mask, positions, held - self.bundle.prefixed)
+            self._go_on(given, x, ids, mask, positions, held - self.bundle.prefixed)
             return None
-        wide, wide_mask, layout = self.widened(x, mask, real_order(mask, positions))
+        wide, wide_mask, layout = self.widened(x, mask, real_order(mask, positions), ids)
         self.require_positions(wide_mask, wide.shape[1] + self.bundle.prefixed)
         given |= {"inputs_embeds": wide, "attention_mask": wide_mask}
         if positions is not None:
@@ -88,7 +90,9 @@ class DecoderForward(PromptForward):
             given["position_ids"] = order(wide_mask)
         return layout
 
-    def _go_on(self, given: dict[str, Any], x: Tensor, mask: Tensor | None, positions: Any, held: int) -> None:
+    def _go_on(
+        self, given: dict[str, Any], x: Tensor, ids: Tensor | None, mask: Tensor | None, positions: Any, held: int
+    ) -> None:
         """Put new tokens behind those in the cache, ``held`` of them with the virtual ones."""
         virtual, new = self.bundle.virtual, x.shape[1]
         past = held - virtual
@@ -102,40 +106,48 @@ class DecoderForward(PromptForward):
         index = column[None] if mask is None else order(mask)[:, -new:]
         if positions is not None:
             index = positions
-        given["inputs_embeds"] = self.bundle.displaced(x, index, column, None if mask is None else mask[:, -new:])
-        if mask is not None:
-            wide = widened_mask(mask, Layout.of(mask, mask.shape[1], virtual))
+        given["inputs_embeds"] = self.bundle.displaced(
+            x, Place(column, index, None if mask is None else mask[:, -new:], ids)
+        )
+        layout = self.layout(mask, len(x), past + new)
+        if (mask := self.masked(mask, layout, x)) is not None:
+            wide = widened_mask(mask, layout)
             assert wide is not None
             given["attention_mask"] = wide
             self.require_positions(wide, wide.shape[1] + self.bundle.prefixed)
             if positions is None and self.accepts("position_ids"):
                 given["position_ids"] = order(wide)[:, -new:]
         if positions is not None:
-            given["position_ids"] = positions + virtual
+            given["position_ids"] = positions + layout.own
 
     def _offset_only(self, given: dict[str, Any], cache: Any) -> None:
         """Give new tokens of a generation their offsets; their positions say how many tokens came before."""
-        rules = self.bundle.offset_rules()
-        if not rules or given.get("inputs_embeds") is not None:  # the text has its own already
+        if not self.bundle.displaces or given.get("inputs_embeds") is not None:  # the text has its own already
             return
+        ids = given.get("input_ids")
         x = self.embedded(given)
         past = cache_length(cache) - self.bundle.virtual - self.bundle.prefixed if self._counts_columns(given) else 0
         column = torch.arange(past, past + x.shape[1], device=x.device)
-        given["inputs_embeds"] = self.bundle.displaced(x, self._widened_order(given, x.shape[1]), column, None)
+        index = self._widened_order(given, *x.shape[:2])
+        given["inputs_embeds"] = self.bundle.displaced(x, Place(column, index, None, ids), expanded=True)
 
     def _counts_columns(self, given: dict[str, Any]) -> bool:
         """Tell whether the cache has to be asked for its length, for which an accelerator has to be waited for."""
         by_column = any(rule.index == "column" for rule in self.bundle.offset_rules())
         return by_column or (given.get("position_ids") is None and given.get("attention_mask") is None)
 
-    def _widened_order(self, given: dict[str, Any], new: int) -> Tensor | None:
+    def _widened_order(self, given: dict[str, Any], batch: int, new: int) -> Tensor | None:
         """Return the number of real tokens before new ones, by positions or mask of the widened text, if any."""
         positions, mask = given.get("position_ids"), given.get("attention_mask")
         if positions is None and mask is not None:
             wide = plain_mask(given)
             assert wide is not None
             positions = order(wide)[:, -new:]
-        return None if positions is None else (positions - self.bundle.virtual).clamp(min=0)
+        if positions is None:
+            return None
+        lengths = self.bundle.lengths(batch, expanded=True)
+        own = self.bundle.virtual if lengths is None else lengths.to(positions.device)
+        return (positions - own).clamp(min=0)
 
     def _with_prefix(self, given: dict[str, Any], cache: Any) -> Any:
         """Put the prefix into an empty cache, and room for it into mask and positions; return the cache."""

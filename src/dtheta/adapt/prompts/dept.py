@@ -20,8 +20,8 @@ import torch
 
 from dtheta.adapt.method import working_dtype
 from dtheta.adapt.prompts.family import Family
-from dtheta.adapt.prompts.method import Init, PromptMethod, check_counts, start
-from dtheta.adapt.prompts.names import INPUT, Beyond, Index, OffsetRule, offset_rule
+from dtheta.adapt.prompts.method import Init, PromptMethod, check_counts, check_rates, start, two_rates
+from dtheta.adapt.prompts.names import INPUT, Beyond, Index, OffsetRule
 from dtheta.adapt.prompts.sources import OffsetTable, Vectors
 from dtheta.adapt.term import Term
 from dtheta.core.seeds import generator
@@ -64,10 +64,7 @@ class DePT(PromptMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, length=0, rank=1, positions=1)
-        for name in ("alpha", "offset_lr"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"DePT: {name} must be a positive number, found {value}")
+        check_rates(self, "alpha", "offset_lr")
 
     @classmethod
     def of_budget(cls, tokens: int, length: int, positions: int, width: int, **fields: Any) -> DePT:
@@ -110,10 +107,4 @@ class DePT(PromptMethod):
 
     def parameter_groups(self, adapter: Adapter, lr: float) -> list[dict[str, Any]]:
         """Return the virtual tokens at ``lr``, and A and B at theirs."""
-        rate = lr if self.offset_lr is None else self.offset_lr
-        tables = [adapter.term(name) for name in adapter.grafts if offset_rule(name) is not None]
-        mine = [p for table in tables for p in table.parameters()]
-        own = {id(p) for p in mine}
-        rest = [p for p in adapter.trainable().values() if id(p) not in own]
-        groups = [{"params": rest, "lr": lr, "name": "prompt"}, {"params": mine, "lr": rate, "name": "offset"}]
-        return [group for group in groups if group["params"]]
+        return two_rates(adapter, lr, self.offset_lr)

@@ -24,9 +24,10 @@ class EncoderForward(PromptForward):
     def prompted(self, given: dict[str, Any]) -> Any:
         """Return the output for inputs by name."""
         mask = plain_mask(given)
+        ids = given.get("input_ids")
         x = self.embedded(given)
         index = None if mask is None else order(mask)
-        wide, wide_mask, layout = self.widened(x, mask, index)
+        wide, wide_mask, layout = self.widened(x, mask, index, ids)
         self.require_positions(wide_mask, wide.shape[1])
         given |= {"inputs_embeds": wide, "attention_mask": wide_mask}
         if self.accepts("position_ids"):
@@ -49,10 +50,11 @@ class CrossForward(PromptForward):
     def prompted(self, given: dict[str, Any]) -> Any:
         """Return the output; the mask of the source grows with the source."""
         states, mask = given.get("encoder_hidden_states"), plain_mask(given, "encoder_attention_mask")
-        virtual = self.bundle.virtual
-        if states is not None and mask is not None and states.shape[1] == mask.shape[1] + virtual:
-            layout = Layout.of(mask, mask.shape[1], virtual, self.family.after)
-            given["encoder_attention_mask"] = widened_mask(mask, layout)
+        if states is not None:
+            columns = states.shape[1] - self.bundle.virtual
+            if mask is None or mask.shape[1] == columns:
+                layout = self.layout(mask, len(states), columns, expanded=True)
+                given["encoder_attention_mask"] = widened_mask(self.masked(mask, layout, states), layout)
         return self.plain(**given)
 
 
@@ -63,7 +65,7 @@ def shifted(positions: torch.Tensor, layout: Layout) -> torch.Tensor:
     start = positions[:, layout.at] if isinstance(layout.at, int) else positions.gather(1, layout.at)[:, 0]
     virtual = start[:, None] + torch.arange(layout.virtual, device=positions.device)
     column = torch.arange(layout.columns, device=positions.device)[None]
-    return layout.widen(positions + layout.virtual * (column >= layout.at), virtual)
+    return layout.widen(positions + layout.own * (column >= layout.at), virtual)
 
 
 def encoder_forwards(found: Family, bundle: Bundle) -> list[PromptForward]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from dtheta.core.tensors import shared
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -97,7 +98,7 @@ def _text_model(model: nn.Module) -> Any:
     """Return the outermost model of transformers."""
     loaded = sys.modules.get("transformers.modeling_utils")  # else no module can be one of its models
     kind = getattr(loaded, "PreTrainedModel", ())
-    tops = _outermost(model, kind)
+    tops = outermost(model, kind)
     if len(tops) > 1:
         raise UnsupportedLayer(
             f"{type(model).__name__} holds {len(tops)} models of transformers ({type(tops[0]).__name__}, "
@@ -117,11 +118,17 @@ def _text_model(model: nn.Module) -> Any:
     return found
 
 
-def _outermost(module: nn.Module, kind: Any) -> list[nn.Module]:
+def name_of(model: nn.Module, embedding: nn.Module) -> str:
+    """Return the name of an embedding's weight among a model's tensors."""
+    holders = shared(model).items()
+    return next(n for n, held in holders if any(o.module is embedding and o.attribute == "weight" for o, _ in held))
+
+
+def outermost(module: nn.Module, kind: Any) -> list[nn.Module]:
     """Return the modules of a kind that are in no other of that kind."""
     if isinstance(module, kind):
         return [module]
-    found = [top for child in module.children() for top in _outermost(child, kind)]
+    found = [top for child in module.children() for top in outermost(child, kind)]
     return list(dict.fromkeys(found))
 
 

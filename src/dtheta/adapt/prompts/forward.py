@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dtheta.adapt.prompts.bundle import Bundle
+from dtheta.adapt.prompts.bundle import Bundle, Place
 from dtheta.adapt.prompts.family import Family
 from dtheta.adapt.prompts.layout import Layout
+from dtheta.adapt.prompts.uneven import UnevenLayout
 from dtheta.errors import ConfigError
 
 CACHES = ("cache", "past_key_values")  # the name changed in transformers 5
@@ -40,7 +41,7 @@ class PromptForward(ABC):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the model's output with the prompts at work."""
         self.reached = True
-        if not self.bundle.active():
+        if not self.bundle.works:
             return self.plain(*args, **kwargs)
         return self.prompted(self.bound(args, kwargs))
 
@@ -64,13 +65,31 @@ class PromptForward(ABC):
             raise ConfigError("expected exactly one of input_ids and inputs_embeds")
         return self.family.embedding(ids) if embeds is None else embeds
 
-    def widened(self, x: Tensor, mask: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor | None, Layout]:
+    def widened(
+        self, x: Tensor, mask: Tensor | None, index: Tensor | None, ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Layout]:
         """Return embeddings and mask with the virtual tokens, and where those stand."""
         column = torch.arange(x.shape[1], device=x.device)
-        x = self.bundle.displaced(x, index, column, mask)
-        virtual = self.bundle.tokens(x.shape[0], x)
-        layout = Layout.of(mask, x.shape[1], virtual.shape[1], self.family.after)
-        return layout.widen(x, virtual), widened_mask(mask, layout), layout
+        x = self.bundle.displaced(x, Place(column, index, mask, ids))
+        layout = self.layout(mask, x.shape[0], x.shape[1])
+        mask = self.masked(mask, layout, x)
+        return layout.widen(x, self.bundle.tokens(x.shape[0], x)), widened_mask(mask, layout), layout
+
+    def layout(self, mask: Tensor | None, batch: int, columns: int, expanded: bool = False) -> Layout:
+        """Return where the virtual tokens stand in texts of so many columns."""
+        found = Layout.of(mask, columns, self.bundle.virtual, self.family.after)
+        lengths = self.bundle.lengths(batch, expanded)
+        if lengths is None:
+            return found
+        device = self.family.embedding.weight.device if mask is None else mask.device
+        left = self.family.kind == "decoder"
+        return UnevenLayout(found.columns, found.virtual, found.at, lengths.to(device), left)  # type: ignore[arg-type]
+
+    def masked(self, mask: Tensor | None, layout: Layout, x: Tensor) -> Tensor | None:
+        """Return the mask of a text, made of ones where there is none and virtual tokens leave padding."""
+        if mask is not None or not isinstance(layout, UnevenLayout):
+            return mask
+        return torch.ones(len(x), layout.columns, dtype=torch.long, device=x.device)
 
     def require_positions(self, mask: Tensor | None, columns: int) -> None:
         """Raise unless the model has as many positions as the longest text needs."""
@@ -112,5 +131,5 @@ def plain_mask(given: dict[str, Any], name: str = "attention_mask") -> Tensor | 
 
 
 def widened_mask(mask: Tensor | None, layout: Layout) -> Tensor | None:
-    """Return a mask with ones for the virtual tokens; none stays none, since all are real."""
-    return None if mask is None else layout.widen(mask, mask.new_ones(mask.shape[0], layout.virtual))
+    """Return a mask with the virtual tokens; none stays none, since all are real."""
+    return None if mask is None else layout.widen(mask, layout.virtual_mask(mask))

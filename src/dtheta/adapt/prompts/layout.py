@@ -39,6 +39,15 @@ class Layout:
             return cls(columns, virtual, min(after, columns))
         return cls(columns, virtual, (mask != 0).long().argmax(1, keepdim=True) + after)
 
+    @property
+    def own(self) -> int | Tensor:
+        """Virtual tokens of each text, one number for all."""
+        return self.virtual
+
+    def virtual_mask(self, mask: Tensor) -> Tensor:
+        """Return the mask (B, m) of the virtual tokens beside the mask of a text: all are real."""
+        return mask.new_ones(mask.shape[0], self.virtual)
+
     def widen(self, text: Tensor, virtual: Tensor) -> Tensor:
         """Return text (B, T, ...) with virtual (B, m, ...) put in."""
         if isinstance(self.at, int):
@@ -46,7 +55,7 @@ class Layout:
         column = torch.arange(self.columns + self.virtual, device=text.device)[None]
         own = (column >= self.at) & (column < self.at + self.virtual)
         source = torch.where(column < self.at, column + self.virtual, torch.where(own, column - self.at, column))
-        return _taken(torch.cat([virtual, text], 1), source)
+        return taken(torch.cat([virtual, text], 1), source)
 
     def cut(self, wide: Tensor) -> Tensor:
         """Return the columns (B, T, ...) of the text."""
@@ -55,7 +64,7 @@ class Layout:
                 return wide[:, self.virtual :]
             return torch.cat([wide[:, : self.at], wide[:, self.at + self.virtual :]], 1)
         column = torch.arange(self.columns, device=wide.device)[None]
-        return _taken(wide, torch.where(column < self.at, column, column + self.virtual))
+        return taken(wide, torch.where(column < self.at, column, column + self.virtual))
 
     def cut_output(self, output: Any) -> Any:
         """Return a model's output with the virtual columns cut out of every state (B, T + m, features) in it."""
@@ -70,7 +79,7 @@ class Layout:
         return output
 
 
-def _taken(wide: Tensor, columns: Tensor) -> Tensor:
+def taken(wide: Tensor, columns: Tensor) -> Tensor:
     """Return columns (B, K) of a tensor (B, N, ...)."""
     index = columns.reshape(*columns.shape, *[1] * (wide.ndim - 2)).expand(*columns.shape, *wide.shape[2:])
     return wide.gather(1, index)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dtheta.adapt.method import Method, working_dtype
 from dtheta.adapt.prompts.family import Family, family, require_room
+from dtheta.adapt.prompts.names import is_offset
 from dtheta.adapt.prompts.wiring import require_fit
 from dtheta.adapt.term import Term
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, UnsupportedLayer
+
+if TYPE_CHECKING:
+    from dtheta.adapt.adapter import Adapter
 
 Init = Literal["vocabulary", "text", "normal"]
 
@@ -67,6 +72,29 @@ def check_counts(method: Method, **least: int) -> None:
         value: Any = getattr(method, name)
         if value is not None and value < smallest:
             raise ConfigError(f"{method.name}: {name}={value} must be at least {smallest}")
+
+
+def check_rates(method: Method, *names: str) -> None:
+    """Raise unless fields of a method are None or positive numbers.
+
+    Raises:
+        ConfigError: Naming the field.
+    """
+    for name in names:
+        value: Any = getattr(method, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{method.name}: {name} must be a positive number, found {value}")
+
+
+def two_rates(adapter: Adapter, lr: float, offset_lr: float | None) -> list[dict[str, Any]]:
+    """Return optimizer groups: what displaces embeddings at ``offset_lr`` (``lr`` if None), all else at ``lr``."""
+    offsets = [adapter.term(name) for name in adapter.grafts if is_offset(name)]
+    mine = [p for term in offsets for p in term.parameters()]
+    own = {id(p) for p in mine}
+    rest = [p for p in adapter.trainable().values() if id(p) not in own]
+    rate = lr if offset_lr is None else offset_lr
+    groups = [{"params": rest, "lr": lr, "name": "prompt"}, {"params": mine, "lr": rate, "name": "offset"}]
+    return [group for group in groups if group["params"]]
 
 
 def start(found: Family, length: int, init: Init, ids: tuple[int, ...] | None, seed: int, key: str) -> Tensor:

@@ -8,25 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.adapt.prompts.bundle import Bundle, Prompt
+from dtheta.adapt.prompts.context import ContextForward
 from dtheta.adapt.prompts.decoder import DecoderForward, decoder_forwards
 from dtheta.adapt.prompts.encoder import encoder_forwards
-from dtheta.adapt.prompts.family import Family, family, require_room
+from dtheta.adapt.prompts.family import Family, family, name_of, require_room
 from dtheta.adapt.prompts.forward import PromptForward
 from dtheta.adapt.prompts.generate import PromptGenerate
-from dtheta.adapt.prompts.names import INPUT, prefix_place
+from dtheta.adapt.prompts.image_names import is_image_prompt
+from dtheta.adapt.prompts.names import INPUT, NETWORK, prefix_place
 from dtheta.adapt.prompts.prefix import require_prefix
 from dtheta.adapt.prompts.sources import length_of, width_of
+from dtheta.adapt.prompts.token_wise import require_token_wise
+from dtheta.adapt.prompts.tower_wiring import TowerLink
+from dtheta.adapt.prompts.tower_wiring import connect as connect_towers
 from dtheta.adapt.term import Term
-from dtheta.core.tensors import shared
-from dtheta.errors import ShapeMismatch, UnsupportedLayer
+from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
 
 
 class PromptLink:
     """One adapter's prompt on one model, until it is taken away."""
 
-    def __init__(self, found: Family, bundle: Bundle, prompt: Prompt, beside: str) -> None:
+    def __init__(self, found: Family, bundle: Bundle, prompt: Prompt, beside: tuple[str, ...]) -> None:
         self.family = found
-        self.beside = beside  # the name of the table of input embeddings, among which the prompt stands
+        self.beside = beside  # the names of the tables of input embeddings, among which the prompt stands
         self.bundle = bundle
         self.prompt = prompt
         bundle.prompts.append(prompt)
@@ -37,21 +41,23 @@ class PromptLink:
         self.bundle.prompts.remove(self.prompt)
         if not self.bundle.prompts:
             for found in self.bundle.families:  # prompts may have come to a whole model and to the one inside it
-                _take_off(found)
+                take_off(found)
 
 
-def connect(model: nn.Module, terms: Mapping[str, Term], weight: Callable[[], float]) -> PromptLink:
-    """Put the vectors of a prompt on a model.
+def connect(model: nn.Module, terms: Mapping[str, Term], weight: Callable[[], float]) -> PromptLink | TowerLink:
+    """Put the vectors of a prompt on a text model, or on an image-text model.
 
     Raises:
         UnsupportedLayer: If the model is no text model that a prompt can enter.
         ShapeMismatch: If the vectors do not fit it.
     """
+    if any(is_image_prompt(name) for name in terms):
+        return connect_towers(model, terms, weight)
     found = family(model)
     require_fit(found, terms)
     for term in terms.values():
         term.to(found.embedding.weight.device)  # type: ignore[arg-type]
-    return PromptLink(found, _bundle(found), Prompt(terms, weight), _name(model, found.embedding))
+    return PromptLink(found, _bundle(found), Prompt(terms, weight), (name_of(model, found.embedding),))
 
 
 def require_fit(found: Family, terms: Mapping[str, Term]) -> None:
@@ -67,11 +73,12 @@ def require_fit(found: Family, terms: Mapping[str, Term]) -> None:
     if prefix:
         require_prefix(found, prefix)
     for name, term in terms.items():
-        if prefix_place(name) is None and width_of(term) != found.width:
+        if prefix_place(name) is None and name not in NETWORK and width_of(term) != found.width:
             raise ShapeMismatch(
                 f"{name}: has {width_of(term)} features, and the embeddings of {type(found.outer).__name__} have "
                 f"{found.width}; it was made for another model"
             )
+    require_token_wise(found, terms)
     length = length_of(terms[INPUT]) if INPUT in terms else 0
     require_room(found, length + next((n for n, _ in prefix.values()), 0))
 
@@ -90,20 +97,45 @@ def _require_matrix(name: str, term: Term) -> None:
 def _bundle(found: Family) -> Bundle:
     """Return the bundle on a model, put there now if there is none."""
     held = found.core.__dict__.get("forward")
+    if isinstance(held, ContextForward):
+        raise UnsupportedLayer(
+            f"a prompt of an image-text model is on this {type(found.core).__name__}, its text tower; detach it first"
+        )
     if isinstance(held, PromptForward):
+        if held.bundle.shut:
+            raise ConfigError("rows of this model have prompts of a bank just now: leave that block first")
         _put_generate(found, held)  # the first prompt may be on the model inside this one
         return held.bundle
     bundle = Bundle()
+    forward = put_on(found, bundle)
+    try:
+        _require_reached(found, forward)
+    except Exception:
+        take_off(found)
+        raise
+    return bundle
+
+
+def require_entry(found: Family) -> None:
+    """Raise unless a prompt that is put on a model would be seen; nothing is on it afterwards that was not before.
+
+    Raises:
+        UnsupportedLayer: If the model embeds its text elsewhere.
+    """
+    if not isinstance(found.core.__dict__.get("forward"), PromptForward):  # else it was seen to be
+        try:
+            _require_reached(found, put_on(found, Bundle()))
+        finally:
+            take_off(found)
+
+
+def put_on(found: Family, bundle: Bundle) -> PromptForward:
+    """Put forwards of ours on a model that has none; return the one by which a prompt enters."""
     made = decoder_forwards(found, bundle) if found.kind == "decoder" else encoder_forwards(found, bundle)
     for forward in made:
         forward.module.__dict__["forward"] = forward
     _put_generate(found, made[0])
-    try:
-        _require_reached(found, made[0])
-    except Exception:
-        _take_off(found)
-        raise
-    return bundle
+    return made[0]
 
 
 def _put_generate(found: Family, forward: PromptForward) -> None:
@@ -139,7 +171,7 @@ def _require_reached(found: Family, forward: PromptForward) -> None:
         )
 
 
-def _take_off(found: Family) -> None:
+def take_off(found: Family) -> None:
     """Give a model its own forwards back."""
     for module, name in _places(found):
         held = module.__dict__.get(name)
@@ -147,11 +179,6 @@ def _take_off(found: Family) -> None:
             del module.__dict__[name]
             if held.inner is not None:
                 module.__dict__[name] = held.inner
-
-
-def _name(model: nn.Module, embedding: nn.Module) -> str:
-    """Return the name of a table of embeddings among a model's tensors."""
-    return next(name for name, held in shared(model).items() if any(owner.module is embedding for owner, _ in held))
 
 
 def _places(found: Family) -> list[tuple[nn.Module, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dtheta.adapt.attach import attach
 from dtheta.adapt.method import Method
+from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.names import Beyond
 from dtheta.adapt.prompts.p_tuning import PTuning
@@ -18,7 +19,13 @@ from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.core.tensors import base_tensors
 from tests.unit.adapt.prompts.conftest import TEXT, make, of_text, padded, shake, states
 
-METHODS = [PromptTuning(4), DePT(3, rank=2, positions=4), DePT(0, rank=2, positions=8, beyond="last"), PTuning(4, 8)]
+METHODS = [
+    PromptTuning(4),
+    DePT(3, rank=2, positions=4),
+    DePT(0, rank=2, positions=8, beyond="last"),
+    PTuning(4, 8),
+    ADePT(2, rank=3),
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -83,11 +90,13 @@ def test_exact_parameter_counts(model: Any) -> None:
 
     assert count(PromptTuning(5)) == 5 * 16
     assert count(DePT(3, rank=2, positions=7)) == DePT(3, rank=2, positions=7).parameters(16) == 3 * 16 + (7 + 16) * 2
+    assert count(ADePT(3, rank=2)) == ADePT(3, rank=2).parameters(16) == 3 * 16 + 2 * 16 * 2 + 2 + 16
     assert count(PTuning(4, hidden=8)) == 4 * 16 + (16 * 8 + 8) + (8 * 8 + 8) + (8 * 16 + 16)
 
 
-def test_offsets_of_zero_are_prompt_tuning_to_the_last_bit(model: Any) -> None:
-    a = attach(model, DePT(4, rank=2, positions=5))
+@pytest.mark.parametrize("method", [DePT(4, rank=2, positions=5), ADePT(4, rank=2)], ids=repr)
+def test_offsets_of_zero_are_prompt_tuning_to_the_last_bit(model: Any, method: Method) -> None:
+    a = attach(model, method)
     dept, start = of_text(model, 2, 1), a.term("prompt.input").matrix().clone()
     a.detach()
     b = attach(model, PromptTuning(4))
@@ -218,17 +227,19 @@ def test_offsets_are_those_of_this_moment() -> None:
         assert not torch.equal(of_text(model, 0, 0), first)
 
 
+@pytest.mark.parametrize("method", [DePT(3, rank=2, positions=8), ADePT(2, rank=3)], ids=repr)
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
-def test_prompts_beside_other_dtypes(kind: torch.dtype) -> None:
+def test_prompts_beside_other_dtypes(kind: torch.dtype, method: Method) -> None:
     model = make("llama").to(kind)
-    adapter = attach(model, DePT(3, rank=2, positions=8))
+    adapter = attach(model, method)
     assert {p.dtype for p in adapter.trainable().values()} == {torch.float32 if kind == torch.bfloat16 else kind}
     assert states(model, padded(2, 0)).dtype == kind
 
 
-def test_autocast() -> None:
+@pytest.mark.parametrize("method", [DePT(3, rank=2, positions=8), ADePT(2, rank=3)], ids=repr)
+def test_autocast(method: Method) -> None:
     model = make("bert")
-    adapter = attach(model, DePT(3, rank=2, positions=8))
+    adapter = shake(attach(model, method))
     with torch.autocast("cpu", torch.bfloat16):
         states(model, padded(0, 2)).float().square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.trainable().values())

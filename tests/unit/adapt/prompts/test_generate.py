@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dtheta.adapt.attach import attach
 from dtheta.adapt.method import Method
+from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
 from dtheta.adapt.prompts.tuning import PromptTuning
@@ -18,7 +19,12 @@ from dtheta.errors import ConfigError
 from tests.unit.adapt.prompts.conftest import TEXT, make, padded, shake
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 99}
-METHODS = [PromptTuning(4), DePT(3, rank=2, positions=8), DePT(2, rank=2, positions=9, index="column")]
+METHODS = [
+    PromptTuning(4),
+    DePT(3, rank=2, positions=8),
+    DePT(2, rank=2, positions=9, index="column"),
+    ADePT(2, rank=3),
+]
 
 
 def uncached(model: Any, ids: Tensor, steps: int = 6) -> Tensor:
@@ -43,7 +49,7 @@ def test_static_is_dynamic(decoder: Any, method: Method) -> None:
     assert torch.equal(decoder.generate(**given, **GREEDY, cache_implementation="static"), expected)
 
 
-@pytest.mark.parametrize("method", [METHODS[0], METHODS[1], PrefixTuning(3)], ids=repr)
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[1], METHODS[3], PrefixTuning(3)], ids=repr)
 def test_padding_on_the_left_does_not_matter(decoder: Any, method: Method) -> None:
     shake(attach(decoder, method))
     alone = decoder.generate(TEXT, **GREEDY)

@@ -79,6 +79,14 @@ def test_the_budget_is_kept(width: int, positions: int, ranks: tuple[int, ...]) 
         )
 
 
+@pytest.mark.parametrize(("positions", "lengths"), [(256, (0, 20, 40, 60, 80)), (512, (0, 20, 40, 60, 80))])
+def test_the_published_budgets_are_spent_to_the_last_parameter(positions: int, lengths: tuple[int, ...]) -> None:
+    for length in lengths:
+        assert DePT.of_budget(tokens=100, length=length, positions=positions, width=768).parameters(768) == 76_800
+    assert [DePT.of_budget(100, m, 256, 1024).parameters(1024) for m in lengths] == [102_400] * 5
+    assert {DePT.of_budget(100, m, 348, 768).parameters(768) for m in lengths} <= set(range(75_888, 76_741))
+
+
 def test_a_budget_with_nothing_left_is_refused() -> None:
     with pytest.raises(ConfigError, match="rank 1 over 256 positions takes 272"):
         DePT.of_budget(tokens=20, length=10, positions=256, width=16)

@@ -11,6 +11,7 @@ import torch
 from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
 from dtheta.adapt.method import Method
+from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.p_tuning import PTuning
 from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
@@ -25,7 +26,7 @@ from dtheta.fit.run import Step
 from dtheta.models.classifier import classifier
 from tests.unit.adapt.prompts.conftest import TEXT, make
 
-METHODS = [PromptTuning(4), DePT(3, rank=2, positions=8), PTuning(3, hidden=8), PrefixTuning(3)]
+METHODS = [PromptTuning(4), DePT(3, rank=2, positions=8), PTuning(3, hidden=8), PrefixTuning(3), ADePT(3, rank=4)]
 
 
 def batches(count: int = 6) -> list[dict[str, torch.Tensor]]:
