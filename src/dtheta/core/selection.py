@@ -176,7 +176,7 @@ def has_role(site: Site, role: str) -> bool:
         return False
     if role == "linear":
         return True
-    attention = site.kind == "attention" or "att" in site.name
+    attention = site.kind == "attention" or "att" in site.name.lower()
     numbered = role == "attention" or layer_index(site.name) is not None
     return numbered and not site.tied and (role == "blocks" or attention == (role == "attention"))
 
