@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from dtheta.data.images import Images as Images
     from dtheta.data.mixture import Mixture as Mixture
     from dtheta.data.mixture import mixture_loader as mixture_loader
+    from dtheta.data.own_images import load_images as load_images
     from dtheta.data.pixels import Pixels as Pixels
     from dtheta.data.shots import few_shot as few_shot
     from dtheta.data.table import load_table as load_table
@@ -205,6 +206,7 @@ _LAZY = {
     "linear_probe": "dtheta.adapt.image_problem",
     "load": "dtheta.core.files",
     "load_image_task": "dtheta.data.image_tasks",
+    "load_images": "dtheta.data.own_images",
     "load_model": "dtheta.models.load",
     "load_pixels": "dtheta.models.pixels",
     "load_table": "dtheta.data.table",
@@ -318,6 +320,7 @@ __all__ = [
     "linear_probe",
     "load",
     "load_image_task",
+    "load_images",
     "load_model",
     "load_pixels",
     "load_table",

@@ -1,63 +1,74 @@
-"""Train a delta on your own texts, or on a packaged task.
+"""Train a delta on your own texts or pictures, or on a packaged task.
 
 With a column of classes a text classifier is trained: encoder, pooling and a head. Its accuracy on test texts that
 nothing else has seen is compared with that of the frozen encoder under logistic regression. Without a column of classes
 and with a decoder, the model's own next-token loss is trained instead.
+
+Pictures are a folder that holds a folder for each class, or a table of paths and classes. A model with an image and a
+text tower is adapted to them; it is compared with the same model untrained, which knows the classes by their names
+alone, and with logistic regression on its features and on the raw pixels.
 
 An interrupted run leaves a folder beside the output, from which --resume goes on, bit for bit.
 
   dtheta adapt --data reviews.csv --text body --label stars --method PiSSA --out reviews.delta --report reviews.html
   dtheta adapt --data bbc --n-train 500 --n-test 400 --method SORSA --set gamma=1e-4
   dtheta adapt --model smollm2 --data notes.jsonl --steps 20 --out notes.delta
+  dtheta adapt --model dual --data pictures/ --method CLIPSVD --shots 4 --out pictures.delta --report pictures.html
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from dtheta.cli.bases import local_place, model_flag, model_name
-from dtheta.cli.columns import require_columns
+from dtheta.cli.adapt_images import IMAGE_COLUMNS
+from dtheta.cli.adapt_output import Job, writes
+from dtheta.cli.bases import base_path, has_image_tower, local_place
 from dtheta.cli.console import Console
-from dtheta.cli.options import CommonOptions, Flag
+from dtheta.cli.options import CommonOptions, Flag, fields_of
 from dtheta.cli.places import require_outputs
-from dtheta.cli.plan import Plan, size_of
-from dtheta.cli.units import byte_size, count, duration
 from dtheta.cli.values import read_value
-from dtheta.cli.workspace import clear, kept_for_later, require_workspace, workspace
+from dtheta.cli.workspace import require_workspace, workspace
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from dtheta.adapt.language import AdaptedLanguage
     from dtheta.adapt.method import Method
-    from dtheta.adapt.recipe import Adapted, Recipe
-    from dtheta.core.delta import Delta
-    from dtheta.data.corpus import Corpus
-    from dtheta.data.text import TextTask
-    from dtheta.report import MethodResult, TaskResult
+
+_OF_TEXTS = ("text", "max_length", "pooling", "head_lr", "validate")
+_OF_IMAGES = ("image", "shots", "template", "augment", "flip", "size")
+_STEPS, _BATCH = {False: 100, True: 60}, {False: 16, True: 32}  # of texts, and of pictures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Options of ``dtheta adapt``."""
 
-    data: Annotated[str, Flag("a .csv, .tsv or .jsonl file, or the name of a packaged task", "FILE|TASK")]
-    model: Annotated[str, Flag("a name of 'dtheta models', or a local Hugging Face folder", "NAME|DIR")] = "minilm"
+    data: Annotated[
+        str, Flag("a .csv, .tsv or .jsonl file, a folder of pictures, or the name of a packaged task", "FILE|DIR|TASK")
+    ]
+    model: Annotated[
+        str | None,
+        Flag(
+            "a name of 'dtheta models', or a local Hugging Face folder (default: minilm; dual for pictures)", "NAME|DIR"
+        ),
+    ] = None
     text: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
     label: Annotated[
         str | None,
         Flag("column of the classes ('label' if there is one); without it a language model is trained", "COLUMN"),
     ] = None
-    test: Annotated[Path | None, Flag("a second file to test on; else a fifth of the texts is held out", "FILE")] = None
+    image: Annotated[
+        str | None, Flag("column of the paths of pictures ('path', 'image' or 'file' if there is one)", "COLUMN")
+    ] = None
+    test: Annotated[
+        Path | None, Flag("a second file, or folder, to test on; else a fifth of the data is held out", "FILE|DIR")
+    ] = None
     encoding: Annotated[str, Flag("encoding of the files: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
-    n_train: Annotated[int | None, Flag("how many texts to train on; all without it")] = None
-    n_test: Annotated[int | None, Flag("how many texts to test on")] = None
+    n_train: Annotated[int | None, Flag("how many texts or pictures to train on; all without it")] = None
+    n_test: Annotated[int | None, Flag("how many to test on")] = None
+    shots: Annotated[int | None, Flag("pictures of each class to train on; all without it")] = None
     method: Annotated[str, Flag("a name of 'dtheta methods'", "NAME")] = "PiSSA"
     rank: Annotated[int | None, Flag("rank of the method (16 unless it says otherwise)")] = None
     alpha: Annotated[float | None, Flag("scaling of the method")] = None
@@ -67,14 +78,20 @@ class Options(CommonOptions):
     select: Annotated[
         str | None, Flag("which parameters: '*.query|*.value', '@mlp#3-5', ... (default: the method's)", "GLOB")
     ] = None
-    steps: Annotated[int, Flag("optimizer steps")] = 100
-    batch_size: Annotated[int, Flag("texts a step")] = 16
+    steps: Annotated[int | None, Flag("optimizer steps (default: 100; 60 on pictures)")] = None
+    batch_size: Annotated[int | None, Flag("texts or pictures a step (default: 16; 32 pictures)")] = None
     lr: Annotated[float | None, Flag("highest learning rate of the method's terms (default: by method)")] = None
     head_lr: Annotated[float, Flag("highest learning rate of the classifier's head")] = 1e-3
     max_length: Annotated[int, Flag("tokens kept of a text")] = 64
     pooling: Annotated[
         Literal["mean", "last"] | None, Flag("how a text's vector is pooled (default: by architecture)")
     ] = None
+    template: Annotated[
+        str | None, Flag("prompt of a class, {} stands for its name (default: 'a photo of a {}.')", "TEXT")
+    ] = None
+    augment: Annotated[bool, Flag("train on random cuts of the pictures")] = False
+    flip: Annotated[bool, Flag("mirror half of the random cuts; --no-flip where left and right differ")] = True
+    size: Annotated[int | None, Flag("pixels a side that the model sees (default: as it was trained)")] = None
     validate: Annotated[int, Flag("training texts to hold out; the best of ten evaluations on them is kept")] = 0
     out: Annotated[Path, Flag("the file to write", "FILE")] = Path("adapted.delta")
     report: Annotated[
@@ -85,38 +102,88 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Train, score, save, and report."""
-    from dtheta.adapt.recipe import Recipe
-    from dtheta.data.corpus import Corpus
+    from dtheta.cli import adapt_images, adapt_texts
 
     method = build_method(options.method, options.rank, options.alpha, options.set)
-    recipe = Recipe(
-        method, options.select, options.steps, options.batch_size, options.lr, head_lr=options.head_lr,
-        max_length=options.max_length, validate=options.validate, seed=options.seed,
-    )  # fmt: skip
+    pictures = holds_pictures(options)
+    model = options.model or ("dual" if pictures else "minilm")
+    _require_meant(options, pictures)
     _require_places(options)
-    work = workspace(options.out)
-    require_workspace(work, options.resume)
-    if options.dry_run:
-        _plan(options, recipe).show(console)
-        return 0
-    source = _source(options)
-    with kept_for_later(work):
-        if isinstance(source, Corpus):
-            return _language(options, recipe, source, work, console)
-        return _classifier(options, recipe, source, work, console)
+    require_workspace(workspace(options.out), options.resume)
+    _require_model(model, pictures, options)
+    steps = _STEPS[pictures] if options.steps is None else options.steps
+    batch = _BATCH[pictures] if options.batch_size is None else options.batch_size
+    given = "--image FILE" if pictures else '--text "..."'
+    job = Job(replace(options, steps=steps, batch_size=batch), method, model, steps, batch, given)
+    return (adapt_images if pictures else adapt_texts).run(job, console)
+
+
+def holds_pictures(options: Options) -> bool:
+    """Tell whether the data are pictures: by the name of the task, a folder, or the columns of a table."""
+    from dtheta.data.corpus import columns
+    from dtheta.data.image_tasks import IMAGE_TASKS
+    from dtheta.data.tasks import TASKS
+
+    path = Path(options.data).expanduser()
+    if options.data in IMAGE_TASKS or options.data in TASKS:
+        return options.data in IMAGE_TASKS
+    if path.is_dir() or options.image is not None:
+        return True
+    if not path.is_file():  # what is wrong with it is said where it is read
+        return False
+    there = columns(path, options.encoding)
+    return options.text not in there and any(column in there for column in IMAGE_COLUMNS)
+
+
+def _require_meant(options: Options, pictures: bool) -> None:
+    """Raise for an option of the other kind of data: it would do nothing.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    fields = fields_of(type(options))
+    for name in _OF_TEXTS if pictures else _OF_IMAGES:
+        if getattr(options, name) != fields[name].default:
+            of = "texts" if pictures else "pictures"
+            raise ConfigError(f"{fields[name].called} is for {of}, and {_held(options, pictures)}")
+
+
+def _held(options: Options, pictures: bool) -> str:
+    """Return what the data are, in words."""
+    if Path(options.data).expanduser().is_dir():
+        return f"--data {options.data} is a folder, which is how pictures are given"
+    return f"--data {options.data} holds {'pictures' if pictures else 'texts'}"
+
+
+def _require_model(name: str, pictures: bool, options: Options) -> None:
+    """Raise for a model of the other kind, as far as its configuration tells.
+
+    Raises:
+        ConfigError: Naming models that fit.
+    """
+    place = local_place(name) or base_path(name, fetch=False)
+    both = None if place is None else has_image_tower(place)
+    if pictures and both is False:
+        raise ConfigError(
+            f"--model {name} reads texts alone, and {_held(options, pictures)}; give a model with an image and a text "
+            "tower: dual, or a local folder with a CLIP model"
+        )
+    if both and not pictures:
+        raise ConfigError(
+            f"--model {name} has an image and a text tower, and {_held(options, pictures)}; give a text model, such as "
+            "minilm or smollm2, or pictures: a folder for each class, or a table with a column of paths (--image)"
+        )
 
 
 def _require_places(options: Options) -> None:
     """Raise if an output has no place, or is an input or another output."""
+    from dtheta.data.image_tasks import IMAGE_TASKS
     from dtheta.data.tasks import TASKS
 
-    writes = {"--out": options.out, "--report": options.report}
-    if options.report is not None:
-        writes["the data of --report"] = options.report.with_suffix(".json")
     reads = {"--test": options.test, "--config": options.config, "--model": local_place(options.model)}
-    if options.data not in TASKS:
+    if options.data not in TASKS and options.data not in IMAGE_TASKS:
         reads["--data"] = Path(options.data).expanduser()
-    require_outputs(writes, reads)
+    require_outputs(writes(options), reads)
 
 
 def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple[str, ...]) -> Method:
@@ -141,206 +208,3 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"{kind.__name__} has no field {field!r} ({has}){did_you_mean(field, known)}")
     return kind(**{n: read_value(v, hints[n], f"{kind.__name__}'s {n}") for n, v in given.items()})
-
-
-def _source(options: Options) -> TextTask | Corpus:
-    """Return the texts that the options name: a task where they have classes, else a corpus."""
-    from dtheta.data.corpus import columns, load_corpus
-    from dtheta.data.table import load_table
-    from dtheta.data.tasks import TASKS, load_task
-
-    path = Path(options.data).expanduser()
-    if options.data in TASKS:
-        return load_task(options.data, options.n_train, options.n_test, options.seed)
-    if path.is_dir():
-        raise ConfigError(f"--data {options.data} is a folder; give a .csv, .tsv or .jsonl file, or a packaged task")
-    if not path.suffix and not path.exists():
-        raise ConfigError(
-            f"there is no task {options.data!r} and no such file; packaged tasks: {', '.join(TASKS)}"
-            f"{did_you_mean(options.data, TASKS)}"
-        )
-    there = columns(path, options.encoding)
-    label = options.label or ("label" if "label" in there else None)
-    for file in (path, options.test):
-        if file is not None:
-            names = there if file is path else columns(file, options.encoding)
-            require_columns(file, names, {"--text": options.text, "--label": label})
-    counts = options.test, options.n_train, options.n_test, options.seed, options.encoding
-    if label is None:
-        return load_corpus(path, options.text, *counts)
-    return load_table(path, options.text, label, *counts)
-
-
-def _classifier(options: Options, recipe: Recipe, task: TextTask, work: Path, console: Console) -> int:
-    from dtheta.adapt.recipe import adapt_classifier, frozen_baseline, problem, require_classifier
-    from dtheta.models.load import load_model, load_tokenizer
-    from dtheta.report import TaskResult
-
-    posed = problem(load_model(options.model), load_tokenizer(options.model), task, recipe.max_length, options.pooling)
-    console.note(
-        f"{task.name}: {len(task.classes)} classes, {len(posed.train)} training and {len(posed.test)} test texts"
-    )
-    require_classifier(posed.net, posed.task, recipe)
-    frozen = frozen_baseline(posed)
-    console.note(f"frozen encoder: {100 * frozen.accuracy.estimate:.1f} % in {duration(frozen.seconds)}; training ...")
-    adapted = adapt_classifier(
-        posed, recipe, frozen, model_name=model_name(options.model), checkpoint=work, resume=options.resume,
-        quiet=not console.animated,
-    )  # fmt: skip
-    delta = _save(adapted.delta, options)
-    drawn = _report(
-        options, recipe, posed.net, adapted,
-        lambda result: TaskResult(
-            task.name, len(posed.train), len(posed.test), frozen.accuracy, (result,), len(task.classes)
-        ),
-    )  # fmt: skip
-    wrote = [str(options.out), *drawn]
-    clear(work)
-    _tell_classifier(options, delta, adapted, wrote, console)
-    return 0
-
-
-def _save(delta: Delta, options: Options) -> Delta:
-    """Save the delta with the resolved command in its provenance, and return it."""
-    names = {"model": model_name(options.model), "data": Path(options.data).name}
-    command = {"verb": "adapt", **options.resolved(), **names}
-    made = replace(delta.provenance, settings={**delta.provenance.settings, "command": command})
-    delta = replace(delta, provenance=made)
-    delta.save(options.out)
-    return delta
-
-
-def _report(
-    options: Options,
-    recipe: Recipe,
-    net: nn.Module,
-    adapted: Adapted | AdaptedLanguage,
-    task_of: Callable[[MethodResult], TaskResult],
-) -> list[str]:
-    """Draw the page and save its data; return what was written."""
-    from dtheta.cli.results import adapt_results, method_result
-    from dtheta.report import ACCURACY, TOKEN_LOSS, NextStep, adapt_report
-
-    if options.report is None:
-        return []
-    task = task_of(method_result(adapted, recipe, net, options.out.stat().st_size))
-    model = model_flag(options.model, private=True)
-    steps = [
-        NextStep("Run the adapted model", f'dtheta apply {shlex.quote(options.out.name)}{model} --text "..."'),
-        NextStep("Look at the delta", f"dtheta show {options.out.name}"),
-    ]
-    measure = TOKEN_LOSS if task.classes is None else ACCURACY
-    pretrained = getattr(net, "encoder", net)
-    results = adapt_results(model_name(options.model), pretrained, [task], measure, recipe, steps)
-    data = results.save(options.report.with_suffix(".json"))
-    return [str(adapt_report(results, options.report)), str(data)]
-
-
-def _tell_classifier(options: Options, delta: Delta, adapted: Adapted, wrote: list[str], console: Console) -> None:
-    from dtheta.cli.results import clearness, difference, share
-
-    task = delta.provenance.task
-    record = {
-        "out": str(options.out),
-        "wrote": wrote,
-        "digest": delta.digest,
-        "base": delta.base.root,
-        "method": dict(delta.provenance.method),
-        "task": dict(task),
-        "accuracy": dataclasses.asdict(adapted.score),
-        "baseline": task["baseline"],
-        "gain": dataclasses.asdict(adapted.gain),
-        "parameters": adapted.parameters,
-        "bytes": options.out.stat().st_size,
-        "steps": adapted.record.steps,
-        "seconds": adapted.record.seconds,
-        "final_loss": adapted.record.losses[-1][1],
-    }
-    baseline = task["baseline"]
-    lines = [
-        f"{options.out}: {_fields(delta)}, {count(adapted.parameters)} weights trained in "
-        f"{duration(adapted.record.seconds)}, {byte_size(record['bytes'])}",
-        f"accuracy  {share(adapted.score)} on {task['test']} test texts",
-        f"frozen    {100 * baseline['estimate']:.1f} % [{100 * baseline['low']:.1f}, {100 * baseline['high']:.1f}] "
-        "by logistic regression on the unadapted encoder",
-        f"gain      {difference(adapted.gain)}: {clearness(adapted.gain)}",
-        *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {shlex.quote(str(options.out))}{model_flag(options.model)} --text "..."',
-    ]
-    console.result(record, ["\n".join(lines)])
-
-
-def _fields(delta: Delta) -> str:
-    method = delta.provenance.method
-    inside = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name" and v is not None)
-    return f"{method['name']}({inside})"
-
-
-def _language(options: Options, recipe: Recipe, corpus: Corpus, work: Path, console: Console) -> int:
-    from dtheta.adapt.language import adapt_language
-    from dtheta.models.load import load_model, load_tokenizer
-    from dtheta.report import TaskResult
-
-    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
-    console.note(
-        f"{corpus.name}: {len(corpus.train)} training and {len(corpus.test)} test texts without classes; training ..."
-    )
-    adapted = adapt_language(
-        model, tokenizer, corpus, recipe, model_name=model_name(options.model), checkpoint=work, resume=options.resume,
-        quiet=not console.animated,
-    )  # fmt: skip
-    delta = _save(adapted.delta, options)
-    drawn = _report(
-        options, recipe, model, adapted,
-        lambda result: TaskResult(corpus.name, len(corpus.train), len(corpus.test), adapted.baseline, (result,)),
-    )  # fmt: skip
-    wrote = [str(options.out), *drawn]
-    clear(work)
-    _tell_language(options, delta, adapted, wrote, console)
-    return 0
-
-
-def _tell_language(
-    options: Options, delta: Delta, adapted: AdaptedLanguage, wrote: list[str], console: Console
-) -> None:
-    record = {
-        "out": str(options.out),
-        "wrote": wrote,
-        "digest": delta.digest,
-        "base": delta.base.root,
-        "method": dict(delta.provenance.method),
-        "task": dict(delta.provenance.task),
-        "loss": dataclasses.asdict(adapted.score),
-        "baseline": dataclasses.asdict(adapted.baseline),
-        "gain": dataclasses.asdict(adapted.gain),
-        "parameters": adapted.parameters,
-        "bytes": options.out.stat().st_size,
-        "steps": adapted.record.steps,
-        "seconds": adapted.record.seconds,
-        "final_loss": adapted.record.losses[-1][1],
-    }
-    lines = [
-        f"{options.out}: {_fields(delta)}, {count(adapted.parameters)} weights trained in "
-        f"{duration(adapted.record.seconds)}, {byte_size(record['bytes'])}",
-        f"loss      {adapted.score} nats a token on {delta.provenance.task['test']} test texts",
-        f"before    {adapted.baseline}",
-        f"lower by  {adapted.gain}",
-        *(f"wrote     {path}" for path in wrote[1:]),
-        f'try       dtheta apply {shlex.quote(str(options.out))}{model_flag(options.model)} --text "..."',
-    ]
-    console.result(record, ["\n".join(lines)])
-
-
-def _plan(options: Options, recipe: Recipe) -> Plan:
-    """Return what would be read, written, and how long it would take; nothing is fetched for it."""
-    from dtheta.cli.rehearsal import rehearse
-    from dtheta.data.sources import is_fetched
-    from dtheta.data.tasks import TASKS
-
-    path = Path(options.data).expanduser()
-    absent = options.data in TASKS and not is_fetched(TASKS[options.data].package.name)
-    writes = [options.out, *([options.report, options.report.with_suffix(".json")] if options.report else [])]
-    settings = {**options.resolved(), "lr": recipe.rate, "model": model_name(options.model), "data": path.name}
-    source = None if absent else _source(options)
-    reads = {options.data: size_of(path)}
-    return rehearse(source, options.model, recipe, options.pooling, reads, writes, settings)

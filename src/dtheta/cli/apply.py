@@ -1,11 +1,12 @@
-"""Run a model with a delta on texts.
+"""Run a model with a delta on texts or pictures.
 
-A classifier's delta gives a class and its probability for every text; a language model's continues the text. The base
-is never changed. The model is the one that the delta names, if 'dtheta models' knows it, else give --model. A folder
-that 'dtheta merge' wrote from a classifier runs too.
+A classifier's delta gives a class and its probability for every text, or the likeliest classes of every picture; a
+language model's continues the text. The base is never changed. The model is the one that the delta names, if
+'dtheta models' knows it, else give --model. A folder that 'dtheta merge' wrote from a classifier runs too.
 
   dtheta apply news.delta --text "Shares fell after the bank cut its forecast"
   dtheta apply news.delta --data articles.csv --column body --out predictions.csv
+  dtheta apply pictures.delta --image photo.png --image more-photos/
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class Options(CommonOptions):
         str | None, Flag("the base: a name of 'dtheta models', or a local Hugging Face folder", "NAME|DIR")
     ] = None
     text: Annotated[tuple[str, ...], Flag("a text; may be given several times")] = ()
+    image: Annotated[
+        tuple[Path, ...], Flag("a picture, or a folder of them; may be given several times", "FILE|DIR")
+    ] = ()
+    top: Annotated[int, Flag("classes to name for a picture")] = 3
     data: Annotated[Path | None, Flag("a .csv, .tsv or .jsonl file of texts", "FILE")] = None
     column: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
     encoding: Annotated[str, Flag("encoding of the file: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
@@ -59,6 +64,8 @@ class Options(CommonOptions):
 def run(options: Options, console: Console) -> int:
     """Predict."""
     _require_meant(options)
+    if options.image:
+        return _pictures(options, console)
     texts, labels = _texts(options)
     if options.dry_run:
         return _plan(options, console)
@@ -72,6 +79,24 @@ def run(options: Options, console: Console) -> int:
     parts = [_table(rows)]
     if labels is not None:
         parts += _score(record, rows, labels, task)
+    return _finish(options, record, rows, parts, console)
+
+
+def _pictures(options: Options, console: Console) -> int:
+    from dtheta.cli.apply_images import pictures, predictions, table
+
+    if options.dry_run:
+        pictures(options.image, console)
+        return _plan(options, console)
+    rows = predictions(options, console)
+    record = {"delta": options.delta.name, "predictions": rows}
+    return _finish(options, record, rows, [table(rows, options.top)], console)
+
+
+def _finish(
+    options: Options, record: dict[str, Any], rows: Sequence[dict[str, Any]], parts: list[Part], console: Console
+) -> int:
+    """Write the predictions where that is wanted, and show the result."""
     if options.out is not None:
         _write(options.out, rows)
         record["out"] = str(options.out)
@@ -86,8 +111,14 @@ def _require_meant(options: Options) -> None:
     Raises:
         ConfigError, OutputError: Naming the option.
     """
-    if not options.text and options.data is None:
-        raise ConfigError('there is nothing to run on: give --text "..." or --data FILE')
+    if not options.text and options.data is None and not options.image:
+        raise ConfigError('there is nothing to run on: give --text "...", --data FILE or --image FILE')
+    if options.image and (options.text or options.data is not None):
+        raise ConfigError(
+            "--image is for a delta of pictures, and --text and --data are for one of texts; give one kind"
+        )
+    if options.top < 1:
+        raise ConfigError(f"--top must be at least 1, found {options.top}")
     if empty := next((i for i, text in enumerate(options.text, 1) if not text.strip()), None):
         raise ConfigError(f"--text number {empty} is empty; give it some words")
     if options.label is not None and options.data is None:
@@ -98,6 +129,7 @@ def _require_meant(options: Options) -> None:
         raise ConfigError(f"--tokens must be at least 1, found {options.tokens}")
     require_input(options.delta)
     reads = {"DELTA": options.delta, "--data": options.data, "--config": options.config}
+    reads |= {f"--image {path}": path for path in options.image}
     require_outputs({"--out": options.out}, {**reads, "--model": local_place(options.model)})
     if options.out is not None and options.out.suffix not in _WRITERS:
         raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
@@ -105,6 +137,7 @@ def _require_meant(options: Options) -> None:
 
 def _plan(options: Options, console: Console) -> int:
     """Show what would be done, after the checks of the real run that need no weights in memory."""
+    from dtheta.cli.apply_images import require_image_task
     from dtheta.cli.fits import require_base
     from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
@@ -112,6 +145,8 @@ def _plan(options: Options, console: Console) -> int:
     name = str(options.delta)
     if not options.delta.is_dir():
         header = read_header(options.delta)
+        if options.image:
+            require_image_task(header.provenance.task, options.delta)
         name = base_name(header.provenance.task, options.model)
         if (base := base_path(name, fetch=False)) is not None:
             require_base(header, open_checkpoint(base), whole=False)
@@ -142,6 +177,7 @@ def _texts(options: Options) -> tuple[list[str], list[str] | None]:
 def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[str, Any]]:
     """Return the network with the delta on it, its tokenizer, and what the delta says of its task."""
     from dtheta.adapt.attach import attach
+    from dtheta.adapt.few_shot import IMAGE_TEXT
     from dtheta.adapt.recipe import task_model
     from dtheta.cli.head import load_merged
     from dtheta.core.apply import applied
@@ -153,6 +189,8 @@ def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[s
         return load_merged(path)
     delta = load(path)
     task = dict(delta.provenance.task)
+    if task.get("kind") == IMAGE_TEXT:
+        raise ConfigError(f"{path}: this delta is of pictures; give them with --image FILE")
     name = base_name(task, options.model)
     net = task_model(delta, load_model(name))
     if delta.new:
@@ -171,7 +209,7 @@ def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Seque
     classes: list[str] = task["classes"]
     encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, max_length(task))
     logits, rows = predicted_logits(net, encoded), []
-    _require_finite(logits)
+    require_finite(logits)
     for text, probabilities in zip(texts, logits.softmax(1).tolist(), strict=True):
         best = max(range(len(classes)), key=lambda i: probabilities[i])
         each = dict(zip(classes, probabilities, strict=True))
@@ -210,11 +248,11 @@ def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int)
 
 def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
     """Return the logits of the next token as they are, once they are known to be numbers."""
-    _require_finite(logits)
+    require_finite(logits)
     return logits
 
 
-def _require_finite(logits: Tensor) -> None:
+def require_finite(logits: Tensor) -> None:
     """Raise where the network gave no numbers.
 
     Raises:

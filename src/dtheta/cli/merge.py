@@ -31,18 +31,13 @@ from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, reading_time, size_of
 from dtheta.cli.units import byte_size
-from dtheta.errors import ConfigError, DthetaError, OutputError, UnsupportedLayer
+from dtheta.errors import ConfigError, OutputError, UnsupportedLayer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dtheta.adapt.adapter import Adapter
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
 
 RECORD = "dtheta.json"
-_TEXTS = ("The bank cut its forecast.", "A late goal won the match for the home side.", "i love this phone")
-_TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # of the largest logit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,9 @@ def run(options: Options, console: Console) -> int:
     if record.get("rounding") is not None:
         lines.append(f"rounding  lost at most {record['rounding']:.1e} of a tensor's change ({record['worst']})")
     if options.check:
-        record["check"] = check = _check(options, base, delta)
+        from dtheta.cli.merge_check import check_merge
+
+        record["check"] = check = check_merge(options, base, delta)
         size = f"by at most {check['difference']:.1e}, where the largest is {check['largest']:.3g}"
         lines.append(
             f"check     outputs differ from base and delta {size}; the delta moves them by {check['moved']:.1e}"
@@ -205,7 +202,7 @@ def _sum(options: Options, weights: Sequence[float]) -> Delta:
     return delta
 
 
-def _parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
+def parts(delta: Delta, names: Collection[str]) -> tuple[Delta, bool]:
     """Return the delta under the names that a checkpoint of the pretrained model has, and whether there is a head.
 
     Raises:
@@ -228,7 +225,7 @@ def _write_full(
     from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
     from dtheta.core.output import write_folder
 
-    inner, with_head = _parts(delta, open_checkpoint(base))
+    inner, with_head = parts(delta, open_checkpoint(base))
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     if base.is_file() and with_head:
         raise ConfigError(
@@ -263,7 +260,7 @@ def _write_peft(options: Options, base: Path, delta: Delta, headers: Sequence[He
     from dtheta.models.load import load_model
 
     model = load_model(base)
-    inner, with_head = _parts(delta, set(base_tensors(model)))
+    inner, with_head = parts(delta, set(base_tensors(model)))
     with write_folder(options.out) as folder:
         to_peft(inner, folder / "adapter", base_name=options.model, model=model)
         _complete(folder, "adapter", delta if with_head else None, _made(options, delta, headers))
@@ -304,60 +301,3 @@ def _made(options: Options, delta: Delta, headers: Sequence[Header]) -> dict[str
     }
     parents = [header.digest for header in headers]
     return Provenance("merge", {}, parents, settings, options.seed, dict(delta.provenance.task)).to_dict()
-
-
-def _check(options: Options, base: Path, delta: Delta) -> dict[str, float]:
-    """Compare the outputs of what was written with those of the base with the delta attached.
-
-    Raises:
-        DthetaError: If they differ by more than rounding explains, or if nothing moved.
-    """
-    from dtheta.adapt.attach import attach
-    from dtheta.adapt.recipe import task_model
-    from dtheta.cli.head import load_merged
-    from dtheta.core.interop import from_peft
-    from dtheta.core.tensors import base_tensors
-    from dtheta.models.load import load_model, load_tokenizer
-
-    if base.is_file():
-        raise ConfigError("--check runs the model, so BASE must be a folder with its configuration")
-    tokens = load_tokenizer(base)(list(_TEXTS), return_tensors="pt", padding=True, truncation=True, max_length=32)
-    model = load_model(base)
-    inner, with_head = _parts(delta, set(base_tensors(model)))
-    whole = with_head and options.format == "full"
-    net, change = (task_model(delta, model), delta) if whole else (model, inner)
-    plain = _outputs(net, tokens)
-    wanted = _with(attach(net, change), tokens)
-    if options.format == "full":
-        found = _outputs(load_merged(options.out)[0], tokens)
-    else:
-        found = _with(attach(model, from_peft(options.out, model)), tokens)
-    largest, difference = float(wanted.abs().max()), float((found - wanted).abs().max())
-    moved = float((plain - wanted).abs().max())
-    if difference > _TOLERANCE[options.dtype or "float32"] * largest:
-        raise DthetaError(
-            f"check failed: outputs of {options.out} differ from those of base and delta by {difference:.2e}, where "
-            f"the largest is {largest:.3g}; the base's dtype may be too coarse for this delta (--dtype float32)"
-        )
-    if float((plain - found).abs().max()) == 0.0 and change.norm() > 0:
-        raise DthetaError(f"check failed: {options.out} gives the outputs of the base; the delta was lost in rounding")
-    return {"difference": difference, "largest": largest, "moved": moved}
-
-
-def _with(adapter: Adapter, tokens: Any) -> Tensor:
-    try:
-        return _outputs(adapter.model, tokens)
-    finally:
-        adapter.detach()
-
-
-def _outputs(net: nn.Module, tokens: Any) -> Tensor:
-    """Return logits where the network has any, else its last hidden states, at the real tokens."""
-    import torch
-
-    arguments = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        found = net.eval()(**arguments)
-    values = found.logits if getattr(found, "logits", None) is not None else found.last_hidden_state
-    values = values.float()
-    return values if values.ndim == 2 else values[arguments["attention_mask"].bool()]

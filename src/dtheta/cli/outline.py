@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,15 @@ def outline(folder: Path) -> nn.Module:
     import transformers
 
     from dtheta.errors import UnsupportedLayer
+    from dtheta.models.dual import is_dual, unset
     from dtheta.models.zoo import model_folder, require_text
 
     require_text("transformers")
     folder = model_folder(folder)
+    if is_dual(folder):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            return unset(transformers.BertConfig(**config["text_config"])).eval()
     try:
         config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

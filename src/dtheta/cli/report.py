@@ -1,10 +1,12 @@
 """Draw one page from the results of earlier runs.
 
 FILES are either .delta files (what each is, its layers, and how alike they are) or the .json results that 'dtheta demo'
-and 'dtheta adapt --report' write; several of the latter on one model become one page.
+and 'dtheta adapt --report' write; several of the latter on one model become one page. Of runs with --shots, it shows
+the accuracy over the number of shots; runs that differ in their --seed alone become one point with an interval.
 
   dtheta report dtheta-demo/deltas/*.delta --out deltas.html
   dtheta report lora.json pissa.json --out compared.html
+  dtheta report shots-1.json shots-4.json shots-16.json --out shots.html
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dtheta.cli.units import byte_size
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dtheta.report import AdaptResults, TaskResult
+    from dtheta.report import AdaptResults, FewShotResults, TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,12 @@ def run(options: Options, console: Console) -> int:
 def _require_readable(files: Sequence[Path], kinds: set[str]) -> None:
     """Raise what drawing the page would raise on these files, as far as their headers and records tell."""
     from dtheta.core.files import read_header
-    from dtheta.report import AdaptResults
 
     if kinds == {".delta"}:
         for path in files:
             read_header(path)
     else:
-        joined([AdaptResults.load(path) for path in files])
+        gathered(files)
 
 
 def _deltas(files: Sequence[Path], out: Path) -> Path:
@@ -71,9 +72,33 @@ def _deltas(files: Sequence[Path], out: Path) -> Path:
 
 
 def _results(files: Sequence[Path], out: Path) -> Path:
-    from dtheta.report import AdaptResults, adapt_report
+    from dtheta.report import AdaptResults, adapt_report, few_shot_report
 
-    return adapt_report(joined([AdaptResults.load(path) for path in files]), out)
+    found = gathered(files)
+    return adapt_report(found, out) if isinstance(found, AdaptResults) else few_shot_report(found, out)
+
+
+def gathered(files: Sequence[Path]) -> AdaptResults | FewShotResults:
+    """Return the results in some files as those of one page: few-shot curves where runs differ in shots or draws.
+
+    Raises:
+        ConfigError: If they cannot be on one page.
+        FormatError: If a file holds no results.
+    """
+    from dtheta.report import AdaptResults, FewShotResults, few_shot_of, is_few_shot
+
+    curves = [path for path in files if is_few_shot(path)]
+    if curves and len(files) > 1:
+        raise ConfigError(f"{curves[0]} holds curves over shots already, which have a page of their own; give it alone")
+    if curves:
+        return FewShotResults.load(curves[0])
+    found = [AdaptResults.load(path) for path in files]
+    runs = [
+        (task.name, task.shots, method.name) for results in found for task in results.tasks for method in task.methods
+    ]
+    few = all(shots is not None for _, shots, _ in runs)
+    curve = len({shots for _, shots, _ in runs}) > 1 or len(set(runs)) < len(runs)
+    return few_shot_of(found) if few and curve else joined(found)
 
 
 def joined(found: Sequence[AdaptResults]) -> AdaptResults:
@@ -89,7 +114,8 @@ def joined(found: Sequence[AdaptResults]) -> AdaptResults:
     tasks: dict[str, TaskResult] = {}
     for task in (task for results in found for task in results.tasks):
         tasks[task.name] = _both(tasks[task.name], task) if task.name in tasks else task
-    return replace(first, tasks=tuple(tasks.values()))
+    pictures = tuple(sample for results in found for sample in results.pictures)
+    return replace(first, tasks=tuple(tasks.values()), pictures=pictures)
 
 
 def _both(a: TaskResult, b: TaskResult) -> TaskResult:

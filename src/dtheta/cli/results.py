@@ -7,14 +7,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dtheta.cli.units import percent
-from dtheta.report import ACCURACY, AdaptResults, LayerChange, Measure, MethodResult, NextStep, TaskResult
+from dtheta.report import (
+    ACCURACY,
+    IMAGE_ACCURACY,
+    AdaptResults,
+    LayerChange,
+    Measure,
+    MethodResult,
+    NextStep,
+    PictureSample,
+    TaskResult,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from dtheta.adapt.few_shot import AdaptedImages, FewShot
     from dtheta.adapt.language import AdaptedLanguage
     from dtheta.adapt.recipe import Adapted, Recipe
     from dtheta.core.delta import Delta
+    from dtheta.data.pixels import Pixels
+    from dtheta.models.image_text import ImageTextClassifier
     from dtheta.score import Interval
 
 _LEADING = 16  # singular triplets that are compared
@@ -42,7 +55,8 @@ def layer_changes(net: nn.Module, delta: Delta) -> tuple[LayerChange, ...]:
     from dtheta.adapt.variation import variation
     from dtheta.core.change import matrix_shape
 
-    matrices = [n for n, c in delta.changes.items() if len(c.shape) > 1 and not n.startswith("head.")]
+    moved = {n: c for n, c in delta.changes.items() if n not in delta.new}
+    matrices = [n for n, c in moved.items() if len(c.shape) > 1 and not n.startswith("head.")]
     if not matrices:
         return ()
     rank = min(_LEADING, *(min(matrix_shape(delta[name].shape)) for name in matrices))
@@ -59,6 +73,24 @@ def adapt_results(
     steps: Sequence[NextStep],
 ) -> AdaptResults:
     """Return the whole run's results, with what is needed to get them again."""
+    said = {
+        "texts a step": str(recipe.batch_size),
+        "tokens of a text": str(recipe.max_length),
+        **({"head": _head(recipe)} if measure is ACCURACY else {}),
+    }
+    return _results(model_name, model, tasks, measure, recipe, said, steps)
+
+
+def _results(
+    model_name: str,
+    model: nn.Module,
+    tasks: Sequence[TaskResult],
+    measure: Measure,
+    recipe: Recipe | FewShot,
+    said: dict[str, str],
+    steps: Sequence[NextStep],
+    pictures: tuple[PictureSample, ...] = (),
+) -> AdaptResults:
     from dtheta.core.fingerprint import fingerprint
     from dtheta.core.provenance import versions
 
@@ -72,15 +104,51 @@ def adapt_results(
         provenance={
             "base": fingerprint(model).digest,
             "seed": str(recipe.seed),
-            "texts a step": str(recipe.batch_size),
-            "tokens of a text": str(recipe.max_length),
+            **said,
             "schedule": f"warmup over {recipe.warmup:g} of the steps, then a cosine to zero",
-            **({"head": _head(recipe)} if measure is ACCURACY else {}),
             **versions(),
             "machine": f"{platform.machine()}, {platform.system()}",
         },
         next_steps=tuple(steps),
+        pictures=pictures,
     )
+
+
+def image_result(
+    found: AdaptedImages, recipe: FewShot, model: nn.Module, delta: Delta, file_bytes: int
+) -> MethodResult:
+    """Return one method's result on one task of images; ``delta`` is that of the model itself."""
+    fields = {name: str(value) for name, value in recipe.method.to_dict().items() if name in ("rank", "length")}
+    return MethodResult(
+        name=recipe.method.name,
+        score=found.judged.accuracy,
+        losses=(tuple((float(step), loss) for step, loss in found.record.losses),),
+        parameters=found.parameters,
+        file_bytes=file_bytes,
+        seconds=found.record.seconds,
+        gain=found.gain,
+        layers=layer_changes(model, delta),
+        settings={**fields, "learning rate": f"{recipe.rate:g}", "steps": str(recipe.steps)},
+    )
+
+
+def image_results(
+    model_name: str,
+    net: ImageTextClassifier,
+    tasks: Sequence[TaskResult],
+    pictures: Sequence[PictureSample],
+    recipe: FewShot,
+    pixels: Pixels,
+    steps: Sequence[NextStep],
+) -> AdaptResults:
+    """Return a run's results on images, with what is needed to get them again."""
+    said = {
+        "images a step": str(recipe.batch_size),
+        "pixels a side": str(pixels.size),
+        "prompt": " | ".join(net.templates),
+        "augmentation": ("cuts, mirrored" if recipe.flip else "cuts") if recipe.augment else "none",
+    }
+    return _results(model_name, net.model, tasks, IMAGE_ACCURACY, recipe, said, steps, tuple(pictures))
 
 
 def _head(recipe: Recipe) -> str:

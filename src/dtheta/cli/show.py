@@ -137,7 +137,9 @@ def _task_facts(task: Mapping[str, Any]) -> dict[str, str]:
         facts["task"] = f"{task['kind']} on {task.get('data', 'unnamed data')}, model {task.get('model', 'unnamed')}"
     if task.get("classes"):
         facts["classes"] = ", ".join(map(str, task["classes"]))
-    shares = ("accuracy", "baseline") if task.get("kind") == "text-classification" else ("accuracy",)
+    if task.get("templates"):
+        facts["prompt"] = " | ".join(map(str, task["templates"]))
+    shares = ("accuracy",) if task.get("kind") == "language-modeling" else ("accuracy", "baseline")
     for name in ("accuracy", "baseline", "loss", "base_loss"):
         value = task.get(name)
         if isinstance(value, Mapping):

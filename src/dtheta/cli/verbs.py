@@ -4,8 +4,8 @@ from __future__ import annotations
 
 VERBS = {
     "demo": "adapt a real model to real tasks by three methods, and write report.html",
-    "adapt": "train a delta on your own texts, or on a packaged task",
-    "apply": "run a model with a delta on texts",
+    "adapt": "train a delta on your own texts or pictures, or on a packaged task",
+    "apply": "run a model with a delta on texts or pictures",
     "show": "say what a file or folder is: base, size, norms, a table of its layers",
     "extract": "take the delta between two checkpoints, or from a peft adapter",
     "merge": "write the model with deltas added, or a delta as a peft adapter",

@@ -11,6 +11,7 @@ from dtheta.report.costs import cost_section
 from dtheta.report.geometry import geometry_section
 from dtheta.report.packed import packed_section
 from dtheta.report.page import Page, Section
+from dtheta.report.pictures import picture_section
 from dtheta.report.quantity import byte_size, count, duration, listed, percent, plural
 from dtheta.report.results import AdaptResults
 from dtheta.report.scores import score_section
@@ -34,6 +35,7 @@ def adapt_page(results: AdaptResults) -> Page:
     sections = [
         Section("In short", [_tiles(results), Findings(findings(results))]),
         score_section(results, look),
+        *picture_section(results.pictures),
         training_section(results, look),
         *geometry_section(results, look),
         cost_section(results, look),

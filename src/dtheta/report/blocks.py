@@ -133,7 +133,40 @@ class Steps:
     kind: ClassVar[str] = "steps"
 
 
-Block = Prose | Tiles | Findings | Table | Panels | KeyValues | Steps
+@dataclass(frozen=True)
+class Picture:
+    """An image with its class, and the predictions before and after; ``right`` tells whether each of the two is right.
+
+    ``source`` is a data URI: pages load nothing from elsewhere.
+    """
+
+    source: str
+    alt: str
+    label: str
+    before: str
+    after: str
+    right: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Pictures under a heading that has an outcome."""
+
+    title: str
+    outcome: Outcome
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Groups of pictures, as a grid."""
+
+    title: str
+    groups: Sequence[PictureGroup]
+    kind: ClassVar[str] = "pictures"
+
+
+Block = Prose | Tiles | Findings | Table | Panels | KeyValues | Steps | Pictures
 
 
 def number(value: float, text: str) -> Cell:

@@ -64,6 +64,15 @@ ACCURACY = Measure(
     examples="test examples",
 )
 
+IMAGE_ACCURACY = Measure(
+    name="accuracy",
+    unit="%",
+    gain_unit="points",
+    baseline="zero-shot model",
+    baseline_note="the model as it is, which knows the classes by their names alone (zero-shot)",
+    examples="test images",
+)
+
 TOKEN_LOSS = Measure(
     name="loss",
     unit="nats a token",

@@ -1,4 +1,4 @@
-"""JSON -> frozen dataclasses, checked: every field known, present and of its declared type.
+"""Frozen dataclasses to JSON files and back, checked: every field known, present and of its declared type.
 
 Covers what the records of this package use: dataclasses, tuples, mappings, optional values, numbers and text.
 """
@@ -6,13 +6,37 @@ Covers what the records of this package use: dataclasses, tuples, mappings, opti
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from dtheta.core.output import write_file
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 T = TypeVar("T")
+
+
+def write_record(record: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a dataclass as JSON, completely or not at all, and return the path. Raises `OutputError`."""
+    with write_file(path) as stream:
+        stream.write((json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
+    return Path(path)
+
+
+def read_record(path: str | os.PathLike[str], kind: type[T]) -> T:
+    """Read what `write_record` wrote. Raises `FormatError` where the file is not that."""
+    return decode(read_json(path), kind, str(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return the JSON in a file. Raises `FormatError` where there is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: not a readable JSON file of results ({error})") from error
 
 
 def decode(value: Any, kind: type[T], where: str) -> T:

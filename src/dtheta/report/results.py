@@ -6,17 +6,15 @@ page can be drawn from the saved JSON.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dtheta.core.output import write_file
-from dtheta.errors import ConfigError, FormatError
+from dtheta.errors import ConfigError
 from dtheta.report.measure import ACCURACY, Measure
-from dtheta.report.record import decode
+from dtheta.report.pictures import PictureSample
+from dtheta.report.record import read_record, write_record
 from dtheta.score.interval import Interval
 
 Curve = tuple[tuple[float, float], ...]
@@ -80,8 +78,27 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What else reaches a score on the same test examples without a delta, such as a linear probe: name and score."""
+
+    name: str
+    score: Interval
+
+
+@dataclass(frozen=True)
 class TaskResult:
-    """One task: numbers of training and test examples, the baseline's score, every method's result, and classes."""
+    """One task.
+
+    Attributes:
+        name: Of the task.
+        train: Training examples.
+        test: Test examples.
+        baseline: Its score; what the baseline is, the job's ``measure`` says.
+        methods: Every method's result.
+        classes: How many there are; None for a task without classes.
+        shots: Training examples of each class, where so many were drawn; None where all were taken.
+        references: Further scores to compare with.
+    """
 
     name: str
     train: int
@@ -89,6 +106,8 @@ class TaskResult:
     baseline: Interval
     methods: tuple[MethodResult, ...]
     classes: int | None = None
+    shots: int | None = None
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,7 @@ class AdaptResults:
         provenance: Versions, seeds, base digest: nothing that names a machine.
         next_steps: What to try next.
         packed: What compressing the deltas, and composing them into one, leaves; None where that was not looked at.
+        pictures: Test images with predictions, of runs on images.
         note: A sentence that comes before all others, such as that a run is a trial.
     """
 
@@ -159,6 +179,7 @@ class AdaptResults:
     provenance: Mapping[str, str] = field(default_factory=dict)
     next_steps: tuple[NextStep, ...] = ()
     packed: Packed | None = None
+    pictures: tuple[PictureSample, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -184,15 +205,9 @@ class AdaptResults:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write as JSON, completely or not at all. Raises `OutputError`."""
-        with write_file(path) as stream:
-            stream.write((json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
-        return Path(path)
+        return write_record(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdaptResults:
         """Read what `save` wrote. Raises `FormatError` where the file is not that."""
-        try:
-            document: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{path}: not a readable JSON file of results ({error})") from error
-        return decode(document, cls, str(path))
+        return read_record(path, cls)

@@ -10,6 +10,7 @@ from dtheta.report.page import Section
 from dtheta.report.quantity import count, fixed, plural
 from dtheta.report.results import AdaptResults, MethodResult, TaskResult
 from dtheta.report.verdict import final_loss, gain_of
+from dtheta.score.interval import Interval
 
 _INTERVALS = {
     "wilson": "Wilson score interval over the {examples}",
@@ -48,6 +49,7 @@ def _caption(results: AdaptResults) -> str:
 
 def _chart(task: TaskResult, measure: Measure, look: dict[str, Style]) -> Chart:
     rows = [Dot(measure.baseline, task.baseline, NEUTRAL)]
+    rows += [Dot(found.name, found.score, NEUTRAL) for found in task.references]
     rows += [Dot(method.name, method.score, look[method.name], method.scores) for method in task.methods]
     classes = f"{plural(task.classes, 'class', 'classes')}, " if task.classes else ""
     title = f"{task.name}: {classes}{count(task.test)} {measure.examples}"
@@ -66,29 +68,30 @@ def _table(results: AdaptResults) -> Table:
     columns = [Column("Task"), Column("Method"), *(Column(name, True) for name in names)]
     rows = []
     for task in results.tasks:
-        base, empty = task.baseline, number(float("inf"), "")
-        cells = [
-            number(base.estimate, measure.number(base.estimate)),
-            number(base.low, _range(measure, base.low, base.high)),
-        ]
-        rows.append([word(task.name), word(measure.baseline), *cells, number(0.0, ""), number(0.0, ""), empty])
+        for name, score in ((measure.baseline, task.baseline), *((r.name, r.score) for r in task.references)):
+            empty = (number(0.0, ""), number(0.0, ""), number(float("inf"), ""))
+            rows.append([word(task.name), word(name), *_cells(measure, score), *empty])
         rows += [_row(results, task, method) for method in task.methods]
     return Table(f"{measure.name.capitalize()} of every method on every task", columns, rows)
 
 
 def _row(results: AdaptResults, task: TaskResult, method: MethodResult) -> list[Cell]:
-    measure, ours = results.measure, method.score
+    measure = results.measure
     more = gain_of(results, task, method).interval
     loss = sum(map(final_loss, method.losses)) / len(method.losses)
     return [
         word(task.name),
         word(method.name),
-        number(ours.estimate, measure.number(ours.estimate)),
-        number(ours.low, _range(measure, ours.low, ours.high)),
+        *_cells(measure, method.score),
         number(more.estimate, measure.gain(more.estimate)),
         number(more.low, f"{measure.gain(more.low)} to {measure.gain(more.high)}"),
         number(loss, fixed(loss, 3)),
     ]
+
+
+def _cells(measure: Measure, score: Interval) -> list[Cell]:
+    low_high = _range(measure, score.low, score.high)
+    return [number(score.estimate, measure.number(score.estimate)), number(score.low, low_high)]
 
 
 def _range(measure: Measure, low: float, high: float) -> str:

@@ -61,7 +61,7 @@ def verdict(results: AdaptResults) -> str:
     """The one sentence on top of the page."""
     gains, measure = best_gains(results), results.measure
     if len(gains) == 1:
-        return _single(results, gains[0])
+        return " ".join([_single(results, gains[0]), *_beside(results, gains[0])])
     clear = [gain for gain in gains if gain.sign > 0]
     if not clear:
         most = max(gains, key=lambda gain: gain.interval.estimate)
@@ -98,6 +98,13 @@ def _single(results: AdaptResults, gain: Gain) -> str:
     side = "better" if gain.sign > 0 else "worse"
     how_far = f"{size} {measure.gain_unit} {side} than the {measure.baseline}'s {base}"
     return f"{reached}, {how_far} (gain {_range(measure, difference)})."
+
+
+def _beside(results: AdaptResults, gain: Gain) -> list[str]:
+    """A sentence on the references of a task; nothing where there are none."""
+    measure = results.measure
+    named = [f"{found.name} {measure.text(found.score.estimate)}" for found in gain.task.references]
+    return [f"For comparison: {listed(named)}."] if named else []
 
 
 def _rest(measure: Measure, gains: Sequence[Gain]) -> list[str]:

@@ -8,6 +8,7 @@ from dtheta.report.charts.heat import heat_map
 from dtheta.report.charts.line import Line, line_chart
 from dtheta.report.charts.palette import Style, legend, styles
 from dtheta.report.charts.scatter import Point, scatter_chart
+from dtheta.report.charts.shots import shot_chart
 from dtheta.report.charts.svg import Chart
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "legend",
     "line_chart",
     "scatter_chart",
+    "shot_chart",
     "styles",
 ]

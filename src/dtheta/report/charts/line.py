@@ -51,8 +51,8 @@ def line_chart(
     x = linear_scale(steps, frame.left, frame.right, ticks=6, zero=from_zero, tight=True)
     axes = [*frame.y_axis(y, y_name + (" (log scale)" if log else "")), *frame.x_axis(x, x_name)]
     curves = [_curve(line, style[line.name], x, y, place) for place, line in enumerate(lines)]
-    columns = _columns(lines, style, x, y, frame, x_name)
-    return chart(title, _description(lines, x_name, y_name), height, [*axes, *curves, *columns])
+    columns = hover_columns(lines, style, x, y, frame, x_name)
+    return chart(title, description(lines, x_name, y_name), height, [*axes, *curves, *columns])
 
 
 def _all_values(line: Line) -> list[float]:
@@ -79,7 +79,7 @@ def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
     return "M" + "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in points)
 
 
-def _columns(
+def hover_columns(
     lines: Sequence[Line], style: Mapping[str, Style], x: Scale, y: Scale, frame: Frame, x_name: str
 ) -> list[Element]:
     """At most `_COLUMNS` hover columns, on steps that the series have, always with the first and the last."""
@@ -103,6 +103,7 @@ def _columns(
     return columns
 
 
-def _description(lines: Sequence[Line], x_name: str, y_name: str) -> str:
+def description(lines: Sequence[Line], x_name: str, y_name: str) -> str:
+    """Where every line begins and ends, in words."""
     ends = [f"{line.name} from {significant(line.points[0][1])} to {significant(line.points[-1][1])}" for line in lines]
     return f"Lines of {y_name} over {x_name}: {'; '.join(ends)}."
