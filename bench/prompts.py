@@ -176,9 +176,9 @@ def _row(
 
 #: As many candidates for every method: of lr, or of lr and offset_lr.
 CANDIDATES: Mapping[str, tuple[tuple[float, float | None], ...]] = {
-    "PromptTuning": tuple((lr, None) for lr in (1e-2, 3e-2, 1e-1, 3e-1)),
-    "DePT": tuple((lr, offset) for lr in (3e-2, 1e-1) for offset in (5e-4, 5e-3)),
-    "ADePT": tuple((lr, offset) for lr in (3e-2, 1e-1) for offset in (5e-4, 5e-3)),
+    "PromptTuning": tuple((lr, None) for lr in (3e-3, 1e-2, 3e-2, 1e-1)),
+    "DePT": tuple((lr, offset) for lr in (1e-2, 3e-2) for offset in (5e-4, 5e-3)),
+    "ADePT": tuple((lr, offset) for lr in (1e-2, 3e-2) for offset in (5e-4, 5e-3)),
 }
 
 
