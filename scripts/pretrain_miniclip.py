@@ -51,7 +51,7 @@ class Recipe:
     depth: int = 4
     text_depth: int = 2
     patch: int = 8
-    steps: int = 2000
+    steps: int = 4000
     icons: int = 32  # images a step
     procedural: int = 32
     unlabeled: int = 32

@@ -1,6 +1,6 @@
 """Prompts and singular values on real open_clip towers, against forwards written by hand from its modules.
 
-Skipped unless open_clip is found. It pulls in torchvision, which must not stand beside a CPU build of torch, so give both
+Skipped unless open_clip is found. It pulls in torchvision, which must not stand beside a CPU build of torch: give both
 a folder of their own. What torchvision's build for CUDA lacks here is declared below, before it is imported.
 
     pip install --no-deps --target FOLDER open_clip_torch==3.3.0 torchvision==0.28.0 timm ftfy regex wcwidth

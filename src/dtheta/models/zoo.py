@@ -4,12 +4,14 @@
     smollm2    SmolLM2-135M-Instruct, Llama decoder, 30 x 576, 134.5 M parameters, de-quantised from 4 bits
     miniclip   a small CLIPModel with a vision transformer, 4.6 M parameters, trained by scripts/pretrain_miniclip.py
     dual       EfficientNet-Lite0 and MiniLM joined in closed form, images and texts in one space, 26.4 M parameters
+    dual-emoji the same with a delta in its text projection, learned on emoji and their words by scripts/refine_dual.py
 
 Everything else is a path to a local Hugging Face folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from dtheta.errors import ConfigError, MissingExtra, did_you_mean
 
 _CONVERTED = "smollm2-0.1.2-r1"  # the last part counts changes of our own conversion
 _JOINED = "dual-r1"
+_EMOJI_DELTA = Path(__file__).with_name("dual_emoji.delta")
 
 
 def _minilm() -> Path:
@@ -46,7 +49,19 @@ def _dual() -> Path:
     return build_once(cache_dir("models", _JOINED), join, lambda folder: (folder / "config.json").is_file())
 
 
-ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2, "dual": _dual}
+def _dual_emoji() -> Path:
+    def merge(folder: Path) -> None:
+        require_text("transformers")
+        from dtheta.models.dual_emoji import build_dual_emoji
+
+        build_dual_emoji(_dual(), folder)
+
+    version = hashlib.sha256(_EMOJI_DELTA.read_bytes()).hexdigest()[:12]
+    folder = cache_dir("models", f"{_JOINED}-emoji-{version}")
+    return build_once(folder, merge, lambda folder: (folder / "config.json").is_file())
+
+
+ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2, "dual": _dual, "dual-emoji": _dual_emoji}
 ZOO["miniclip"] = lambda: Path(__file__).with_name("miniclip")  # ships with dtheta
 
 
