@@ -114,6 +114,19 @@ def test_a_folder_of_classes(dtheta: Run, clip: Path, pictures: Path) -> None:
     assert {p.name for p in Path().iterdir()} == {"things", "x.delta", "x.html", "x.json"}
 
 
+def test_pictures_are_held_out_to_choose_the_step(dtheta: Run, clip: Path, pictures: Path) -> None:
+    given = arguments(clip, pictures, "--shots", 4, "--validate", 3, "--report", "x.html")
+    done = dtheta(*given, "--json")
+    assert done.code == 0, done.err
+    assert done.json["task"]["train"] == 12 and done.json["kept_step"] in range(4)
+    assert "the best on 3 pictures held out" in dtheta(*given).out
+    assert read_header("adapted.delta").provenance.settings["validate"] == 3
+    assert "3 of the training images" in Path("x.html").read_text()
+    assert dtheta(*given, "--dry-run").code == 0
+    done = dtheta(*arguments(clip, pictures, "--shots", 1, "--validate", 1, "--dry-run"))
+    assert done.code == 2 and "--validate 1 must lie between 0 and 0" in done.err
+
+
 def test_it_learns_what_can_be_learned(trained: Path) -> None:
     task = read_header(trained).provenance.task
     assert task["accuracy"]["estimate"] == 1.0 > task["baseline"]["estimate"]
@@ -199,6 +212,9 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
         done = dtheta(*arguments(clip, pictures, "--out", "cut.delta"), *steps)
     assert done.code == 130 and "--resume" in done.err and not Path("cut.delta").exists()
     assert "--resume" in dtheta(*arguments(clip, pictures, "--out", "cut.delta"), *steps).err
+    other = ["--template", "an icon of the {}"]  # other texts are another run, though the pictures are the same
+    done = dtheta(*arguments(clip, pictures, "--out", "cut.delta", "--resume", *other), *steps)
+    assert done.code == 2 and "cannot resume" in done.err and "constants" in done.err
     done = dtheta(*arguments(clip, pictures, "--out", "cut.delta", "--resume"), *steps)
     assert done.code == 0, done.err
     assert load("cut.delta").digest == load("whole.delta").digest
@@ -277,14 +293,17 @@ def test_runs_at_several_shots_are_curves(dtheta: Run, clip: Path, pictures: Pat
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--shots", "9"], 2, "--shots 9"),
+        (["--shots", "9"], 2, "--shots 9: each class needs as many images, but class 'blue thing' has 8"),
         (["--shots", "0"], 2, "--shots 0"),
         (["--shots", "2", "--n-train", "6"], 2, "give one of them"),
         (["--n-train", "1"], 2, "no picture to train on"),
         (["--size", "32"], 2, "takes 16 pixels"),
         (["--template", "a photo"], 2, "must hold '{}' once"),
+        (["--label", "kind"], 2, "--label names a column of a table of pictures, and --data"),
+        (["--image", "file"], 2, "--image names a column of a table of pictures, and --data"),
         (["--pooling", "mean"], 2, "--pooling is for texts"),
-        (["--validate", "3"], 2, "--validate is for texts"),
+        (["--validate", "22"], 2, "--validate 22 must lie between 0 and 21"),
+        (["--validate", "-1"], 2, "--validate -1"),
         (["--method", "DePT"], 1, "prompts are for text models"),
         (["--select", "*.nothing"], 2, "takes no parameter"),
         (["--lr", "-1"], 2, "--lr must be a positive number"),
@@ -319,6 +338,11 @@ def in_two_classes(folder: Path) -> None:
     shutil.copy(folder / "red thing" / "04.png", folder / "blue thing" / "copy.png")
 
 
+def unknown_words(folder: Path) -> None:
+    (folder / "red thing").rename(folder / "\N{RED APPLE}")
+    (folder / "blue thing").rename(folder / "\N{GREEN APPLE}")
+
+
 def single(folder: Path) -> None:
     for path in sorted((folder / "red thing").iterdir())[1:]:
         path.unlink()
@@ -331,6 +355,7 @@ def single(folder: Path) -> None:
         (corrupted, "05.png: cannot be decoded"),
         (long_name, "shorten the class name"),
         (in_two_classes, "one picture is in the classes 'blue thing' and 'red thing'"),
+        (unknown_words, "are the same text to the model's tokenizer"),
         (single, "'red thing' has a single picture"),
     ],
 )
@@ -374,6 +399,9 @@ def test_the_wrong_kind_of_model_or_data(
     assert done.code == 2 and "--data" in done.err and "holds texts" in done.err
     done = dtheta("adapt", "--model", folders["bert"], "--data", table, "--shots", 2)
     assert done.code == 2 and "--shots is for pictures" in done.err
+    for more in (["--model", clip], ["--shots", 2]):  # what is not there holds neither texts nor pictures
+        done = dtheta("adapt", "--data", "gone", *more)
+        assert done.code == 2 and "there is no task 'gone' and no such file" in done.err
     done = dtheta("adapt", "--data", "fashon")
     assert done.code == 2 and "did you mean 'fashion'" in done.err
 
@@ -387,7 +415,7 @@ def test_apply_to_the_wrong_kind_is_one_clear_error(
         ([adapted, "--model", folders["bert"], "--image", one], "is of no image classifier"),
         ([trained, "--model", clip, "--image", one, "--text", "x"], "give one kind"),
         ([trained, "--model", clip, "--image", "gone.png"], "gone.png"),
-        ([trained, "--model", clip, "--image", pictures], "holds no picture"),
+        ([trained, "--model", clip, "--image", pictures], "holds no picture; it holds folders: give those"),
         ([trained, "--model", clip, "--image", one, "--top", 0], "--top must be at least 1"),
         ([clip, "--image", one], "is of no image classifier"),
     ):
@@ -396,6 +424,11 @@ def test_apply_to_the_wrong_kind_is_one_clear_error(
     (pictures / "bad.png").write_bytes(b"no picture")
     done = dtheta("apply", trained, "--model", clip, "--image", pictures / "bad.png")
     assert done.code == 1 and "bad.png: cannot be decoded" in done.err
+
+
+def test_several_pictures_after_one_option_are_explained(dtheta: Run, pictures: Path) -> None:
+    done = dtheta("apply", "x.delta", "--image", "a.png", "b.png")
+    assert done.code == 2 and "'b.png'; --image takes one value, so give it again for each" in done.err
 
 
 def test_pillow_is_asked_for(dtheta: Run, clip: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

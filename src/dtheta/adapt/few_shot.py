@@ -22,16 +22,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.image_problem import FrozenImages, ImageProblem, Judged, judged, require_plain, zero_shot
 from dtheta.adapt.method import Method
-from dtheta.adapt.prompts.cocoop import CoCoOp
+from dtheta.adapt.prompts.image_names import META
 from dtheta.adapt.recipe import dropout_as
 from dtheta.core.delta import Delta
 from dtheta.data.batches import KeyedOrder
 from dtheta.data.image_batches import image_loader
+from dtheta.data.mixture import TensorItems
+from dtheta.data.shots import hold_out
 from dtheta.errors import ConfigError
 from dtheta.fit.loop import fit
 from dtheta.fit.modes import kept_modes
@@ -61,6 +64,8 @@ class FewShot:
         weight_decay: AdamW's; it pulls to the base.
         augment: Whether each image is cut and mirrored at random each time.
         flip: False never mirrors, for images in which left and right differ in meaning, such as digits.
+        validate: Support images to hold out, of all classes alike; the best of ten evaluations on them is kept. 0 keeps
+            the last step.
         seed: Key of the order of the images, of augmentation and random starts.
     """
 
@@ -73,12 +78,15 @@ class FewShot:
     weight_decay: float = 0.0
     augment: bool = False
     flip: bool = True
+    validate: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that cannot be meant, before anything is computed from it."""
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be a positive number, got {self.lr}")
+        if self.validate < 0:
+            raise ConfigError(f"validate={self.validate} must be a whole number of at least 0")
         Settings(
             self.steps, self.rate, warmup=self.warmup, weight_decay=self.weight_decay, batch_size=self.batch_size
         )  # checks the rest
@@ -139,13 +147,15 @@ def adapt_images(
         ConfigError, NonFinite, UnsupportedLayer, ShapeMismatch, OutputError, FormatError: As ``attach`` and ``fit``.
     """
     before, net = zero_shot(posed), posed.net
+    chosen, held_out = hold_out(posed.support.images, recipe.validate, recipe.seed)
     adapter = attach(net, recipe.method, recipe.select, seed=recipe.seed)
     try:
-        images, texts = _moves_images(posed), _by_image(recipe.method) or _moves_texts(posed)
+        images, texts = _moves_images(posed), _by_image(adapter) or _moves_texts(posed)
         with dropout_as(net, False), nullcontext() if texts else net.frozen_text():
             record = fit(
                 adapter,
-                _batches(posed.support, recipe, images),
+                _batches(posed.support, chosen, recipe, images),
+                eval=_held_out(posed.support, held_out, recipe, images) if len(held_out) else None,
                 steps=recipe.steps,
                 lr=recipe.rate,
                 warmup=recipe.warmup,
@@ -157,7 +167,7 @@ def adapt_images(
                 seed=recipe.seed,
             )
         parameters = sum(p.numel() for p in adapter.trainable().values())
-        after = judged(posed, _logits(posed, recipe.method, images))
+        after = judged(posed, _logits(posed, adapter, images))
         delta = adapter.delta()
     finally:
         adapter.detach()
@@ -180,14 +190,14 @@ def judge_delta(posed: ImageProblem, delta: Delta) -> Judged:
     require_plain(posed.net)
     adapter = attach(posed.net, delta)
     try:
-        return judged(posed, _logits(posed, adapter.method, _moves_images(posed)))
+        return judged(posed, _logits(posed, adapter, _moves_images(posed)))
     finally:
         adapter.detach()
 
 
-def _by_image(method: Method) -> bool:
-    """Tell whether a method has other texts for every image, so that there are none without an image."""
-    return isinstance(method, CoCoOp)
+def _by_image(adapter: Adapter) -> bool:
+    """Tell whether every image has other texts, so that there are none without an image."""
+    return any(name.startswith(META) for name in adapter.grafts)
 
 
 def _moves_images(posed: ImageProblem) -> bool:
@@ -201,32 +211,29 @@ def _moves_texts(posed: ImageProblem) -> bool:
         return posed.net.text_features().requires_grad
 
 
-def _logits(posed: ImageProblem, method: Method, images: bool) -> Tensor:
-    with nullcontext() if _by_image(method) else posed.net.frozen_text():
+def _logits(posed: ImageProblem, adapter: Adapter, images: bool) -> Tensor:
+    with nullcontext() if _by_image(adapter) else posed.net.frozen_text():
         return posed.test.logits(images)
 
 
-class _Features(Dataset[dict[str, Tensor]]):
-    """Items ``{"image_features": (E,), "labels": ()}``."""
-
-    def __init__(self, part: FrozenImages) -> None:
-        self.features_NE, self.labels_N = part.features, part.labels
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image_features": self.features_NE[index], "labels": self.labels_N[index]}
+def _features(part: FrozenImages, places: Tensor) -> TensorItems:
+    return TensorItems(image_features=part.features[places], labels=part.labels[places])
 
 
-def _batches(support: FrozenImages, recipe: FewShot, moved: bool) -> Any:
+def _batches(support: FrozenImages, places: Tensor, recipe: FewShot, moved: bool) -> Any:
     """Return the training data: of features where nothing changes them, else of images."""
     if moved or recipe.augment:
-        return image_loader(
-            support.images, support.pixels, recipe.batch_size, recipe.seed, recipe.augment, flip=recipe.flip
-        )
-    items = _Features(support)
+        images = support.images.take(places)
+        return image_loader(images, support.pixels, recipe.batch_size, recipe.seed, recipe.augment, flip=recipe.flip)
+    items = _features(support, places)
     return DataLoader(items, recipe.batch_size, sampler=KeyedOrder(len(items), recipe.seed))
+
+
+def _held_out(support: FrozenImages, places: Tensor, recipe: FewShot, moved: bool) -> Any:
+    """Return what is held out, as it is and in order: of features where nothing changes them, else of images."""
+    if moved:
+        return image_loader(support.images.take(places), support.pixels, recipe.batch_size, shuffle=False)
+    return DataLoader(_features(support, places), recipe.batch_size)
 
 
 def _described(posed: ImageProblem, model_name: str, before: Judged, after: Judged, gain: Interval) -> dict[str, Any]:

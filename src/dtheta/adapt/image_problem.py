@@ -27,7 +27,7 @@ from dtheta.fit.modes import kept_modes
 from dtheta.models.image_text import ImageTextClassifier
 from dtheta.score import Correct, Interval, wilson
 
-_BATCH = 64
+_BATCH, _SIDE = 64, 224  # images at a time, and up to which side; of larger ones fewer, so that they fit the memory
 _RAW = 32  # pixels a side for the pixel probe
 
 
@@ -54,16 +54,20 @@ class FrozenImages:
     def features(self) -> Float[Tensor, "N E"]:
         """The image tower's features."""
         with kept_modes(self.net), torch.no_grad():
-            batches = self.images.images.split(_BATCH)
+            batches = self.images.images.split(self._batch)
             return torch.cat([self.net.image_features(self.seen(batch)).float().cpu() for batch in batches])
 
     @torch.no_grad()
     def logits(self, moved: bool = False) -> Float[Tensor, "N C"]:
         """Return the classifier's logits as it stands; ``moved`` says that its image tower is not the frozen one."""
-        parts = self.images.images.split(_BATCH) if moved else self.features.split(_BATCH)
+        parts = self.images.images.split(self._batch) if moved else self.features.split(_BATCH)
         with kept_modes(self.net):
             given = ({"pixel_values": self.seen(x)} if moved else {"image_features": x.to(self._device)} for x in parts)
             return torch.cat([self.net(**batch).logits.float().cpu() for batch in given])
+
+    @property
+    def _batch(self) -> int:
+        return max(1, min(_BATCH, _BATCH * _SIDE**2 // self.pixels.size**2))
 
     @property
     def _device(self) -> torch.device:

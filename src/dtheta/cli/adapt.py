@@ -36,7 +36,7 @@ from dtheta.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from dtheta.adapt.method import Method
 
-_OF_TEXTS = ("text", "max_length", "pooling", "head_lr", "validate")
+_OF_TEXTS = ("text", "max_length", "pooling", "head_lr")
 _OF_IMAGES = ("image", "shots", "template", "augment", "flip", "size")
 _STEPS, _BATCH = {False: 100, True: 60}, {False: 16, True: 32}  # of texts, and of pictures
 
@@ -92,7 +92,7 @@ class Options(CommonOptions):
     augment: Annotated[bool, Flag("train on random cuts of the pictures")] = False
     flip: Annotated[bool, Flag("mirror half of the random cuts; --no-flip where left and right differ")] = True
     size: Annotated[int | None, Flag("pixels a side that the model sees (default: as it was trained)")] = None
-    validate: Annotated[int, Flag("training texts to hold out; the best of ten evaluations on them is kept")] = 0
+    validate: Annotated[int, Flag("training examples to hold out; the best of ten evaluations on them is kept")] = 0
     out: Annotated[Path, Flag("the file to write", "FILE")] = Path("adapted.delta")
     report: Annotated[
         Path | None, Flag("write a page with curves and figures, and its data as .json beside it", "FILE")
@@ -105,6 +105,7 @@ def run(options: Options, console: Console) -> int:
     from dtheta.cli import adapt_images, adapt_texts
 
     method = build_method(options.method, options.rank, options.alpha, options.set)
+    _require_data(options)
     pictures = holds_pictures(options)
     model = options.model or ("dual" if pictures else "minilm")
     _require_meant(options, pictures)
@@ -116,6 +117,27 @@ def run(options: Options, console: Console) -> int:
     given = "--image FILE" if pictures else '--text "..."'
     job = Job(replace(options, steps=steps, batch_size=batch), method, model, steps, batch, given)
     return (adapt_images if pictures else adapt_texts).run(job, console)
+
+
+def _require_data(options: Options) -> None:
+    """Raise unless the data are there: what they hold cannot be told before.
+
+    Raises:
+        ConfigError: Naming the packaged tasks, or the file.
+    """
+    from dtheta.data.corpus import columns
+    from dtheta.data.image_tasks import IMAGE_TASKS
+    from dtheta.data.tasks import TASKS
+
+    data, path = options.data, Path(options.data).expanduser()
+    if data in TASKS or data in IMAGE_TASKS or path.exists():
+        return
+    if path.suffix:
+        columns(path, options.encoding)  # says what is wrong with it
+    raise ConfigError(
+        f"there is no task {data!r} and no such file; packaged tasks: {', '.join(TASKS)}; of images: "
+        f"{', '.join(IMAGE_TASKS)}{did_you_mean(data, [*TASKS, *IMAGE_TASKS])}"
+    )
 
 
 def holds_pictures(options: Options) -> bool:

@@ -56,7 +56,7 @@ def run(job: Job, console: Console) -> int:
     options = job.options
     recipe = FewShot(
         job.method, options.select, job.steps, job.batch_size, options.lr, augment=options.augment, flip=options.flip,
-        seed=options.seed,
+        validate=options.validate, seed=options.seed,
     )  # fmt: skip
     if options.shots is not None and options.n_train is not None:
         raise ConfigError("--shots and --n-train both say how many pictures to train on; give one of them")
@@ -89,13 +89,16 @@ def _task(options: Options, pixels: Pixels) -> ImageTask:
     if options.data in IMAGE_TASKS:
         if options.test is not None:
             raise ConfigError(f"--test goes with your own pictures; the task {options.data} has a test part")
+        _require_no_columns(options)
         task = load_image_task(options.data, *counts)
     else:
         task = load_images(options.data, pixels.size, _table(options), options.test, *counts)
     if options.template is not None:
         task = replace(task, template=options.template)
     _require_every_class(task)
-    return task if options.shots is None else replace(task, train=few_shot(task.train, options.shots, options.seed))
+    if options.shots is None:
+        return task
+    return replace(task, train=few_shot(task.train, options.shots, options.seed, task.classes))
 
 
 def _table(options: Options) -> Any:
@@ -105,6 +108,7 @@ def _table(options: Options) -> Any:
 
     paths = [path for path in (Path(options.data).expanduser(), options.test) if path is not None and path.is_file()]
     if not paths:
+        _require_no_columns(options)
         return None
     there = columns(paths[0], options.encoding)
     image = options.image or next((name for name in IMAGE_COLUMNS if name in there), IMAGE_COLUMNS[0])
@@ -112,6 +116,13 @@ def _table(options: Options) -> Any:
     for path in paths:
         require_columns(path, columns(path, options.encoding), {"--image": image, "--label": label})
     return Table(image, label, options.encoding)
+
+
+def _require_no_columns(options: Options) -> None:
+    """Raise for the name of a column where there is no table: it would do nothing."""
+    for flag, column in {"--image": options.image, "--label": options.label}.items():
+        if column is not None:
+            raise ConfigError(f"{flag} names a column of a table of pictures, and --data {options.data} is none")
 
 
 def _require_every_class(task: ImageTask) -> None:
@@ -151,7 +162,7 @@ def _adapt(job: Job, recipe: FewShot, pixels: Pixels, task: ImageTask, work: Pat
     console.note(
         f"{task.name}: {len(task.classes)} classes, {len(task.train)} training and {len(task.test)} test images"
     )
-    _require_sites(net, recipe)
+    _require(net, recipe, task)
     compared = _Compared(zero_shot(posed), linear_probe(posed), pixel_probe(posed))
     console.note(f"zero-shot: {share(compared.zero_shot.accuracy)}; training ...")
     adapted = adapt_images(
@@ -178,10 +189,12 @@ def of_model(delta: Delta, net: ImageTextClassifier) -> Delta:
     return replace(inner, base=base, provenance=delta.provenance)
 
 
-def _require_sites(net: nn.Module, recipe: FewShot) -> None:
-    """Raise what attaching would raise, before anything is computed."""
+def _require(net: nn.Module, recipe: FewShot, task: ImageTask) -> None:
+    """Raise what attaching and holding out would raise, before anything is computed."""
     from dtheta.adapt.recipe import require_sites
+    from dtheta.data.shots import hold_out
 
+    hold_out(task.train, recipe.validate, recipe.seed)
     require_sites(net, recipe, recipe.select)  # type: ignore[arg-type]  # of a recipe it reads the method alone
 
 
@@ -220,6 +233,7 @@ def _tell(
     record = record_of(
         job, delta, adapted, wrote, accuracy=dataclasses.asdict(adapted.judged.accuracy),
         baseline=dataclasses.asdict(compared.zero_shot.accuracy), gain=dataclasses.asdict(adapted.gain), **references,
+        kept_step=adapted.record.best.step if adapted.record.best else adapted.record.steps,
     )  # fmt: skip
     found = [
         ("accuracy", f"{share(adapted.judged.accuracy)} on {record['task']['test']} test images"),
@@ -228,6 +242,8 @@ def _tell(
         ("probe", f"{share(compared.linear_probe.accuracy)} by logistic regression on the unadapted features"),
         ("pixels", f"{share(compared.pixel_probe.accuracy)} by logistic regression on the raw pixels"),
     ]
+    if adapted.record.best:
+        found.append(("kept", f"step {record['kept_step']}: the best on {job.options.validate} pictures held out"))
     console.result(record, [told(job, record, found)])
 
 
@@ -256,7 +272,8 @@ def _plan(job: Job, recipe: FewShot) -> Plan:
         notes.append(f"the task {options.data} is not in the cache yet and would be fetched first")
     if place is not None and fetched:
         pixels = _pixels(job)
-        _require_sites(_classifier(outline(place), job, _task(options, pixels), pixels), recipe)
+        task = _task(options, pixels)
+        _require(_classifier(outline(place), job, task, pixels), recipe, task)
     return Plan(
         reads={f"model {job.model}": cost.nbytes, options.data: size_of(Path(options.data).expanduser())},
         writes={str(path): None for path in writes(options).values() if path is not None},

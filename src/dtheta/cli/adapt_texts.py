@@ -14,7 +14,6 @@ from dtheta.cli.console import Console
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import duration
 from dtheta.cli.workspace import clear, kept_for_later, workspace
-from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,18 +50,12 @@ def run(job: Job, console: Console) -> int:
 def _source(options: Options) -> TextTask | Corpus:
     """Return the texts that the options name: a task where they have classes, else a corpus."""
     from dtheta.data.corpus import columns, load_corpus
-    from dtheta.data.image_tasks import IMAGE_TASKS
     from dtheta.data.table import load_table
     from dtheta.data.tasks import TASKS, load_task
 
     path = Path(options.data).expanduser()
     if options.data in TASKS:
         return load_task(options.data, options.n_train, options.n_test, options.seed)
-    if not path.suffix and not path.exists():
-        raise ConfigError(
-            f"there is no task {options.data!r} and no such file; packaged tasks: {', '.join(TASKS)}; of images: "
-            f"{', '.join(IMAGE_TASKS)}{did_you_mean(options.data, [*TASKS, *IMAGE_TASKS])}"
-        )
     there = columns(path, options.encoding)
     label = options.label or ("label" if "label" in there else None)
     for file in (path, options.test):

@@ -65,7 +65,10 @@ def pictures(given: Sequence[Path], console: Console) -> list[Path]:
         inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         chosen = [file for file in inside if file.suffix.lower() in FORMATS]
         if not chosen:
-            raise ConfigError(f"the folder {path} holds no picture; known by their suffix are {', '.join(FORMATS)}")
+            deeper = "; it holds folders: give those" if any(file.is_dir() for file in inside) else ""
+            raise ConfigError(
+                f"the folder {path} holds no picture{deeper}; known by their suffix are {', '.join(FORMATS)}"
+            )
         if others := [file.name for file in inside if file not in chosen]:
             more = ", ..." if len(others) > _LEFT_OUT else ""
             console.note(f"{path}: passed over what is no picture: {', '.join(others[:_LEFT_OUT])}{more}")

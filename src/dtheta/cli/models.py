@@ -21,6 +21,7 @@ from dtheta.errors import ConfigError, did_you_mean
 
 _OWN = {
     "dual": "EfficientNet-Lite0 and all-MiniLM-L6-v2 joined, images and texts in one space, 26.4 M parameters",
+    "dual-emoji": "dual with a delta in its text projection, learned here on emoji and their words",
     "miniclip": "a small CLIP with a vision transformer, trained here, 4.6 M parameters; part of dtheta",
 }
 

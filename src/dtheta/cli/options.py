@@ -163,7 +163,9 @@ def _flags(fields: Mapping[str, Field], arguments: Sequence[str]) -> dict[str, A
         if flags:
             near = did_you_mean(flags[0], [f.called for f in fields.values() if not f.placed])
             raise ConfigError(f"unknown option {flags[0]}{near}")
-        raise ConfigError(f"unexpected argument {unknown[0]!r}")
+        again = [f.called for f in fields.values() if f.many and not f.placed and f.called in arguments]
+        hint = f"; {again[-1]} takes one value, so give it again for each" if again else ""
+        raise ConfigError(f"unexpected argument {unknown[0]!r}{hint}")
     return {name: value for name, value in vars(found).items() if value != []}
 
 

@@ -146,6 +146,7 @@ def image_results(
         "images a step": str(recipe.batch_size),
         "pixels a side": str(pixels.size),
         "prompt": " | ".join(net.templates),
+        **({"held out": f"{recipe.validate} of the training images, to choose the step"} if recipe.validate else {}),
         "augmentation": ("cuts, mirrored" if recipe.flip else "cuts") if recipe.augment else "none",
     }
     return _results(model_name, net.model, tasks, IMAGE_ACCURACY, recipe, said, steps, tuple(pictures))

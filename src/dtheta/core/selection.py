@@ -176,9 +176,17 @@ def has_role(site: Site, role: str) -> bool:
         return False
     if role == "linear":
         return True
-    attention = site.kind == "attention" or "att" in site.name.lower()
+    attention = site.kind == "attention" or _in_attention(site.name)
     numbered = role == "attention" or layer_index(site.name) is not None
     return numbered and not site.tied and (role == "blocks" or attention == (role == "attention"))
+
+
+_ATTENTION = re.compile(r"att(?:n|en[dt]|[^a-z]|$)")  # attn, attention, attends, att; no "pattern", "attribute"
+
+
+def _in_attention(name: str) -> bool:
+    """Tell whether a parameter is of attention by its name; an MLP inside of what is called attention is not."""
+    return _ATTENTION.search(name.lower().rpartition("mlp")[2]) is not None
 
 
 def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = True) -> list[Site]:

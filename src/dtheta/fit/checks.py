@@ -104,7 +104,9 @@ def check_unwritten(model: nn.Module, before: Mapping[str, int]) -> None:
 
 
 def base_identity(adapter: Any, world: World) -> dict[str, str]:
-    """Return digests of the base and of what the terms hold without storing it (the basis of singular values).
+    """Return digests of the base, and of constants that no state dict holds: its own and those of the terms.
+
+    Such are the tokens of an image classifier's classes, and the basis of singular values.
 
     Raises:
         BaseMismatch: the processes hold different ones.
@@ -112,11 +114,20 @@ def base_identity(adapter: Any, world: World) -> dict[str, str]:
     stored = {id(t) for t in adapter.terms.state_dict(keep_vars=True).values()}
     found = {
         "base": fingerprint(base_tensors(adapter.model)).digest,
+        "constants": digest(_constants(adapter)),
         "basis": digest([t for t in adapter.terms.buffers() if id(t) not in stored]),
     }
     if any(other != found for other in world.gather(found)):
         raise BaseMismatch("the processes hold different bases; load the same weights in every process")
     return found
+
+
+def _constants(adapter: Any) -> list[Tensor]:
+    """Return the buffers of the base that are in no state dict."""
+    of_terms = {id(t) for t in adapter.terms.buffers()}
+    named = ((m, name) for m in adapter.model.modules() for name in sorted(m._non_persistent_buffers_set))
+    found = (getattr(module, name) for module, name in named)
+    return [t for t in found if t is not None and id(t) not in of_terms]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

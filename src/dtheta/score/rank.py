@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.score.interval import Interval
@@ -102,7 +103,7 @@ def matrix_correlation(
         ShapeMismatch: If they are no square matrices of one size.
         NotConverged: If all values of one of them are equal.
     """
-    if kind not in _KINDS or resamples < 2 or not 0 < level < 1:
+    if kind not in _KINDS or whole(resamples, "resamples") < 2 or not 0 < level < 1:
         raise ConfigError(
             f"expected a kind of {', '.join(_KINDS)}, at least 2 resamples and a level in (0, 1); found {kind!r}, "
             f"{resamples} and {level}"

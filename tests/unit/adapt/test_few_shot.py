@@ -13,7 +13,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.few_shot import FewShot, adapt_images, judge_delta
 from dtheta.adapt.full import Full
-from dtheta.adapt.image_problem import image_problem, linear_probe, pixel_probe, zero_shot
+from dtheta.adapt.image_problem import FrozenImages, image_problem, linear_probe, pixel_probe, zero_shot
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.prompts.cocoop import CoCoOp
 from dtheta.adapt.prompts.coop import CoOp
@@ -24,6 +24,7 @@ from dtheta.core.seeds import generator
 from dtheta.data.image_batches import image_loader
 from dtheta.data.images import Images
 from dtheta.data.pixels import Pixels
+from dtheta.data.shots import hold_out
 from dtheta.errors import ConfigError
 from dtheta.fit.loop import fit
 from tests.unit.adapt.prompts.image_models import make_classifier, make_clip, make_dual
@@ -56,6 +57,16 @@ def test_zero_shot_is_the_classifier_itself():
     found = zero_shot(problem)
     assert torch.equal(found.correct, expected)
     assert found.accuracy.estimate == pytest.approx(float(expected.mean()))
+
+
+@pytest.mark.parametrize(("side", "most"), [(16, 64), (224, 64), (448, 16), (3000, 1)])
+def test_large_images_go_through_the_model_in_small_batches(side, most, monkeypatch):
+    net = make_classifier(make_clip())
+    part = FrozenImages(net, dataclasses.replace(PIXELS, size=side), pictures(2 if side == 3000 else 70, "many"))
+    seen = []
+    monkeypatch.setattr(FrozenImages, "seen", lambda self, images: seen.append(len(images)) or PIXELS(images))
+    part.features, part.logits(moved=True)
+    assert max(seen) == most and sum(seen) == 2 * len(part.images)
 
 
 def test_probes_separate_what_can_be_separated():
@@ -140,6 +151,40 @@ def test_cached_features_train_as_images_do():
     assert (found.delta - delta).norm() < 1e-3 * delta.norm()
 
 
+@pytest.mark.parametrize(
+    ("method", "select"),
+    [(CLIPSVD(), None), (CLIPSVD(), "@blocks|!model.vision_model.*"), (CoCoOp(length=2), None)],
+    ids=["both towers", "features", "by image"],
+)
+def test_the_best_evaluation_on_what_is_held_out_is_kept(method, select):
+    clean, support = posed(), pictures(12, "support")
+    train, held = hold_out(support, 3, 0)
+    support.images[train] = support.images[train].roll(1, -1)  # what is learned is wrong on the others
+    problem = image_problem(clean.net, PIXELS, support, clean.test.images)
+    found = adapt_images(problem, FewShot(method, select, steps=8, lr=0.1, validate=3), quiet=True)
+    record, task = found.record, found.delta.provenance.task
+    assert record.best.step < 8 and record.best.scores["loss"] < record.evals[-1].scores["loss"]
+    assert record.best.scores["accuracy"] == max(each.scores["accuracy"] for each in record.evals)
+    other = image_problem(problem.net, PIXELS, support, support.take(held))
+    on_held = judge_delta(other, found.delta) if found.delta.norm() else zero_shot(other)
+    assert on_held.accuracy.estimate == pytest.approx(record.best.scores["accuracy"])
+    assert (task["train"], found.delta.provenance.settings["validate"]) == (12, 3)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_nothing_is_trained_on_that_is_held_out(augment):
+    problem = posed()
+    select = "@blocks|!model.vision_model.*"
+    recipe = FewShot(CLIPSVD(), select, steps=4, lr=1e-3, validate=6, augment=augment)
+    losses_of = [losses(adapt_images(problem, recipe, quiet=True).record)]
+    _, held = hold_out(problem.support.images, 6, 0)
+    spoiled = problem.support.images.images.clone()
+    spoiled[held] = 255 - spoiled[held]
+    other = image_problem(problem.net, PIXELS, Images(spoiled, problem.support.labels), problem.test.images)
+    losses_of.append(losses(adapt_images(other, recipe, quiet=True).record))
+    assert losses_of[0] == pytest.approx(losses_of[1], abs=1e-6)
+
+
 def test_augmented_images_are_new_each_epoch():
     problem = posed()
     plain = FewShot(LoRA(rank=1), "@blocks|!model.vision_model.*", steps=4)
@@ -184,7 +229,8 @@ def test_linear_probe_is_on_unit_features():
 
 def test_errors():
     problem = posed()
-    for wrong in ({"lr": math.nan}, {"lr": 0.0}, {"steps": 0}, {"batch_size": 0}, {"weight_decay": -1.0}):
+    numbers = ("lr", math.nan), ("lr", 0.0), ("steps", 0), ("batch_size", 0), ("weight_decay", -1.0), ("validate", -1)
+    for wrong in ({name: number} for name, number in numbers):
         with pytest.raises(ConfigError):
             FewShot(CLIPSVD(), **wrong)
     images = pictures(6, "support")
@@ -192,8 +238,16 @@ def test_errors():
         image_problem(problem.net, PIXELS, images, Images(images.images, torch.arange(6) % 4))
     with pytest.raises(ConfigError, match="no support images"):
         image_problem(problem.net, PIXELS, images.take(torch.arange(0)), images)
+    with pytest.raises(ConfigError, match="validate=10 must lie between 0 and 9"):
+        adapt_images(problem, FewShot(CLIPSVD(), validate=10), quiet=True)
     adapter = attach(problem.net, LoRA(rank=1))
     for call in (zero_shot, linear_probe, lambda p: adapt_images(p, FewShot(CLIPSVD()))):
         with pytest.raises(ConfigError, match="detach it first"):
             call(problem)
     adapter.detach()
+
+
+def test_a_mean_of_contexts_by_image_is_judged():
+    problem = posed()
+    made = [adapt_images(problem, FewShot(CoCoOp(length=2), steps=1, seed=s), quiet=True).delta for s in (0, 1)]
+    assert judge_delta(problem, (made[0] + made[1]) / 2).logits.shape == (len(problem.test.labels), 3)

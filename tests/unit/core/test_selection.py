@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -204,3 +206,16 @@ def test_attention_without_a_layer_number(tiny_mha):
         *(f"attention.in_proj_weight[{c}]" for c in "qkv"),
         "attention.out_proj.weight",
     ]
+
+
+def test_an_mlp_inside_of_attention_is_an_mlp():
+    linear = nn.Linear(4, 4, bias=False)
+    model = nn.ModuleDict(
+        {
+            name: nn.ModuleList([nn.ModuleDict({"mlp": copy.deepcopy(linear), "query": copy.deepcopy(linear)})])
+            for name in ("self_attends", "pattern", "SelfAttention")
+        }
+    )
+    assert keys(model, "@attention") == ["self_attends.0.query.weight", "SelfAttention.0.query.weight"]
+    mlps = [f"{name}.0.mlp.weight" for name in ("self_attends", "pattern", "SelfAttention")]
+    assert keys(model, "@mlp") == [*mlps[:2], "pattern.0.query.weight", mlps[2]]

@@ -1,4 +1,4 @@
-"""Few shots: so many of each class, nested, drawn by key."""
+"""Few shots: so many of each class, nested, drawn by key; and what is held out of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dtheta.data.images import Images
-from dtheta.data.shots import few_shot
+from dtheta.data.shots import few_shot, hold_out
 from dtheta.errors import ConfigError
 
 
@@ -51,3 +51,29 @@ def test_a_class_without_images(images):
         few_shot(images.take((images.labels != 1).nonzero().flatten()), 1, 0)
     with pytest.raises(ConfigError, match="none at all"):
         few_shot(images.take(torch.tensor([], dtype=torch.int64)), 1, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7, 14, 17])
+def test_what_is_held_out_is_taken_from_the_classes_in_turn(images, count):
+    train, held = hold_out(images, count, 0)
+    assert len(held) == count and sorted([*train.tolist(), *held.tolist()]) == list(range(20))
+    assert train.tolist() == sorted(train.tolist()) and held.tolist() == sorted(held.tolist())
+    left, given = (images.labels[places].bincount(minlength=3).tolist() for places in (train, held))
+    assert min(left) >= 1
+    turns = [0, 0, 0]  # by hand: round after round, each class that has more than one image left gives one
+    while sum(turns) < count:
+        for label, there in enumerate((9, 6, 5)):
+            turns[label] += turns[label] < there - 1 and sum(turns) < count
+    assert given == turns
+
+
+def test_less_held_out_is_a_part_of_more_and_seeds_differ(images):
+    found = {seed: [set(hold_out(images, count, seed)[1].tolist()) for count in (3, 9)] for seed in range(8)}
+    assert all(few < many for few, many in found.values())
+    assert len({tuple(few) for few, _ in found.values()}) > 4
+
+
+@pytest.mark.parametrize("count", [-1, 18])
+def test_more_held_out_than_leaves_each_class_an_image(images, count):
+    with pytest.raises(ConfigError, match=f"validate={count} must lie between 0 and 17: there are 20"):
+        hold_out(images, count, 0)

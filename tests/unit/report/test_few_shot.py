@@ -99,6 +99,11 @@ def test_runs_that_do_not_belong_together_are_refused() -> None:
     moved = replace(other, tasks=(replace(other.tasks[0], baseline=wilson(41, 100)),))
     with pytest.raises(ConfigError, match="differ in their test images"):
         few_shot_of([run(1, 0.5), moved])
+    task = other.tasks[0]
+    tuned = tuple(replace(method, settings={**method.settings, "learning rate": "7"}) for method in task.methods)
+    faster = replace(other, tasks=(replace(task, methods=tuned),))
+    with pytest.raises(ConfigError, match=r"CLIPSVD on .* at 4 shots differ in learning rate"):
+        few_shot_of([other, faster])
 
 
 def test_it_is_read_back_and_written_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,9 @@ def test_bad_input_is_refused() -> None:
         matrix_correlation(draw(3, 4), draw(3, 4))
     with pytest.raises(ConfigError, match="kind"):
         matrix_correlation(draw(4, 4), draw(4, 4), "pearson")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resamples", [2.5, True, 1])
+def test_resamples_are_counted(resamples: Any) -> None:
+    with pytest.raises(ConfigError, match="resamples"):
+        matrix_correlation(torch.eye(3), torch.eye(3), resamples=resamples)

@@ -27,6 +27,7 @@ from dtheta.adapt.mvlpt.transfer import Transfer, aligned
 from dtheta.adapt.prompts.image_names import is_mixed
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
+from dtheta.fit.modes import kept_modes
 from dtheta.fit.objective import model_loss
 from dtheta.score.rank import RankCorrelation, matrix_correlation
 
@@ -131,12 +132,11 @@ def prompt_gradient(net: nn.Module, start: Method | Delta, batches: Iterable[Any
     adapter = attach(net, start, seed=seed)
     try:
         parameters, items = adapter.trainable(), 0
-        adapter.eval()
-        for batch in batches:
-            count = len(batch["labels"])
-            with torch.enable_grad():
+        with kept_modes(net), torch.enable_grad():
+            for batch in batches:
+                count = len(batch["labels"])
                 (model_loss(adapter, batch) * count).backward()
-            items += count
+                items += count
         if not items:
             raise ConfigError("there is no batch to take a gradient on")
         found = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in sorted(parameters.items())]

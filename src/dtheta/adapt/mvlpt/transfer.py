@@ -13,6 +13,7 @@ Shape legend: S seeds, T tasks; first index the source i, second the target j.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -141,15 +142,18 @@ def measure_transfer(tasks: Sequence[str], seeds: Sequence[int], accuracy: Measu
         level: Of the intervals.
 
     Raises:
-        ConfigError: An accuracy is none, or is 1 without a source.
+        ConfigError: An accuracy is none, or is 1 without a source: there g is 0 / 0, or minus infinity. This is told
+            before any pair is trained.
     """
     alone = torch.zeros(len(seeds), len(tasks), dtype=torch.float64)
     started = torch.zeros(len(seeds), len(tasks), len(tasks), dtype=torch.float64)
     for s, seed in enumerate(seeds):
         for j, target in enumerate(tasks):
             alone[s, j] = accuracy(None, target, seed)
-            for i, source in enumerate(tasks):
-                started[s, i, j] = alone[s, j] if i == j else accuracy(source, target, seed)
+    Transfer(tuple(tasks), alone, started, level)  # a target with nothing to gain is refused before the pairs train
+    for s, seed in enumerate(seeds):
+        for (i, source), (j, target) in itertools.product(enumerate(tasks), repeat=2):
+            started[s, i, j] = alone[s, j] if i == j else accuracy(source, target, seed)
     return Transfer(tuple(tasks), alone, started, level)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.step_cost import StepCost
+from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError
 
 
@@ -68,7 +69,7 @@ class PromptBudget:
 
     @property
     def fastest(self) -> Choice:
-        """The one of least predicted time; the longer rank of equal ones."""
+        """The one of least predicted time; the longest prompt of equal ones."""
         return min(self.choices, key=lambda choice: choice.share)
 
     def __str__(self) -> str:
@@ -115,12 +116,20 @@ def prompt_budget(
             more; or if a number cannot be meant.
     """
     counts = dict(columns) if isinstance(columns, Mapping) else {n: list(columns).count(n) for n in columns}
-    if not counts or min(counts) < 1 or min(counts.values()) < 1:
-        raise ConfigError(
-            f"columns must be the columns of at least one batch, whole numbers from 1, found {columns!r:.80}"
-        )
-    if not 0 < share <= 1 or tokens < 1:
-        raise ConfigError(f"expected 0 < share <= 1 and tokens of 1 or more, found share={share} and tokens={tokens}")
+    if not counts:
+        raise ConfigError(f"columns must be the columns of at least one batch, found {columns!r:.80}")
+    for each in (*counts, *counts.values()):
+        whole(each, f"in columns {columns!r:.80}, a number", 1)
+    for value, what in (
+        (width, "width"),
+        (tokens, "tokens"),
+        (max(counts) if positions is None else positions, "positions"),
+    ):
+        whole(value, what, 1)
+    if not 0 < share <= 1:
+        raise ConfigError(f"expected 0 < share <= 1, found share={share}")
+    if offsets not in ("position", "token"):
+        raise ConfigError(f"offsets must be 'position' or 'token', found {offsets!r}")
     if offsets == "token" and positions is not None:
         raise ConfigError("offsets by token have no positions; leave positions out")
 

@@ -23,6 +23,7 @@ from dtheta.adapt.prompts.prefix import shape_of
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
 from dtheta.core.seeds import generator
+from dtheta.fit.modes import kept_modes
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,7 @@ def _entries(found: Family, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     cache, plain = DynamicCache(config=found.config), type(found.core).forward  # past prompts that are attached already
     name = next(name for name in CACHES if name in parameters(type(found.core)))
-    modes = {module: module.training for module in found.core.modules()}
-    try:
-        found.core.eval()
+    with kept_modes(found.core):
         plain(found.core, inputs_embeds=found.embedding(ids[None]), use_cache=True, **{name: cache})
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dtheta.adapt.prompts.family import family
+from dtheta.core.arguments import is_number
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 
@@ -39,6 +40,12 @@ class StepCost:
     linear: float
     quadratic: float
     error: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for terms that are no time: negative, NaN or infinite ones, or zeros alone."""
+        terms = (self.constant, self.linear, self.quadratic)
+        if not all(is_number(t) and math.isfinite(t) and t >= 0 for t in terms) or not any(terms):
+            raise ConfigError(f"a step's cost needs finite terms of 0 or more, one of them above 0; found {terms}")
 
     def __call__(self, columns: float) -> float:
         """Return the seconds of a step over so many columns."""

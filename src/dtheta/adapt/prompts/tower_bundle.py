@@ -1,7 +1,7 @@
 """TowerBundle: what all prompts on one image-text model add up to at this moment.
 
 Vectors of several prompts stand one after another, in the order of attachment. UPT's mixer runs once a forward of the
-model with gradients, and without them once until a weight of it changes.
+model: what it made is kept no longer, as writes to ``p.data`` leave no trace by which a change could be seen.
 
 Shape legend: B texts, C classes, n vectors, d features, E joint features.
 """
@@ -59,8 +59,8 @@ class TowerPrompt(Prompt):
         return plain | mixed(before, {name: v for name, v in every.items() if name.startswith(MIXER)})
 
     def forget(self) -> None:
-        """Forget what the mixer made with gradients: its graph serves one backward pass."""
-        self.kept.pop("live", None)
+        """Forget what the mixer made: its graph serves one backward pass, and its weights may change."""
+        self.kept.clear()
 
     def _mixed(self, weight: float) -> Mapping[str, Tensor]:
         slot = "live" if torch.is_grad_enabled() else "constant"
@@ -141,6 +141,11 @@ class TowerBundle(Bundle):
         hidden = F.relu(F.linear(self.image.to(down.dtype), down, vectors[f"{META}down.bias"]))
         return F.linear(hidden, up, vectors[f"{META}up.bias"])
 
+    def begin(self, *_: Any) -> None:
+        """Say that the forward of a whole model begins, and any before it has ended, if only by an interrupt."""
+        self.depth = 0
+        self.enter()
+
     def enter(self, *_: Any) -> None:
         """Say that the forward of a whole model or of a tower begins; the mixer runs once in the outermost."""
         if self.depth == 0:
@@ -154,7 +159,7 @@ class TowerBundle(Bundle):
             self.forget()
 
     def forget(self) -> None:
-        """Forget what mixers made with gradients."""
+        """Forget what mixers made."""
         for prompt in self.prompts:
             if isinstance(prompt, TowerPrompt):
                 prompt.forget()

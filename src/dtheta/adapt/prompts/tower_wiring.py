@@ -30,7 +30,7 @@ class TowerLink:
         bundle.prompts.append(prompt)
         # a model that calls its towers by itself runs the mixer once for both
         self.handles = [
-            found.outer.register_forward_pre_hook(_Scope(bundle.enter)),
+            found.outer.register_forward_pre_hook(_Scope(bundle.begin)),
             found.outer.register_forward_hook(_Scope(bundle.leave), always_call=True),
         ]
 
@@ -117,6 +117,10 @@ def _require_context(found: Towers, name: str, place: TextPlace, shape: tuple[in
     _require_width(name, shape, found.text.width, f"the text embeddings of {type(found.model).__name__}")
     if place.classes and shape[0] % place.classes:
         raise ShapeMismatch(f"{name}: has {shape[0]} rows, which is no multiple of {place.classes} classes")
+    if place.classes and (found.several or found.classifier is not None):
+        classes = len(found.need_classifier().classes)
+        if classes != place.classes:  # twice as many would pass for two templates of each
+            raise ShapeMismatch(f"{name}: has a context for each of {place.classes} classes, and there are {classes}")
     require_text_room(found.text, sum(place.split(shape[0])))
 
 
@@ -158,6 +162,6 @@ def _bundle(found: Towers, prompt: TowerPrompt) -> TowerBundle:
     placed = [getattr(undo, "__self__", None) for undo in bundle.undo]
     if prompt.columns and not any(isinstance(owner, ColumnHooks) for owner in placed):
         bundle.undo.append(ColumnHooks(found.need_vision(), bundle).remove)
-    if prompt.conditional and not any(isinstance(owner, ConditionalForward) for owner in placed):
+    if prompt.conditional and not isinstance(found.need_classifier().__dict__.get("forward"), ConditionalForward):
         bundle.undo.append(ConditionalForward(found, bundle).remove)
     return bundle

@@ -112,11 +112,21 @@ class Towers:
             UnsupportedLayer: If the model is in none.
         """
         if self.classifier is None:
+            advice = "wrap it: dtheta.models.image_text_classifier(model, tokenizer, classes)"
+            if self.several:
+                advice = (
+                    "several tasks share CoOp, VPT or UPT without per_class; attach CoCoOp to one task's classifier"
+                )
             raise UnsupportedLayer(
-                f"{type(self.outer).__name__} is no ImageTextClassifier, whose classes are needed here; wrap it: "
-                "dtheta.models.image_text_classifier(model, tokenizer, classes)"
+                f"{type(self.outer).__name__} is no ImageTextClassifier, whose classes are needed here; {advice}"
             )
         return self.classifier
+
+    @property
+    def several(self) -> bool:
+        """Whether classifiers of several tasks share the model."""
+        loaded = sys.modules.get("dtheta.models.multitask_images")
+        return loaded is not None and isinstance(self.outer, loaded.MultiTaskImages)
 
 
 def towers(model: nn.Module) -> Towers:

@@ -23,6 +23,7 @@ from dtheta.adapt.prompts.tower_wiring import TowerLink
 from dtheta.adapt.prompts.tower_wiring import connect as connect_towers
 from dtheta.adapt.term import Term
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
+from dtheta.fit.modes import kept_modes
 
 
 class PromptLink:
@@ -156,14 +157,8 @@ def _require_reached(found: Family, forward: PromptForward) -> None:
     if found.outer is found.core or weight.is_meta:
         return
     token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-    modes = {module: module.training for module in found.outer.modules()}
-    try:
-        found.outer.eval()  # so that no random number is drawn
-        with torch.no_grad():
-            found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with kept_modes(found.outer), torch.no_grad():  # in eval mode no random number is drawn
+        found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
     if not forward.reached:
         raise UnsupportedLayer(
             f"{type(found.outer).__name__} embeds its text past its {type(found.core).__name__}, so a prompt there "

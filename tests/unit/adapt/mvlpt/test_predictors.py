@@ -74,6 +74,9 @@ def test_a_gradient_is_that_of_the_mean_loss(classifier: Callable[..., Any], ima
     adapter.detach()
     assert torch.allclose(found, wanted.flatten(), rtol=1e-4, atol=1e-4)
     assert all(p.grad is None for p in net.parameters())
+    net.train()
+    prompt_gradient(net, method, uneven)
+    assert all(module.training for module in net.modules())
     with pytest.raises(ConfigError, match="no batch"):
         prompt_gradient(net, method, [])
 

@@ -93,3 +93,15 @@ def test_bad_input_is_refused() -> None:
         Transfer(("x", "y"), torch.tensor([[0.5, 1.0]]), torch.zeros(1, 2, 2))
     with pytest.raises(ConfigError, match="different names"):
         Transfer(("x", "x"), torch.zeros(1, 2), torch.zeros(1, 2, 2))
+
+
+def test_nothing_to_gain_is_told_before_pairs_train() -> None:
+    asked = []
+
+    def accuracy(source: str | None, target: str, seed: int) -> float:
+        asked.append(source)
+        return 1.0 if (target, seed) == ("y", 1) else 0.5
+
+    with pytest.raises(ConfigError, match="y: without a source every image is right"):
+        measure_transfer(("x", "y"), (0, 1), accuracy)
+    assert asked == [None] * 4

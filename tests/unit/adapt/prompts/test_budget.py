@@ -88,7 +88,8 @@ def test_what_cannot_be_reached_says_what_can() -> None:
         prompt_budget(384, [2000], LINEAR)
     with pytest.raises(ConfigError, match="nothing for rank 1"):
         prompt_budget(16, [500], LINEAR, tokens=4)
-    for bad in ({"columns": []}, {"columns": [0]}, {"share": 0.0}, {"share": 1.5}, {"tokens": 0}):
+    for bad in ({"columns": []}, {"columns": [0]}, {"share": 0.0}, {"share": 1.5}, {"tokens": 0},
+                {"tokens": 2.5}, {"width": 0}, {"columns": [1.5]}, {"positions": 0}, {"offsets": "tok"}):  # fmt: skip
         with pytest.raises(ConfigError):
             prompt_budget(**{"width": 384, "columns": [16], "cost": LINEAR, **bad})
 
@@ -118,3 +119,9 @@ def test_calibration_times_steps_and_leaves_the_model_alone(name: str, monkeypat
 def test_more_columns_than_positions() -> None:
     with pytest.raises(ConfigError, match="64 columns do not fit into the 48 positions"):
         step_cost(make("gpt2"), columns=(16, 32, 64))
+
+
+@pytest.mark.parametrize("terms", [(0, 0, 0), (math.nan, 0, 0), (-1, 1, 0), (1, -1, 0), (math.inf, 0, 0)])
+def test_a_cost_that_is_no_time(terms: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="finite terms of 0 or more"):
+        StepCost(*terms)

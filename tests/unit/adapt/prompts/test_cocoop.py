@@ -12,6 +12,7 @@ from dtheta.adapt.prompts.coop import CoOp
 from dtheta.core.change import New
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
+from dtheta.models.multitask_images import MultiTaskImages
 from tests.unit.adapt.prompts import image_models as im
 
 
@@ -93,3 +94,23 @@ def test_beside_a_plain_context() -> None:
     moved.detach()
     assert torch.equal(classifier(images).logits, alone)
     plain.detach()
+
+
+def test_on_two_classifiers_of_one_model() -> None:
+    model, images = im.make_clip(), im.pictures()
+    one, other = im.make_classifier(model), im.make_classifier(model)
+    plain = other(images).logits
+    first = im.shake(attach(one, CoCoOp(2)))
+    alone = one(images).logits
+    second = attach(other, CoCoOp(2))
+    assert torch.allclose(one(images).logits, other(images).logits)  # prompts are the model's, whoever asks
+    first.detach()
+    second.detach()
+    assert torch.equal(other(images).logits, plain) and not torch.allclose(alone, plain)
+    assert "forward" not in one.__dict__ and "forward" not in other.__dict__
+
+
+def test_several_tasks_are_refused() -> None:
+    net = MultiTaskImages({"one": im.make_classifier(im.make_clip())})
+    with pytest.raises(UnsupportedLayer, match="attach CoCoOp to one task's classifier"):
+        attach(net, CoCoOp(2))

@@ -15,6 +15,8 @@ from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.core.change import New
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
+from dtheta.models.image_text import ImageTextClassifier
+from dtheta.models.multitask_images import MultiTaskImages
 from tests.unit.adapt.prompts import image_models as im
 
 POSITIONS: tuple[Position, ...] = ("end", "front", "middle")
@@ -189,3 +191,16 @@ def test_prompts_of_the_text_tower_alone_are_told_apart() -> None:
     with pytest.raises(UnsupportedLayer, match="a prompt of an image-text model is on this BertModel"):
         attach(dual.text, PromptTuning(2))
     whole.detach()
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_contexts_of_other_classes_are_refused(count: int) -> None:
+    made = attach(im.make_classifier(im.make_clip()), CoOp(4, per_class=True)).delta()
+    given = im.texts((im.NAMES * 2)[:count])
+    names = [str(i) for i in range(count)]
+    other = ImageTextClassifier(im.make_clip(), names, ("{}",), given["input_ids"], given["attention_mask"])
+    with pytest.raises(ShapeMismatch, match=f"each of 3 classes, and there are {count}"):
+        attach(other, made)
+    several = MultiTaskImages({"one": other})
+    with pytest.raises(UnsupportedLayer, match="several tasks share"):
+        attach(several, made)

@@ -105,7 +105,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return runs
 
 
-def test_cached_equals_live_and_follows_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_a_forward_and_follows_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, given = im.make_clip(), im.pictures(), im.texts()
     adapter, runs = im.shake(attach(model, UPT(2, 8))), counted(monkeypatch)
 
@@ -122,10 +122,10 @@ def test_cached_equals_live_and_follows_every_step(monkeypatch: pytest.MonkeyPat
         assert torch.equal(
             model.get_image_features(images).pooler_output, model.get_image_features(images).pooler_output
         )
-        assert len(runs) == 3
+        assert len(runs) == 6
         im.shake(adapter, 5)
         moved = logits()
-        assert len(runs) == 4 and not torch.allclose(moved, live, atol=1e-3)
+        assert len(runs) == 7 and not torch.allclose(moved, live, atol=1e-3)
         adapter.weight = 0.5
         assert not torch.allclose(logits(), moved, atol=1e-3)
         adapter.weight = 1.0
@@ -147,6 +147,33 @@ def test_towers_alone_train(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(
         twin.get_text_features(**im.texts()).pooler_output, model.get_text_features(**im.texts()).pooler_output
     )
+
+
+def test_writes_through_data_are_seen() -> None:
+    model = im.make_clip()
+    adapter = im.shake(attach(model, UPT(2, 8)))
+    with torch.no_grad():
+        model(**im.texts(), pixel_values=im.pictures())
+        for p in adapter.trainable().values():
+            p.data.mul_(1.5)
+        after = model(**im.texts(), pixel_values=im.pictures()).logits_per_image
+    assert torch.equal(after, model(**im.texts(), pixel_values=im.pictures()).logits_per_image.detach())
+
+
+def test_an_interrupt_leaves_nothing_behind() -> None:
+    model = im.make_clip()
+    adapter = im.shake(attach(model, UPT(2, 8)))
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.vision_model.post_layernorm.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        model(**im.texts(), pixel_values=im.pictures())
+    handle.remove()
+    for _ in range(2):  # a graph that was kept could be walked back once only
+        model(**im.texts(), pixel_values=im.pictures()).logits_per_image.sum().backward()
+    assert all(p.grad is not None for p in adapter.trainable().values())
 
 
 def test_a_mixer_that_failed_is_run_again() -> None:
