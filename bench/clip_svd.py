@@ -15,7 +15,7 @@ Fewer than in the paper: steps (30 in place of 200 K), no augmentation, at most 
 adaptation, without the images' encoding where they are encoded once.
 
     python bench/clip_svd.py [--model dual|FOLDER] [--json] [--fast] [--cost] [--tasks fashion mnist ...] [--draws 5]
-        [--steps 30] [--shots 1 2 4 8 16] [--runs FILE]
+        [--steps 30] [--shots 1 2 4 8 16] [--runs FILE] [--results FILE]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _few_shot_results import few_shot_results
 from _runs import Runs
 
 import dtheta as dt
@@ -183,6 +184,11 @@ def pretrained(model: str) -> tuple[torch.nn.Module, Any, Pixels]:
 def task_of(name: str) -> ImageTask:
     full = load_image_task(name)
     return full if len(full.test) <= TEST else load_image_task(name, n_test=TEST)
+
+
+def size_of(name: str) -> tuple[int, int]:
+    """Return how many classes and test images a task has."""
+    return len(task_of(name).classes), len(task_of(name).test)
 
 
 def chosen(images: Images, classes: tuple[int, ...]) -> Images:
@@ -343,6 +349,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="two tasks, K = 1 and 4, two draws, 10 steps: it works")
     parser.add_argument("--cost", action="store_true", help="print what one run of each method costs, and stop")
     parser.add_argument("--runs", type=Path, help="where finished runs are kept")
+    parser.add_argument("--results", type=Path, help="also write what 'dtheta report FILE' draws as curves")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.fast:
@@ -355,6 +362,9 @@ def main() -> None:
     rows += transfers(bench, options.tasks, max(options.shots), options.draws)
     if options.model == "dual":
         rows += both_towers(bench, options.tasks, options.shots, min(BOTH_DRAWS, options.draws))
+    if options.results:
+        said = {"draws": f"{options.draws} of the support images", "steps": str(options.steps), "intervals": "95 %, t"}
+        few_shot_results(options.model, rows, size_of, said, ZERO).save(options.results)
     rows = [{"model": options.model, "draws": options.draws, "steps": options.steps, **row} for row in rows]
     print(f"{time.process_time() - start:.0f} CPU seconds", file=sys.stderr)
     if options.json:
