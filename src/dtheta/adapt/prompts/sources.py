@@ -24,6 +24,8 @@ from dtheta.core.new_lowrank import NewLowRank
 class Vectors(DenseTerm):
     """The vectors themselves (m, d)."""
 
+    materialize = False  # they displace no weight, and train at the method's own rate, not at that of full weights
+
     def change(self) -> Change:
         """Return a copy of the vectors."""
         return New(self.values.detach().clone())

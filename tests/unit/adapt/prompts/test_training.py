@@ -22,7 +22,9 @@ from dtheta.data.batches import EncodedTexts
 from dtheta.data.text import TextTask
 from dtheta.errors import ConfigError
 from dtheta.fit.loop import fit
+from dtheta.fit.optimizer import parameter_groups
 from dtheta.fit.run import Step
+from dtheta.fit.settings import Settings
 from dtheta.models.classifier import classifier
 from tests.unit.adapt.prompts.conftest import TEXT, make
 
@@ -37,6 +39,18 @@ def batches(count: int = 6) -> list[dict[str, torch.Tensor]]:
         mask = (torch.arange(7)[None] < torch.tensor([[7], [4], [5], [7]])).long()
         found.append({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
     return found
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_only_the_head_trains_at_the_rate_of_full_weights(method: Method) -> None:
+    """Vectors are no displacement of a weight: ``lr`` is theirs, whatever the head beside them needs."""
+    net = classifier(make("llama" if isinstance(method, PrefixTuning) else "bert"), 2)
+    adapter = attach(net, method, also="head.*")
+    groups = parameter_groups(adapter, Settings(steps=1, lr=0.05, full_lr=1e-3))
+    names = {id(p): name for name, p in adapter.trainable().items()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    slow = {name for name, rate in rates.items() if rate == 1e-3}
+    assert slow == {name for name in rates if "head" in name}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
