@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dtheta.adapt.freeze import Freeze
 from dtheta.adapt.method import Method
 from dtheta.adapt.names import module_name, parameter_name
 from dtheta.adapt.parametrization import is_covered
 from dtheta.adapt.prompts.image_names import is_mixed
+from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.prompts.tower_wiring import TowerLink
 from dtheta.adapt.prompts.wiring import PromptLink
 from dtheta.adapt.prompts.wiring import connect as connect_prompt
@@ -31,7 +32,7 @@ from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import base_tensors
-from dtheta.errors import ConfigError, UnknownParameter, did_you_mean
+from dtheta.errors import ConfigError, ShapeMismatch, UnknownParameter, did_you_mean
 
 
 class Adapter(nn.Module):
@@ -75,6 +76,7 @@ class Adapter(nn.Module):
         self.seed = seed
         self._sites = dict(sites)
         self._grafts = tuple(grafts)
+        self._entering = grafts  # what the link reads
         self._beside: tuple[str, ...] = ()
         self._origin = origin
         self._attached = True
@@ -148,6 +150,27 @@ class Adapter(nn.Module):
             yield self.model
         finally:
             self.enabled = before
+
+    @contextmanager
+    def showing(self, vectors: Mapping[str, Tensor]) -> Iterator[dict[str, nn.Parameter]]:
+        """Run a block in which the model sees these tensors in place of new vectors that are attached, by name.
+
+        They come as parameters on the same memory, by which a loss can be differentiated. What is attached is not
+        touched, and counts again after the block, also when the block raises.
+
+        Raises:
+            UnknownParameter: If no new vector of that name is attached.
+            ShapeMismatch: If it has another shape.
+        """
+        for name, values in vectors.items():
+            if (shape := tuple(self.term(name).matrix().shape)) != tuple(values.shape):
+                raise ShapeMismatch(f"{name}: {shape} is attached, and {tuple(values.shape)} is to be shown there")
+        before, shown = dict(self._entering), {name: Vectors(values) for name, values in vectors.items()}
+        try:
+            self._entering |= shown
+            yield {name: term.values for name, term in shown.items()}
+        finally:
+            self._entering |= before
 
     def delta(self) -> Delta:
         """Return what the terms add to the original base, and new vectors; no further training reaches it.

@@ -2,11 +2,11 @@
 
     g_i^(j)  = sum over losses and batches of a step of dL/dc_i^(j)          gradient.py
     g        <- (g + penalty) min(1, clip / ||g + penalty||)
-    c        <- AdamW(c, g, lr(t)),      c = 0 at the start
+    c - s    <- AdamW(c - s, g, lr(t)),      c = s at the start; s = 0, the base, for weights
     penalty  = grad of  w mean over blocks of ||(c_1^(j) ... c_n^(j))||_p,   p = 1 or 2
 
 Coefficients are float64. The isotropic variant has one number per delta, of which all blocks get copies; its gradient
-is the sum of theirs. Scores are taken before the first step too: epoch 0 is the base.
+is the sum of theirs. Scores are taken before the first step too: epoch 0 is the start.
 
 Shape legend: n deltas, m blocks, K parts.
 """
@@ -37,17 +37,19 @@ _LOSS_SCALE = 2.0**12  # for float16, whose smallest number is 6e-8; halved when
 
 @dataclass(frozen=True, eq=False)
 class Unknowns:
-    """What is learned: the numbers themselves, and how they fill (n, m, K).
+    """What is learned: how far the coefficients are from their start, and how these numbers fill (n, m, K).
 
     Attributes:
         selected: Bool (n, m): the pairs that have a coefficient.
         parts: K.
         isotropic: Whether all blocks of a delta share one number.
+        origin: Coefficient of each pair at the start, s.
     """
 
     selected: Tensor
     parts: int = 1
     isotropic: bool = False
+    origin: float = 0.0
 
     def start(self) -> Tensor:
         """Return the unknowns at zero."""
@@ -55,11 +57,11 @@ class Unknowns:
         return torch.zeros((n, 1, 1) if self.isotropic else (n, m, self.parts), dtype=torch.float64)
 
     def fill(self, unknowns: Tensor) -> Tensor:
-        """Return (n, m, K)."""
-        return unknowns * self.selected[..., None].to(unknowns)
+        """Return the coefficients (n, m, K)."""
+        return (unknowns + self.origin) * self.selected[..., None].to(unknowns)
 
     def gather(self, gradient_nmK: Tensor) -> Tensor:
-        """Return the gradient by the unknowns: the transpose of ``fill``."""
+        """Return the gradient by the unknowns from that by the coefficients."""
         kept = gradient_nmK * self.selected[..., None].to(gradient_nmK)
         return kept.sum((1, 2), keepdim=True) if self.isotropic else kept
 
