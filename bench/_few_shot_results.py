@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 def few_shot_results(
     model: str, rows: Sequence[Row], size: Callable[[str], tuple[int, int]], provenance: Mapping[str, str], zero: str
 ) -> FewShotResults:
-    """Return the record of rows with part, task, shots, method, points, low, high, in percent.
+    """Return the record of rows with part, task, shots, method, points, low, high, draws, in percent.
 
     Args:
         model: Its name.
@@ -39,5 +39,5 @@ def _curve(method: str, rows: Sequence[Row]) -> FewShotMethod:
     points = []
     for row in sorted(rows, key=lambda row: row["shots"]):
         score = Interval(*(row[name] / 100 for name in ("points", "low", "high")), method="t")
-        points.append(ShotScore(row["shots"], score, seconds=row["seconds"]))
+        points.append(ShotScore(row["shots"], score, tuple(draw / 100 for draw in row["draws"]), row["seconds"]))
     return FewShotMethod(method, tuple(points), round(rows[0]["parameters"]))

@@ -301,7 +301,8 @@ def _row(
     costs = {
         name: round(statistics.mean(r.get(name, 0) for r in flat), 2) for name in ("parameters", "seconds") if flat
     }
-    return {"part": part, "task": task, "shots": shots, "method": method, **_interval(values), **costs}
+    draws = [round(value, 4) for value in values]
+    return {"part": part, "task": task, "shots": shots, "method": method, **_interval(values), "draws": draws, **costs}
 
 
 def _gap(claim: str, shots: int, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
@@ -365,7 +366,7 @@ def main() -> None:
     if options.results:
         said = {"draws": f"{options.draws} of the support images", "steps": str(options.steps), "intervals": "95 %, t"}
         few_shot_results(options.model, rows, size_of, said, ZERO).save(options.results)
-    rows = [{"model": options.model, "draws": options.draws, "steps": options.steps, **row} for row in rows]
+    rows = [{"model": options.model, "steps": options.steps, **row} for row in rows]
     print(f"{time.process_time() - start:.0f} CPU seconds", file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=1))
