@@ -16,7 +16,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -28,8 +28,8 @@ from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.image_problem import FrozenImages, ImageProblem, Judged, judged, require_plain, zero_shot
 from dtheta.adapt.method import Method
-from dtheta.adapt.prompts.image_names import META
-from dtheta.adapt.recipe import dropout_as
+from dtheta.adapt.prompts.image_names import is_conditional
+from dtheta.adapt.recipe import dropout_as, traced
 from dtheta.core.delta import Delta
 from dtheta.data.batches import KeyedOrder
 from dtheta.data.image_batches import image_loader
@@ -172,13 +172,8 @@ def adapt_images(
     finally:
         adapter.detach()
     gain = paired_shares(after.correct, before.correct)
-    made = replace(
-        delta.provenance,
-        settings={**delta.provenance.settings, **recipe.settings()},
-        seed=recipe.seed,
-        task=_described(posed, model_name, before, after, gain),
-    )
-    return AdaptedImages(replace(delta, provenance=made), record, after, gain, parameters)
+    task = _described(posed, model_name, before, after, gain)
+    return AdaptedImages(traced(delta, recipe.settings(), recipe.seed, task), record, after, gain, parameters)
 
 
 def judge_delta(posed: ImageProblem, delta: Delta) -> Judged:
@@ -197,7 +192,7 @@ def judge_delta(posed: ImageProblem, delta: Delta) -> Judged:
 
 def _by_image(adapter: Adapter) -> bool:
     """Tell whether every image has other texts, so that there are none without an image."""
-    return any(name.startswith(META) for name in adapter.grafts)
+    return is_conditional(adapter.grafts)
 
 
 def _moves_images(posed: ImageProblem) -> bool:

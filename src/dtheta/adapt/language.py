@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dtheta.adapt.attach import attach
-from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, require_sites, watch
+from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, require_sites, traced, watch
 from dtheta.core.delta import Delta
 from dtheta.data.corpus import Corpus
 from dtheta.errors import ConfigError, FormatError
@@ -194,9 +194,7 @@ def adapt_language(
         "baseline": dataclasses.asdict(base_loss),
         "gain": dataclasses.asdict(gain),
     }
-    settings = {**delta.provenance.settings, **recipe.settings()}
-    made = replace(delta.provenance, settings=settings, seed=recipe.seed, task=task)
-    delta = replace(delta, provenance=made)
+    delta = traced(delta, recipe.settings(), recipe.seed, task)
     return AdaptedLanguage(delta, record, loss, base_loss, gain, parameters, tuple(distances))
 
 

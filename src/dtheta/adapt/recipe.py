@@ -257,13 +257,15 @@ def adapt_classifier(
         adapter.detach()
     accuracy = wilson(float(correct.sum()), len(correct))
     gain = paired_shares(correct, frozen.correct)
-    made = replace(
-        delta.provenance,
-        settings={**delta.provenance.settings, **recipe.settings()},
-        seed=recipe.seed,
-        task=_described(posed, model_name, frozen, accuracy, gain),
-    )
-    return Adapted(replace(delta, provenance=made), record, accuracy, gain, parameters, tuple(distances))
+    task = _described(posed, model_name, frozen, accuracy, gain)
+    delta = traced(delta, recipe.settings(), recipe.seed, task)
+    return Adapted(delta, record, accuracy, gain, parameters, tuple(distances))
+
+
+def traced(delta: Delta, settings: Mapping[str, Any], seed: int, task: dict[str, Any]) -> Delta:
+    """Return a trained delta whose provenance says how it was trained, and for what."""
+    settings = {**delta.provenance.settings, **settings}
+    return replace(delta, provenance=replace(delta.provenance, settings=settings, seed=seed, task=task))
 
 
 def require_classifier(net: Classifier, task: TextTask, recipe: Recipe) -> None:

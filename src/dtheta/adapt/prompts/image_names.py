@@ -12,6 +12,7 @@ Shape legend: C classes, n_t and n_v vectors, d_t and d_v features of text and i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -75,6 +76,11 @@ def visual_layer(name: str) -> int | None:
 def settled(name: str) -> str:
     """Return the name under which vectors enter the model, after a mixer if there is one."""
     return name.replace("prompt.mixed.", "prompt.", 1)
+
+
+def is_conditional(names: Iterable[str]) -> bool:
+    """Tell whether vectors make a context that depends on the image."""
+    return any(name.startswith(META) for name in names)
 
 
 def is_mixed(name: str) -> bool:

@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtheta.adapt.prompts.bundle import Bundle, Prompt, weighed
-from dtheta.adapt.prompts.image_names import META, MIXER, TextPlace, is_mixed, settled, text_place, visual_layer
+from dtheta.adapt.prompts.image_names import (
+    META,
+    MIXER,
+    TextPlace,
+    is_conditional,
+    is_mixed,
+    settled,
+    text_place,
+    visual_layer,
+)
 from dtheta.adapt.prompts.mixer import mixed
 from dtheta.adapt.prompts.sources import length_of
 from dtheta.errors import ConfigError
@@ -27,7 +36,9 @@ from dtheta.errors import ConfigError
 class TowerPrompt(Prompt):
     """The vectors of one adapter on an image-text model."""
 
-    kept: dict[str, Any] = field(default_factory=dict)  # what the mixer made last, with and without gradients
+    kept: dict[str, dict[str, Tensor]] = field(
+        default_factory=dict
+    )  # what the mixer made last, with and without gradients
 
     @property
     def place(self) -> tuple[TextPlace, int] | None:
@@ -43,11 +54,11 @@ class TowerPrompt(Prompt):
     @property
     def conditional(self) -> bool:
         """Whether the context depends on the image."""
-        return any(name.startswith(META) for name in self.terms)
+        return is_conditional(self.terms)
 
     def entering(self) -> Mapping[str, Tensor]:
         """Return the vectors as they enter the model, by name."""
-        return self.vectors(self.weight()) if not any(map(is_mixed, self.terms)) else self._mixed(self.weight())
+        return self._mixed() if any(map(is_mixed, self.terms)) else self.vectors(self.weight())
 
     def vectors(self, weight: float) -> dict[str, Tensor]:
         """Return all vectors at a weight, by the names under which they enter the model; a mixer's are made anew."""
@@ -62,17 +73,11 @@ class TowerPrompt(Prompt):
         """Forget what the mixer made: its graph serves one backward pass, and its weights may change."""
         self.kept.clear()
 
-    def _mixed(self, weight: float) -> Mapping[str, Tensor]:
+    def _mixed(self) -> Mapping[str, Tensor]:
         slot = "live" if torch.is_grad_enabled() else "constant"
-        key = (weight, *self._versions())
-        if slot not in self.kept or self.kept[slot][0] != key:
-            self.kept[slot] = (key, self.vectors(weight))
-        return self.kept[slot][1]
-
-    def _versions(self) -> list[Any]:
-        """Return what changes when a parameter does: its memory, and the count of writes to it."""
-        held = [p for term in self.terms.values() for p in term.parameters()]
-        return [object() if p.is_inference() else (p.data_ptr(), p._version) for p in held]
+        if slot not in self.kept:
+            self.kept[slot] = self.vectors(self.weight())
+        return self.kept[slot]
 
 
 @dataclass(eq=False)

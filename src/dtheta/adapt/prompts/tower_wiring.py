@@ -12,7 +12,15 @@ from dtheta.adapt.prompts.columns import ColumnHooks
 from dtheta.adapt.prompts.conditional import ConditionalForward, require_meta
 from dtheta.adapt.prompts.context import ContextForward
 from dtheta.adapt.prompts.family import name_of
-from dtheta.adapt.prompts.image_names import META, MIXER, TextPlace, is_image_prompt, is_mixed, text_place, visual_layer
+from dtheta.adapt.prompts.image_names import (
+    MIXER,
+    TextPlace,
+    is_conditional,
+    is_image_prompt,
+    is_mixed,
+    text_place,
+    visual_layer,
+)
 from dtheta.adapt.prompts.mixer import require_mixer
 from dtheta.adapt.prompts.tower_bundle import TowerBundle, TowerPrompt
 from dtheta.adapt.prompts.towers import Towers, require_text_room, towers
@@ -109,7 +117,7 @@ def require_fit(found: Towers, terms: Mapping[str, Term]) -> None:
         _require_columns(found, columns, shapes)
     if any(is_mixed(name) or name.startswith(MIXER) for name in terms):
         require_mixer(shapes, found.text.width, found.need_vision().width)
-    if any(name.startswith(META) for name in terms):
+    if is_conditional(terms):
         require_meta(found, shapes, bool(texts))
 
 
