@@ -131,6 +131,9 @@ def test_density_one_keeps_every_sign(delta: Delta, per) -> None:
 
 @given(dense_deltas(), DENSITIES, st.sampled_from([2.0, 0.25, -1.0, -4.0]))
 def test_a_multiple_of_the_delta_is_a_multiple_of_the_result(delta: Delta, density: float, factor: float) -> None:
+    # A factor of a power of two rounds nothing, unless the product falls below the normal numbers.
+    entries = torch.cat([delta[name].dense().flatten() for name in delta]).abs()
+    assume(bool(((entries == 0) | (entries >= 4 * torch.finfo(torch.float32).tiny)).all()))
     scaled = Delta({name: Dense(factor * delta[name].dense()) for name in delta})
     one, other = compress(delta, density), compress(scaled, density)
     assert all(torch.equal(factor * one[name].dense(), other[name].dense()) for name in delta)
