@@ -1,0 +1,1 @@
+"""Kernels of networks: tangent vectors, what training does with them, and random features in place of layers."""
