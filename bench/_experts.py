@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import dtheta as dt
-from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
+from dtheta.adapt.frozen import pooled_features, predicted_logits
 from dtheta.core.delta import Delta
+from dtheta.core.logistic import logistic_regression
 from dtheta.data.batches import EncodedTexts, loader
 from dtheta.data.text import Texts
 from dtheta.models.classifier import Classifier

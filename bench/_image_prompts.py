@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import dtheta as dt
-from dtheta.adapt.frozen import logistic_regression
 from dtheta.adapt.method import Method
 from dtheta.adapt.mvlpt.learning import learn_prompt
 from dtheta.adapt.prompts.coop import CoOp
 from dtheta.adapt.prompts.upt import UPT
 from dtheta.adapt.prompts.vpt import VPT
 from dtheta.core.delta import Delta
+from dtheta.core.logistic import logistic_regression
 from dtheta.data.image_tasks import load_image_task
 from dtheta.data.images import Images, ImageTask
 from dtheta.data.mixture import Mixture, TensorItems, mixture_loader

@@ -184,6 +184,9 @@ def size(change: Change) -> float:
     if isinstance(change, LowRank):
         core = torch.ones(change.left.shape[1]) if change.core is None else change.core
         return float((change.left.double().norm(dim=0) * core.double().abs() * change.right.double().norm(dim=1)).sum())
+    if isinstance(change, TernaryFactors):  # entries of its product may cancel, and their rounding does not
+        left, right = (factor.dense().double() for factor in (change.left, change.right))
+        return float((left.norm(dim=0) * right.norm(dim=1)).sum())
     return float(reference(change).norm())
 
 

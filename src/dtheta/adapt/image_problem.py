@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtheta.adapt.frozen import logistic_regression
+from dtheta.core.logistic import logistic_regression
 from dtheta.core.tensors import attached_to
 from dtheta.data.images import Images
 from dtheta.data.pixels import Pixels

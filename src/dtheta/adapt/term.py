@@ -15,6 +15,7 @@ Shape legend: D (m, n), r rank, q columns of the pair.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from torch.nn import functional as F
 from dtheta.core.change import Change, Dense
 from dtheta.core.lowrank import LowRank
 from dtheta.core.spectral import Spectral
+from dtheta.core.tangents import Direct, Outer, Rows, Tangent, plain_tangent
+from dtheta.errors import UnsupportedLayer
 
 # A copy that is made when either side is first written to: else most of what attaching from the cache costs. torch
 # calls it private, so where it is gone the copy is made at once.
@@ -65,6 +68,27 @@ class Term(nn.Module, ABC):
         """Return the factors from which ``product.py`` makes output and gradients at once; None to act by itself."""
         return None
 
+    def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
+        """Return the derivatives of N examples' O outputs by what trains, from one pass through the layer.
+
+        Args:
+            inputs: What the parameter multiplies (N, T, d1); for a table, the rows gathered (N, T), whole numbers; for
+                a vector, without width (N, T, 0).
+            gradients: Of each output by the layer's output (N, O, T, d2).
+            transposed: Whether the layer computes x W.
+
+        Returns:
+            One for each parameter that requires a gradient, in their order.
+
+        Raises:
+            UnsupportedLayer: If the term has no rule for it.
+        """
+        raise UnsupportedLayer(f"a {type(self).__name__} has no rule for its derivatives from a captured pass")
+
+    def _trained(self, tangents: Mapping[str, Tangent]) -> list[Tangent]:
+        """Return the tangents of the parameters that require a gradient, in their order."""
+        return [tangents[name] for name, p in self.named_parameters() if p.requires_grad]
+
 
 class DenseTerm(Term):
     """D itself, starting at zero; for full fine-tuning and for vectors."""
@@ -82,6 +106,10 @@ class DenseTerm(Term):
     def change(self) -> Change:
         """Return a copy of D."""
         return Dense(self.values.detach().clone())
+
+    def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
+        """Return those of the parameter itself; see ``Term.tangents``."""
+        return self._trained({"values": plain_tangent(inputs, gradients, transposed, len(self.values))})
 
 
 @dataclass(frozen=True)
@@ -213,6 +241,30 @@ class FactoredTerm(Term):
         stacked = None if ones else torch.cat(core).detach().clone()
         return LowRank(torch.cat(left, 1).detach().clone(), torch.cat(right, 0).detach().clone(), stacked)
 
+    def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
+        """Return dL = c g (s R a)^T, dR = c (s L^T g) a^T, ds = c sum_t (L^T g) (R a); see ``Term.tangents``."""
+        if self.dropout and self.training:
+            raise UnsupportedLayer("inputs are dropped at random on the way into these factors; call .eval() first")
+        left, right = self.left.detach().to(gradients), self.right.detach().to(gradients)
+        core = None if self.core is None else self.core.detach().to(gradients)
+        if not inputs.is_floating_point():  # rows of L are gathered, and go through R
+            down, up = F.embedding(inputs, left), F.linear(gradients, right)
+            d_left: Tangent = Rows(inputs, self._weighed(up, core), len(left))
+            d_right: Tangent = Outer(self._weighed(down, core), gradients, transposed=True)
+        elif transposed:
+            down, up = inputs @ left, F.linear(gradients, right)
+            d_left = Outer(inputs, self._weighed(up, core), transposed=True)
+            d_right = Outer(self._weighed(down, core), gradients, transposed=True)
+        else:
+            down, up = F.linear(inputs, right), gradients @ left
+            d_left = Outer(self._weighed(down, core), gradients)
+            d_right = Outer(inputs, self._weighed(up, core))
+        d_core = Direct(self.scale * torch.einsum("notr,ntr->nor", up, down))
+        return self._trained({"left": d_left, "right": d_right, "core": d_core})
+
+    def _weighed(self, x: Tensor, core: Tensor | None) -> Tensor:
+        return x * (self.scale if core is None else core * self.scale)
+
     def _scaled_core(self, core: Tensor | None) -> Tensor:
         if core is None:
             return self.left.new_full((self.left.shape[1],), self.scale)
@@ -261,6 +313,17 @@ class SpectralTerm(Term):
     def matrix(self) -> Tensor:
         """Return D as a matrix."""
         return (self.left * self.shift) @ self.right
+
+    def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
+        """Return sum_t (U^T g) (V^T a); see ``Term.tangents``."""
+        left, right = self.left.to(gradients), self.right.to(gradients)
+        if not inputs.is_floating_point():
+            down, up = F.embedding(inputs, left), F.linear(gradients, right)
+        elif transposed:
+            down, up = inputs @ left, F.linear(gradients, right)
+        else:
+            down, up = F.linear(inputs, right), gradients @ left
+        return self._trained({"shift": Direct(torch.einsum("notr,ntr->nor", up, down))})
 
     def _enter(self, x: Tensor) -> Tensor:
         return x if torch.is_autocast_enabled(x.device.type) else x.to(self.left.dtype)

@@ -136,6 +136,11 @@ def _recorded(delta: Delta, model: nn.Module | None) -> Uses:
 
 def _pairs(name: str, change: Change, recorded: Uses) -> list[tuple[Layout, Factors]]:
     """Return the factors of one change for every module that uses its parameter."""
+    if change.is_new:
+        raise UnsupportedLayer(
+            f"{name}: a new vector is no displacement of a weight, and peft's LoRA has no place for it; keep the "
+            ".delta file, or leave it out with delta.restrict(...)"
+        )
     found = layouts(name, tuple(change.shape), recorded)
     if any(layout.use == "bypassed" for layout in found):
         raise UnsupportedLayer(

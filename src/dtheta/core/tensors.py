@@ -53,7 +53,7 @@ def why_unwritable(tensor: Tensor) -> str:
 
 def owners(model: nn.Module, buffers: bool = True) -> Iterator[tuple[Owner, Tensor]]:
     """Yield every (owner, tensor) of the base: parameters, then persistent buffers; tied tensors once per owner."""
-    for path, module in _modules(model):
+    for path, module in modules(model):
         virtual = virtual_tensors(module)
         held = {**virtual, **module._parameters}  # the weight before the bias, as in the dense layer
         if buffers and module._buffers and not virtual:
@@ -80,7 +80,7 @@ def _originals(path: str, module: nn.Module) -> Iterator[tuple[Owner, Tensor]]:
             yield from _originals(inside, entry)
 
 
-def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules by clean names, leaving out those that parametrization adds."""
     wrapped = set()
     for raw, module in model.named_modules(remove_duplicate=False):
@@ -104,7 +104,7 @@ def is_term(thing: Any) -> bool:
 def attached_to(model: nn.Module) -> list[str]:
     """Return the names of the modules on which an adapter of ours sits."""
     found = []
-    for path, module in _modules(model):
+    for path, module in modules(model):
         parametrizations: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), module.__dict__.get("forward")]
         if any(is_term(hook) for hook in hooks) or any(

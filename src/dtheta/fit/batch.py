@@ -48,7 +48,12 @@ def share(batch: Batch, rank: int, size: int) -> tuple[Batch, bool]:
     return (batch if stop - start == count else _rows(batch, count, slice(start, stop))), True
 
 
-def _rows(batch: Batch, count: int, which: slice) -> Batch:
+def taken(batch: Batch, which: Any) -> Batch:
+    """Return the rows of a batch at a slice, or at an index tensor where everything in it is tensors."""
+    return _rows(batch, rows(batch), which)
+
+
+def _rows(batch: Batch, count: int, which: Any) -> Batch:
     if isinstance(batch, Tensor):
         return batch[which] if batch.ndim and len(batch) == count else batch
     if isinstance(batch, Mapping):

@@ -220,7 +220,7 @@ def test_a_delta_is_judged_on_other_classes():
 
 def test_linear_probe_is_on_unit_features():
     problem = posed()
-    from dtheta.adapt.frozen import logistic_regression
+    from dtheta.core.logistic import logistic_regression
 
     fitted = logistic_regression(F.normalize(problem.support.features, dim=1), problem.support.labels, 3, 2.0)
     logits = fitted.logits(F.normalize(problem.test.features, dim=1))

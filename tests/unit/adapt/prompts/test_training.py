@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dtheta.adapt.attach import attach
-from dtheta.adapt.frozen import logistic_regression, pooled_features, predicted_logits
+from dtheta.adapt.frozen import pooled_features, predicted_logits
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
@@ -18,6 +18,7 @@ from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.adapt.recipe import Recipe, adapt_classifier, frozen_baseline, problem, require_classifier, task_model
 from dtheta.core.files import load
+from dtheta.core.logistic import logistic_regression
 from dtheta.data.batches import EncodedTexts
 from dtheta.data.text import TextTask
 from dtheta.errors import ConfigError

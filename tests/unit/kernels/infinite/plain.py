@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -41,3 +42,8 @@ def finite_kernels(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     rows = [torch.autograd.grad(one, parameters, retain_graph=True) for one in outputs]
     J = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     return torch.outer(outputs.detach(), outputs.detach()), J @ J.mT
+
+
+def label(spec: object) -> str:
+    """Return the name of a spec that is the same in every process: without addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(spec))

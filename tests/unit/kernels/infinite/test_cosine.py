@@ -8,6 +8,7 @@ import torch
 from dtheta.core.seeds import generator
 from dtheta.kernels.infinite import Abs, ARelu, Dense, Erf, Identity, LeakyRelu, Relu, infinite_kernel, serial
 from dtheta.kernels.infinite.cosine import cosines
+from tests.unit.kernels.infinite.plain import label
 
 X = torch.randn(11, 5, generator=generator(0, "x"), dtype=torch.float64)
 X[3] = 0
@@ -15,7 +16,7 @@ X[4] = 2 * X[5]
 ACTIVATIONS = [Relu(), LeakyRelu(0.2), Abs(), ARelu(-0.5, 2.0), ARelu(1.5, 1.5)]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=label)
 @pytest.mark.parametrize("other", [None, X[2:8] + 0.1])
 @pytest.mark.parametrize("tile", [None, 4])
 def test_it_gives_the_kernels_of_the_layers(activation, other, tile):

@@ -27,7 +27,7 @@ from dtheta.kernels.infinite import (
 )
 from dtheta.kernels.infinite.activation import Activation
 from dtheta.kernels.infinite.hermite import slope_of
-from tests.unit.kernels.infinite.plain import homogeneous_dual, smooth_dual
+from tests.unit.kernels.infinite.plain import homogeneous_dual, label, smooth_dual
 
 SMOOTH = [
     Erf(), Erf(0.7, 2.0, 0.3), SigmoidLike(), Gelu(), Sin(1.3, 0.4), Cos(0.8), Exp(0.6), Gaussian(), Gaussian(0.2),
@@ -43,7 +43,7 @@ def at(activation: Activation, p: float, q: float, c: float) -> tuple[float, flo
     return value.item(), slope.item()
 
 
-@pytest.mark.parametrize("activation", SMOOTH, ids=str)
+@pytest.mark.parametrize("activation", SMOOTH, ids=label)
 @pytest.mark.parametrize(("p", "q", "c"), POINTS)
 def test_a_smooth_dual_is_the_integral(activation, p, q, c):
     value, slope = at(activation, p, q, c)
@@ -51,7 +51,7 @@ def test_a_smooth_dual_is_the_integral(activation, p, q, c):
     assert slope == pytest.approx(smooth_dual(slope_of(activation.function), p, q, c), abs=2e-9)
 
 
-@pytest.mark.parametrize("activation", RECTIFIERS, ids=str)
+@pytest.mark.parametrize("activation", RECTIFIERS, ids=label)
 @pytest.mark.parametrize(("p", "q", "c"), POINTS)
 def test_a_rectifiers_dual_is_the_integral(activation, p, q, c):
     value, slope = at(activation, p, q, c)
@@ -66,7 +66,7 @@ def test_the_dual_of_the_sign_is_the_integral(p, q, c):
     assert slope == 0
 
 
-@pytest.mark.parametrize("activation", [*SMOOTH, *RECTIFIERS, Sign()], ids=str)
+@pytest.mark.parametrize("activation", [*SMOOTH, *RECTIFIERS, Sign()], ids=label)
 def test_an_example_with_itself_is_the_limit_of_pairs(activation):
     p = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)
     own, own_slope = activation.own(p, True)
@@ -75,7 +75,7 @@ def test_an_example_with_itself_is_the_limit_of_pairs(activation):
     torch.testing.assert_close(slope, own_slope, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", [*SMOOTH, *RECTIFIERS, Sign()], ids=str)
+@pytest.mark.parametrize("activation", [*SMOOTH, *RECTIFIERS, Sign()], ids=label)
 def test_a_variance_of_zero_gives_numbers(activation):
     p, q = torch.tensor([[0.0]], dtype=torch.float64), torch.tensor([[0.0, 0.7]], dtype=torch.float64)
     value, slope = activation.dual(torch.zeros(1, 2, dtype=torch.float64), p, q, True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 from dtheta.kernels.infinite import Dense, Elementwise, Erf, Relu, fully_connected, infinite_kernel
-from tests.unit.kernels.infinite.plain import finite_kernels
+from tests.unit.kernels.infinite.plain import finite_kernels, label
 
 
 def circle(count: int) -> Tensor:
@@ -56,7 +56,7 @@ def test_the_relu_kernel_is_the_plain_recursion(depth, W_std, b_std):
         torch.testing.assert_close(values, torch.from_numpy(expected), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", [Relu(), Erf()], ids=str)
+@pytest.mark.parametrize("activation", [Relu(), Erf()], ids=label)
 def test_kernels_are_positive_definite_on_the_sphere(activation):
     found = infinite_kernel(fully_connected(3, activation, 1.4, 0.2), circle(12), get="both")
     for values in found:

@@ -25,6 +25,7 @@ from dtheta.kernels.infinite import (
     kernel_tiles,
     serial,
 )
+from tests.unit.kernels.infinite.plain import label
 
 SPEC = fully_connected(4, Relu(), 1.4, 0.1)
 X = torch.randn(23, 6, generator=generator(0, "x"), dtype=torch.float64)
@@ -79,7 +80,7 @@ def test_the_kernel_goes_where_it_is_told(tmp_path):
     assert infinite_kernel(SPEC, X, X2, out=tensor).data_ptr() == tensor.data_ptr()
 
 
-@pytest.mark.parametrize("activation", [Relu(), Gelu(), Elementwise(torch.tanh)], ids=str)
+@pytest.mark.parametrize("activation", [Relu(), Gelu(), Elementwise(torch.tanh)], ids=label)
 def test_float32_is_near_float64(activation):
     spec = fully_connected(4, activation, 1.4, 0.1)
     double, single = (infinite_kernel(spec, X, dtype=dtype) for dtype in (torch.float64, torch.float32))
