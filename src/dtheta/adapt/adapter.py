@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from dtheta.adapt.freeze import Freeze
+from dtheta.adapt.grafts import GraftLink, by_kind
+from dtheta.adapt.grafts import connect as connect_graft
 from dtheta.adapt.method import Method
 from dtheta.adapt.names import module_name, parameter_name
 from dtheta.adapt.parametrization import is_covered
 from dtheta.adapt.prompts.image_names import is_mixed
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.prompts.tower_wiring import TowerLink
-from dtheta.adapt.prompts.wiring import PromptLink
-from dtheta.adapt.prompts.wiring import connect as connect_prompt
 from dtheta.adapt.source import Source
 from dtheta.adapt.term import Term
 from dtheta.adapt.wiring import Link, connect, take_back
@@ -76,11 +76,11 @@ class Adapter(nn.Module):
         self.seed = seed
         self._sites = dict(sites)
         self._grafts = tuple(grafts)
-        self._entering = grafts  # what the link reads
+        self._entering = by_kind(grafts)  # what the links read
         self._beside: tuple[str, ...] = ()
         self._origin = origin
         self._attached = True
-        self._links: list[Link | PromptLink | TowerLink] = []
+        self._links: list[Link | GraftLink] = []
         self._freeze = Freeze(model)
         try:
             for key, site in self._sites.items():
@@ -89,9 +89,9 @@ class Adapter(nn.Module):
                 if term._modules or any(t.device != device for t in held):  # asking is cheaper than moving
                     term.to(device)
                 self._links += connect(site, Source(term, site.window, self._effective_weight))
-            if grafts:
-                link = connect_prompt(model, grafts, self._effective_weight)
-                self._beside = link.beside
+            for entering in self._entering:
+                link = connect_graft(model, entering, self._effective_weight)
+                self._beside += link.beside
                 self._links.append(link)
         except Exception:
             self.detach()
@@ -165,12 +165,14 @@ class Adapter(nn.Module):
         for name, values in vectors.items():
             if (shape := tuple(self.term(name).matrix().shape)) != tuple(values.shape):
                 raise ShapeMismatch(f"{name}: {shape} is attached, and {tuple(values.shape)} is to be shown there")
-        before, shown = dict(self._entering), {name: Vectors(values) for name, values in vectors.items()}
+        before, shown = [dict(e) for e in self._entering], {name: Vectors(values) for name, values in vectors.items()}
         try:
-            self._entering |= shown
+            for entering in self._entering:
+                entering |= {name: term for name, term in shown.items() if name in entering}
             yield {name: term.values for name, term in shown.items()}
         finally:
-            self._entering |= before
+            for entering, terms in zip(self._entering, before, strict=True):
+                entering |= terms
 
     def delta(self) -> Delta:
         """Return what the terms add to the original base, and new vectors; no further training reaches it.
@@ -217,7 +219,7 @@ class Adapter(nn.Module):
         return Delta({**rest, **made}, delta.base, provenance)
 
     def _fingerprint(self, names: list[str]) -> Fingerprint:
-        """Return the digests of what is touched; a prompt stands among embeddings, so it touches their table."""
+        """Return the digests of what is touched, as what new vectors stand beside is: embeddings, or a layer."""
         whole = fingerprint({name: original(t) for name, t in base_tensors(self.model).items()})
         return whole.restrict([*names, *self._beside])
 

@@ -17,9 +17,9 @@ from torch import nn
 from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.fields import finite_number, plain
 from dtheta.adapt.full import Full
+from dtheta.adapt.grafts import is_graft
+from dtheta.adapt.grafts import restored as restored_graft
 from dtheta.adapt.method import Method, all_finite, check_weight, method_from_dict
-from dtheta.adapt.prompts.names import is_prompt
-from dtheta.adapt.prompts.sources import restored as restored_vectors
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind, originals
 from dtheta.core.block import Block
@@ -55,7 +55,8 @@ def attach(
     Args:
         model: Any module; it is frozen while anything is attached.
         source: A method to train, a delta to run or to train on, or several deltas to run as their weighted sum.
-        select: Which parameters a method moves (see ``core.selection``); not for deltas and prompts.
+        select: Which parameters a method moves, or which layers its networks stand behind (see ``core.selection``);
+            not for deltas and prompts.
         also: Further parameters, such as ``"head.*"``, that train in full beside the method.
         weight: Factor of the whole displacement.
         weights: One factor for each of several deltas; ones by default.
@@ -110,7 +111,7 @@ def _attach_method(
     chosen = [site for site in found if site.name not in taken]
     for site in [*chosen, *full]:
         check_weight(site, finite=False)
-    grafts = method.grafts(model, seed)
+    grafts = method.grafts(model, seed) if select is None else method.grafts(model, seed, select)
     terms = method.terms(chosen, seed) | Full().terms(full, seed)
     settings = {key: text for key, text in (("select", pattern), ("also", also)) if text is not None}
     sites = {site.key: site for site in [*chosen, *full]}
@@ -120,7 +121,7 @@ def _attach_method(
 def _attach_delta(model: nn.Module, delta: Delta, weight: float, strict: bool, seed: int) -> Adapter:
     if not len(delta):
         raise ConfigError("this delta changes nothing, so there is nothing to attach")
-    if new := next((name for name in delta.new if not is_prompt(name)), None):
+    if new := next((name for name in delta.new if not is_graft(name)), None):
         raise UnsupportedLayer(f"{new}: this delta brings a new vector, and the model has no place for it")
     if strict and delta.new:  # they touch no tensor, but stand beside some
         delta.base.check(originals(model))
@@ -130,7 +131,7 @@ def _attach_delta(model: nn.Module, delta: Delta, weight: float, strict: bool, s
     table, canonical = all_sites(model), canonical_names(model)
     found: dict[str, Site] = {}
     terms: dict[str, Term] = {}
-    grafts = {name: restored_vectors(change) for name, change in bound.new.items()}
+    grafts = {name: restored_graft(name, change) for name, change in bound.new.items()}
     for name, change in bound.changes.items():
         if name in grafts:
             continue

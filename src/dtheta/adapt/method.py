@@ -73,10 +73,10 @@ class Method:
                 "beside it with also=..."
             )
 
-    def require(self, model: nn.Module) -> None:
+    def require(self, model: nn.Module, select: str | None = None) -> None:
         """Raise what ``grafts`` would raise of a model, as far as shapes tell; weights are not looked at."""
 
-    def grafts(self, model: nn.Module, seed: int) -> dict[str, Term]:
+    def grafts(self, model: nn.Module, seed: int, select: str | None = None) -> dict[str, Term]:
         """Return the vectors that the base does not have, by the names that say where they stand; none by default."""
         return {}
 

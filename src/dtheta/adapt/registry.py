@@ -15,6 +15,8 @@ BUILT_IN = {
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Full": "dtheta.adapt.full",
     "BitFit": "dtheta.adapt.bitfit",
+    "SNNK": "dtheta.adapt.snnk",
+    "Houlsby": "dtheta.adapt.houlsby",
     "PromptTuning": "dtheta.adapt.prompts.tuning",
     "DePT": "dtheta.adapt.prompts.dept",
     "ADePT": "dtheta.adapt.prompts.adept",

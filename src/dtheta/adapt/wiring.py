@@ -24,6 +24,7 @@ from dtheta.adapt.parametrization import AdditiveParametrization, parametrizatio
 from dtheta.adapt.product import Added, displaced
 from dtheta.adapt.source import Source
 from dtheta.adapt.term import prefers_matrix
+from dtheta.core.replaced_forward import why_unread
 from dtheta.core.selection import Site, has_plain_forward
 from dtheta.core.tensors import why_unwritable
 from dtheta.errors import UnsupportedLayer
@@ -132,6 +133,10 @@ def take_back(links: list[Any]) -> None:
 def _refuse(site: Site) -> None:
     for owner in site.owners:
         module, kind = owner.module, type(owner.module).__name__
+        if why := why_unread(module):
+            raise UnsupportedLayer(
+                f"{site.name}: {why}, so nothing reads this layer; leave it out, or detach that first"
+            )
         if isinstance(module, nn.RNNBase):
             raise UnsupportedLayer(
                 f"{site.name}: {kind} keeps a list of its weights of its own, which nothing beside it can add to; "

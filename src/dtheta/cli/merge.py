@@ -170,7 +170,7 @@ def _require_no_new(headers: Sequence[Header], select: str | None) -> None:
             if new and (select is None or matches(name, select)):
                 raise UnsupportedLayer(
                     f"{header.path}: {name} is a new vector, for which a merged model has no place; 'dtheta apply' "
-                    "runs it beside the base, and --select 'encoder.*|head.*' merges the rest of classifiers"
+                    "runs it beside the base, and --select 'PATTERN' merges weights that move beside it, without it"
                 )
 
 

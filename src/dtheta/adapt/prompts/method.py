@@ -27,7 +27,7 @@ class PromptMethod(Method):
 
     new_vectors: ClassVar[bool] = True
 
-    def require(self, model: nn.Module) -> None:
+    def require(self, model: nn.Module, select: str | None = None) -> None:
         """Raise unless a prompt of this method can enter a model.
 
         Raises:
@@ -41,7 +41,7 @@ class PromptMethod(Method):
         length: Any = getattr(self, "length", 0)
         require_room(found, length)
 
-    def grafts(self, model: nn.Module, seed: int) -> dict[str, Term]:
+    def grafts(self, model: nn.Module, seed: int, select: str | None = None) -> dict[str, Term]:
         """Return the vectors at their start, by name.
 
         Raises:

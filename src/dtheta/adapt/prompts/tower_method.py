@@ -24,7 +24,7 @@ class TowerMethod(Method):
 
     new_vectors: ClassVar[bool] = True
 
-    def require(self, model: nn.Module) -> None:
+    def require(self, model: nn.Module, select: str | None = None) -> None:
         """Raise unless a prompt of this method can enter a model.
 
         Raises:
@@ -36,7 +36,7 @@ class TowerMethod(Method):
     def check(self, found: Towers) -> None:
         """Raise unless the method has a place in a model."""
 
-    def grafts(self, model: nn.Module, seed: int) -> dict[str, Term]:
+    def grafts(self, model: nn.Module, seed: int, select: str | None = None) -> dict[str, Term]:
         """Return the vectors at their start, by name.
 
         Raises:
