@@ -1,4 +1,7 @@
-"""The import arrows of the tree run one way: errors <- core <- (fit, models, data, score) <- verbs <- (report, cli)."""
+"""The import arrows of the tree run one way.
+
+errors <- core <- (fit, models, data, score) <- verbs <- (scout, federate) <- (report, cli)
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,17 @@ import dtheta
 
 ROOT = Path(dtheta.__file__).parent
 SHARED = {"fit", "models", "data", "score"}
-VERBS = {"adapt", "compress", "compose", "kernels", "probe", "ensemble", "federate"}
+VERBS = {"adapt", "compress", "compose", "kernels", "probe", "ensemble"}
 TOP = {"report", "cli"}
 PLAIN = {"_version", "_callable"}
 #: What each layer may import beside itself.
 ALLOWED = (
     {"errors": set(), "_version": set(), "core": {"errors"}}
     | {name: {"errors", "core", *SHARED, *PLAIN} for name in (*SHARED, *VERBS)}
-    | {"report": {"errors", "core", *SHARED, *PLAIN}, "cli": {"errors", "core", *SHARED, *VERBS, *TOP, *PLAIN}}
+    | {"scout": {"errors", "core", *SHARED, "adapt", "kernels", *PLAIN}}
+    | {"federate": {"errors", "core", *SHARED, "adapt", "compress", *PLAIN}}
+    | {"report": {"errors", "core", *SHARED, "scout", "federate", *PLAIN}}
+    | {"cli": {"errors", "core", *SHARED, *VERBS, "scout", "federate", *TOP, *PLAIN}}
 )
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
 

@@ -1,0 +1,1 @@
+"""Federated training: deltas that travel between parties, over classical and quantum channels."""

@@ -1,0 +1,1 @@
+"""Quantum models, encodings and gradients, simulated exactly in torch."""
