@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dtheta.adapt.few_shot import adapt_images as adapt_images
     from dtheta.adapt.few_shot import judge_delta as judge_delta
     from dtheta.adapt.full import Full as Full
+    from dtheta.adapt.houlsby import Houlsby as Houlsby
     from dtheta.adapt.image_problem import image_problem as image_problem
     from dtheta.adapt.image_problem import linear_probe as linear_probe
     from dtheta.adapt.image_problem import pixel_probe as pixel_probe
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from dtheta.adapt.qpissa import QPiSSA as QPiSSA
     from dtheta.adapt.quantized import dequantized as dequantized
     from dtheta.adapt.quantized import quantize as quantize
+    from dtheta.adapt.snnk import SNNK as SNNK
     from dtheta.adapt.sorsa import SORSA as SORSA
     from dtheta.adapt.variation import variation as variation
     from dtheta.compose.adaptation import adapt_coefficients as adapt_coefficients
@@ -106,6 +108,8 @@ if TYPE_CHECKING:
     from dtheta.core.change import Change as Change
     from dtheta.core.delta import Delta as Delta
     from dtheta.core.extract import extract as extract
+    from dtheta.core.features import RandomFeatures as RandomFeatures
+    from dtheta.core.features import features_of as features_of
     from dtheta.core.files import load as load
     from dtheta.core.fingerprint import Fingerprint as Fingerprint
     from dtheta.core.fingerprint import fingerprint as fingerprint
@@ -122,10 +126,37 @@ if TYPE_CHECKING:
     from dtheta.data.shots import few_shot as few_shot
     from dtheta.data.table import load_table as load_table
     from dtheta.data.tasks import load_task as load_task
+    from dtheta.federate.quantum.classifier import QuantumClassifier as QuantumClassifier
+    from dtheta.federate.quantum.program import ProgramClassifier as ProgramClassifier
     from dtheta.fit.loop import fit as fit
     from dtheta.fit.record import Record as Record
     from dtheta.fit.sharded import gathered as gathered
     from dtheta.fit.trainer_callback import trainer_callback as trainer_callback
+    from dtheta.kernels import infinite as infinite
+    from dtheta.kernels.bundle import bundle as bundle
+    from dtheta.kernels.bundle import fold as fold
+    from dtheta.kernels.closed_form import solve_head as solve_head
+    from dtheta.kernels.drift import kernel_drift as kernel_drift
+    from dtheta.kernels.drift import nonlinearity_index as nonlinearity_index
+    from dtheta.kernels.dynamics import kernel_dynamics as kernel_dynamics
+    from dtheta.kernels.feed_forward import FeedForward as FeedForward
+    from dtheta.kernels.fit_mlp import fit_mlp as fit_mlp
+    from dtheta.kernels.gaussian_limit import gaussian_limit as gaussian_limit
+    from dtheta.kernels.head import SNNKHead as SNNKHead
+    from dtheta.kernels.infinite import infinite_kernel as infinite_kernel
+    from dtheta.kernels.learning_rate import max_learning_rate as max_learning_rate
+    from dtheta.kernels.leave_one_out import best_penalty as best_penalty
+    from dtheta.kernels.leave_one_out import early_stopping_time as early_stopping_time
+    from dtheta.kernels.leave_one_out import leave_one_out as leave_one_out
+    from dtheta.kernels.measures import alignment as alignment
+    from dtheta.kernels.measures import definiteness as definiteness
+    from dtheta.kernels.measures import effective_dimension as effective_dimension
+    from dtheta.kernels.measures import label_complexity as label_complexity
+    from dtheta.kernels.pca import kernel_pca as kernel_pca
+    from dtheta.kernels.replace import replace_mlps as replace_mlps
+    from dtheta.kernels.snnk import SNNKLayer as SNNKLayer
+    from dtheta.kernels.tangent import tangent_kernel as tangent_kernel
+    from dtheta.kernels.tangent_products import tangent_operator as tangent_operator
     from dtheta.models.classifier import classifier as classifier
     from dtheta.models.image_text import ImageTextClassifier as ImageTextClassifier
     from dtheta.models.image_text import image_text_classifier as image_text_classifier
@@ -133,6 +164,8 @@ if TYPE_CHECKING:
     from dtheta.models.load import load_tokenizer as load_tokenizer
     from dtheta.models.multitask_images import MultiTaskImages as MultiTaskImages
     from dtheta.models.pixels import load_pixels as load_pixels
+    from dtheta.scout.kernel_study import study_kernel as study_kernel
+    from dtheta.scout.scout import scout as scout
 
 # Public names that need torch or more, and the module that each comes from.
 _LAZY = {
@@ -150,9 +183,11 @@ _LAZY = {
     "DePT": "dtheta.adapt.prompts.dept",
     "Delta": "dtheta.core.delta",
     "ErrorFeedback": "dtheta.compress.feedback",
+    "FeedForward": "dtheta.kernels.feed_forward",
     "FewShot": "dtheta.adapt.few_shot",
     "Fingerprint": "dtheta.core.fingerprint",
     "Full": "dtheta.adapt.full",
+    "Houlsby": "dtheta.adapt.houlsby",
     "ImageTextClassifier": "dtheta.models.image_text",
     "Images": "dtheta.data.images",
     "LoRA": "dtheta.adapt.lora",
@@ -165,10 +200,16 @@ _LAZY = {
     "PiSSA": "dtheta.adapt.pissa",
     "Pixels": "dtheta.data.pixels",
     "PrefixTuning": "dtheta.adapt.prompts.prefix_tuning",
+    "ProgramClassifier": "dtheta.federate.quantum.program",
     "PromptBank": "dtheta.adapt.prompts.bank",
     "PromptTuning": "dtheta.adapt.prompts.tuning",
     "QPiSSA": "dtheta.adapt.qpissa",
+    "QuantumClassifier": "dtheta.federate.quantum.classifier",
+    "RandomFeatures": "dtheta.core.features",
     "Record": "dtheta.fit.record",
+    "SNNK": "dtheta.adapt.snnk",
+    "SNNKHead": "dtheta.kernels.head",
+    "SNNKLayer": "dtheta.kernels.snnk",
     "SORSA": "dtheta.adapt.sorsa",
     "StepCost": "dtheta.adapt.prompts.step_cost",
     "Transfer": "dtheta.adapt.mvlpt.transfer",
@@ -176,33 +217,50 @@ _LAZY = {
     "VPT": "dtheta.adapt.prompts.vpt",
     "adapt_coefficients": "dtheta.compose.adaptation",
     "adapt_images": "dtheta.adapt.few_shot",
+    "alignment": "dtheta.kernels.measures",
     "applied": "dtheta.core.apply",
     "attach": "dtheta.adapt.attach",
+    "best_penalty": "dtheta.kernels.leave_one_out",
     "breadcrumbs": "dtheta.compose.breadcrumbs",
+    "bundle": "dtheta.kernels.bundle",
     "changed_heads": "dtheta.adapt.interpret.changed",
     "classifier": "dtheta.models.classifier",
     "compose": "dtheta.compose.compose",
     "compress": "dtheta.compress.compeft",
     "compression_report": "dtheta.compress.report",
     "dare": "dtheta.compose.dare",
+    "definiteness": "dtheta.kernels.measures",
     "dequantized": "dtheta.adapt.quantized",
     "describe_heads": "dtheta.adapt.interpret.captions",
+    "early_stopping_time": "dtheta.kernels.leave_one_out",
+    "effective_dimension": "dtheta.kernels.measures",
     "extract": "dtheta.core.extract",
+    "features_of": "dtheta.core.features",
     "few_shot": "dtheta.data.shots",
     "fingerprint": "dtheta.core.fingerprint",
     "fit": "dtheta.fit.loop",
+    "fit_mlp": "dtheta.kernels.fit_mlp",
+    "fold": "dtheta.kernels.bundle",
     "fold_offsets": "dtheta.adapt.prompts.token_wise",
     "from_peft": "dtheta.core.interop",
     "gathered": "dtheta.fit.sharded",
+    "gaussian_limit": "dtheta.kernels.gaussian_limit",
     "greedy_soup": "dtheta.compose.soups",
     "image_loader": "dtheta.data.image_batches",
     "image_problem": "dtheta.adapt.image_problem",
     "image_text_classifier": "dtheta.models.image_text",
+    "infinite": "dtheta.kernels",
+    "infinite_kernel": "dtheta.kernels.infinite",
     "judge_delta": "dtheta.adapt.few_shot",
     "judge_predictors": "dtheta.adapt.mvlpt.predictors",
+    "kernel_drift": "dtheta.kernels.drift",
+    "kernel_dynamics": "dtheta.kernels.dynamics",
+    "kernel_pca": "dtheta.kernels.pca",
+    "label_complexity": "dtheta.kernels.measures",
     "learn_coefficients": "dtheta.compose.atlas",
     "learn_negation": "dtheta.compose.negation",
     "learn_prompt": "dtheta.adapt.mvlpt.learning",
+    "leave_one_out": "dtheta.kernels.leave_one_out",
     "linear_probe": "dtheta.adapt.image_problem",
     "load": "dtheta.core.files",
     "load_image_task": "dtheta.data.image_tasks",
@@ -212,11 +270,13 @@ _LAZY = {
     "load_table": "dtheta.data.table",
     "load_task": "dtheta.data.tasks",
     "load_tokenizer": "dtheta.models.load",
+    "max_learning_rate": "dtheta.kernels.learning_rate",
     "measure_transfer": "dtheta.adapt.mvlpt.transfer",
     "merge": "dtheta.core.apply",
     "merge_checkpoints": "dtheta.compose.streaming",
     "merge_plan": "dtheta.compose.merge_plan",
     "mixture_loader": "dtheta.data.mixture",
+    "nonlinearity_index": "dtheta.kernels.drift",
     "on_batches": "dtheta.compress.search",
     "pixel_probe": "dtheta.adapt.image_problem",
     "preflight": "dtheta.compose.preflight",
@@ -224,10 +284,16 @@ _LAZY = {
     "quantize": "dtheta.adapt.quantized",
     "read_plan": "dtheta.compose.mergekit",
     "recompress": "dtheta.core.recompress",
+    "replace_mlps": "dtheta.kernels.replace",
+    "scout": "dtheta.scout.scout",
     "search_coefficients": "dtheta.compose.search",
     "search_compression": "dtheta.compress.search",
     "slerp": "dtheta.compose.slerp",
+    "solve_head": "dtheta.kernels.closed_form",
     "step_cost": "dtheta.adapt.prompts.step_cost",
+    "study_kernel": "dtheta.scout.kernel_study",
+    "tangent_kernel": "dtheta.kernels.tangent",
+    "tangent_operator": "dtheta.kernels.tangent_products",
     "ties": "dtheta.compose.ties",
     "to_peft": "dtheta.core.interop",
     "trainer_callback": "dtheta.fit.trainer_callback",
@@ -239,6 +305,7 @@ _LAZY = {
 __all__ = [
     "CLIPSVD",
     "NF4",
+    "SNNK",
     "SORSA",
     "UPT",
     "VPT",
@@ -259,10 +326,12 @@ __all__ = [
     "DthetaError",
     "DthetaWarning",
     "ErrorFeedback",
+    "FeedForward",
     "FewShot",
     "Fingerprint",
     "FormatError",
     "Full",
+    "Houlsby",
     "ImageTextClassifier",
     "Images",
     "LoRA",
@@ -278,10 +347,15 @@ __all__ = [
     "PiSSA",
     "Pixels",
     "PrefixTuning",
+    "ProgramClassifier",
     "PromptBank",
     "PromptTuning",
     "QPiSSA",
+    "QuantumClassifier",
+    "RandomFeatures",
     "Record",
+    "SNNKHead",
+    "SNNKLayer",
     "ShapeMismatch",
     "StepCost",
     "Transfer",
@@ -290,33 +364,50 @@ __all__ = [
     "__version__",
     "adapt_coefficients",
     "adapt_images",
+    "alignment",
     "applied",
     "attach",
+    "best_penalty",
     "breadcrumbs",
+    "bundle",
     "changed_heads",
     "classifier",
     "compose",
     "compress",
     "compression_report",
     "dare",
+    "definiteness",
     "dequantized",
     "describe_heads",
+    "early_stopping_time",
+    "effective_dimension",
     "extract",
+    "features_of",
     "few_shot",
     "fingerprint",
     "fit",
+    "fit_mlp",
+    "fold",
     "fold_offsets",
     "from_peft",
     "gathered",
+    "gaussian_limit",
     "greedy_soup",
     "image_loader",
     "image_problem",
     "image_text_classifier",
+    "infinite",
+    "infinite_kernel",
     "judge_delta",
     "judge_predictors",
+    "kernel_drift",
+    "kernel_dynamics",
+    "kernel_pca",
+    "label_complexity",
     "learn_coefficients",
     "learn_negation",
     "learn_prompt",
+    "leave_one_out",
     "linear_probe",
     "load",
     "load_image_task",
@@ -326,11 +417,13 @@ __all__ = [
     "load_table",
     "load_task",
     "load_tokenizer",
+    "max_learning_rate",
     "measure_transfer",
     "merge",
     "merge_checkpoints",
     "merge_plan",
     "mixture_loader",
+    "nonlinearity_index",
     "on_batches",
     "pixel_probe",
     "preflight",
@@ -338,10 +431,16 @@ __all__ = [
     "quantize",
     "read_plan",
     "recompress",
+    "replace_mlps",
+    "scout",
     "search_coefficients",
     "search_compression",
     "slerp",
+    "solve_head",
     "step_cost",
+    "study_kernel",
+    "tangent_kernel",
+    "tangent_operator",
     "ties",
     "to_peft",
     "trainer_callback",

@@ -138,6 +138,26 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
 
 
+def labeled_task(source: Source, seed: int) -> TextTask:
+    """Return the task that ``source.data`` names, or the texts of its file with a column of classes.
+
+    Raises:
+        ConfigError: If there is no such task or file, or the file has no such columns.
+        FormatError: If the file is damaged.
+    """
+    from dtheta.data.image_tasks import IMAGE_TASKS
+    from dtheta.data.tasks import TASKS
+
+    data, path = str(source.data), source.path
+    if data in IMAGE_TASKS or (path is not None and path.is_dir()):
+        raise ConfigError(f"--data {data} holds pictures; this verb looks at classifiers of texts alone")
+    if path is not None and not path.exists() and not path.suffix:
+        raise ConfigError(
+            f"there is no task {data!r} and no such file; packaged tasks: {', '.join(TASKS)}{did_you_mean(data, TASKS)}"
+        )
+    return _load(source, data if path is None else path.stem, None, seed)
+
+
 def _load(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
     from dtheta.data.corpus import columns
     from dtheta.data.table import load_table

@@ -12,6 +12,8 @@ VERBS = {
     "compress": "keep the signs of a delta's largest entries and a scale; say what that gained and lost",
     "compose": "add deltas with weights, or with coefficients learned on labeled texts",
     "compare": "say how alike deltas are: angles and sign conflicts, as a whole and by layer",
+    "scout": "predict which method will do best on your texts, before any of them is trained",
+    "kernel": "say what the tangent kernel of a method tells of training on your texts",
     "report": "draw one page from the results of earlier runs",
     "methods": "list the methods: what trains, how much, and the paper",
     "models": "list the models known by name, and fetch them",
@@ -20,6 +22,6 @@ VERBS = {
 
 GROUPS = {
     "begin": ("demo", "doctor"),
-    "make and use deltas": ("adapt", "apply", "extract", "merge", "compress", "compose"),
-    "look": ("show", "compare", "report", "methods", "models"),
+    "make and use deltas": ("scout", "adapt", "apply", "extract", "merge", "compress", "compose"),
+    "look": ("show", "compare", "kernel", "report", "methods", "models"),
 }

@@ -1,0 +1,188 @@
+"""Predict which method will do best on your texts, before any of them is trained.
+
+Methods are ranked by kernel regression with the tangent kernel of each, from a few passes over the texts, whatever
+their number. A few real steps with the best one then tell whether the prediction is to be believed.
+
+A method is written as its row in the table is: a name of 'dtheta methods', fields in brackets, and where it trains.
+
+  dtheta scout --data bbc
+  dtheta scout --data reviews.csv --text body --label stars --method "LoRA(rank=4)" --method BitFit --report scout.html
+  dtheta scout --data bbc --method "LoRA(rank=8)" --method "LoRA(rank=8) on @attention#4-5"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from dtheta.cli.bases import local_place, model_name
+from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.options import CommonOptions, Flag
+from dtheta.cli.places import require_outputs
+from dtheta.cli.plan import Plan, size_of
+from dtheta.cli.units import count, duration
+from dtheta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtheta.adapt.method import Method
+    from dtheta.data.text import TextTask
+    from dtheta.scout.scouting import Proposal, Prospect, Scouting
+
+#: What is compared where nothing is named: one of each way to move, and two ranks.
+USUAL = ("LoRA(rank=2)", "LoRA(rank=16)", "PiSSA(rank=16)", "SORSA(rank=16)", "CLIPSVD", "BitFit", "Full")
+_WRITTEN = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<fields>[^()]*)\))?(?:\s+on\s+(?P<select>\S.*?))?\s*")
+_PASSES = 3  # forward and backward passes over the texts, about, that scouting takes beside the probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta scout``."""
+
+    data: Annotated[str, Flag("a .csv, .tsv or .jsonl file, or the name of a packaged task", "FILE|TASK")]
+    model: Annotated[str, Flag("a name of 'dtheta models', or a local Hugging Face folder", "NAME|DIR")] = "minilm"
+    method: Annotated[
+        tuple[str, ...],
+        Flag(f"a method to compare; may be given several times (default: {', '.join(USUAL)})", "METHOD"),
+    ] = ()
+    text: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
+    label: Annotated[str | None, Flag("column of the classes (default: 'label')", "COLUMN")] = None
+    encoding: Annotated[str, Flag("encoding of the file: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
+    examples: Annotated[int, Flag("how many training texts to look at, at most")] = 256
+    outputs: Annotated[int, Flag("directions of the logits to differentiate, one backward pass each")] = 2
+    probe: Annotated[
+        Literal["best", "all", "none"], Flag("which methods take a few real steps, to check the prediction")
+    ] = "best"
+    max_length: Annotated[int, Flag("tokens kept of a text")] = 64
+    pooling: Annotated[
+        Literal["mean", "last"] | None, Flag("how a text's vector is pooled (default: by architecture)")
+    ] = None
+    report: Annotated[Path | None, Flag("write a page with the ranking and the layers", "FILE")] = None
+
+
+def run(options: Options, console: Console) -> int:
+    """Scout, and draw the page if asked."""
+    from dtheta.cli.labeled import Source, labeled_task
+
+    source = Source(options.data, options.text, options.label, options.encoding)
+    entries = [written(text) for text in options.method or USUAL]
+    reads = {"--config": options.config, "--model": local_place(options.model)}
+    if source.path is not None:
+        reads["--data"] = source.path
+    require_outputs({"--report": options.report}, reads)
+    if options.dry_run:
+        _plan(options, source.path).show(console)
+        return 0
+    task = labeled_task(source, options.seed)
+    scouting = _scouted(options, entries, task, console)
+    record: dict[str, Any] = {
+        "model": model_name(options.model), "data": task.name, **scouting.to_dict(), "settings": options.resolved(),
+    }  # fmt: skip
+    if options.report is not None:
+        from dtheta.report.scouted import scout_report
+
+        record["report"] = str(scout_report(scouting, model_name(options.model), task.name, options.report))
+    console.result(record, _parts(scouting, record, options))
+    return 0
+
+
+def written(text: str) -> tuple[Method, str | None]:
+    """Return the method and selection of ``NAME(field=value, ...) on SELECT``.
+
+    Raises:
+        ConfigError: If it is not of that form, or for an unknown method or field.
+    """
+    from dtheta.cli.adapt import build_method
+
+    found = _WRITTEN.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"--method {text!r} is not of the form NAME(field=value, ...) on SELECT, such as 'LoRA(rank=8) on "
+            "@attention#4-5'; 'dtheta methods' lists the names and fields"
+        )
+    fields = tuple(field.strip() for field in (found["fields"] or "").split(",") if field.strip())
+    return build_method(found["name"], None, None, fields), found["select"]
+
+
+def _scouted(options: Options, entries: list[tuple[Method, str | None]], task: TextTask, console: Console) -> Scouting:
+    from dtheta.adapt.recipe import problem
+    from dtheta.models.load import load_model, load_tokenizer
+    from dtheta.scout.scout import scout
+
+    net, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    posed = problem(net, tokenizer, task, options.max_length, options.pooling)
+    looked = min(options.examples, len(posed.train))
+    console.note(f"{task.name}: {len(task.classes)} classes; looking at {looked} of {len(posed.train)} training texts")
+    return scout(
+        posed.net, posed.train, entries, outputs=options.outputs, examples=options.examples, probe=options.probe,
+        seed=options.seed,
+    )  # fmt: skip
+
+
+def _parts(scouting: Scouting, record: dict[str, Any], options: Options) -> list[Part]:
+    heads = ("method", "predicted accuracy>", "gain>", "loss>", "weights>", "alignment>", "rate up to>", "steps>")
+    parts: list[Part] = [Table(heads, [_row(row) for row in scouting.rows])]
+    parts.append(f"head alone {_share(scouting.head.estimate)} on {scouting.examples} texts, in {_spent(scouting)}")
+    parts += [f"not scouted: {one.name}: {one.reason}" for one in scouting.refused]
+    parts += [f"note: {row.name}: {row.note}" for row in scouting.rows if row.note]
+    parts += ["", proposed(scouting.proposal), *(check.verdict for check in scouting.checks)]
+    parts += ["", f"train it:  {command(scouting, options)}"]
+    return parts + ([f"wrote {record['report']}"] if "report" in record else [])
+
+
+def _row(row: Prospect) -> tuple[str, ...]:
+    low, high = (f"{100 * bound:.1f}" for bound in (row.accuracy.low, row.accuracy.high))
+    return (
+        row.name, f"{_share(row.accuracy.estimate)} [{low}, {high}]", f"{100 * row.gain.estimate:+.1f}",
+        f"{row.loss:.4f}", count(row.parameters), f"{row.alignment:.2f}", f"{row.sign_rate:.1e}", str(row.sign_steps),
+    )  # fmt: skip
+
+
+def proposed(found: Proposal) -> str:
+    """Return a proposal in words."""
+    layers = f"; layers {', '.join(found.layers)} bring four fifths of the first step" if found.layers else ""
+    return f"proposal: {found.name}, AdamW at about {found.learning_rate:.1e} for about {found.steps} steps{layers}"
+
+
+def command(scouting: Scouting, options: Options) -> str:
+    """Return the command that trains what is proposed."""
+    import shlex
+
+    row = scouting[scouting.proposal.name]
+    parts = ["dtheta", "adapt", "--data", options.data, "--model", options.model]
+    if row.method is not None:
+        parts += ["--method", row.method.name]
+        parts += [part for name, value in _changed(row.method) for part in ("--set", f"{name}={value}")]
+    parts += [] if row.select is None else ["--select", row.select]
+    return shlex.join([*parts, "--lr", f"{scouting.proposal.learning_rate:.1e}"])
+
+
+def _changed(method: Method) -> list[tuple[str, Any]]:
+    import dataclasses
+
+    fields = ((f.name, getattr(method, f.name), f.default) for f in dataclasses.fields(method))
+    return [(name, value) for name, value, default in fields if value != default]
+
+
+def _spent(scouting: Scouting) -> str:
+    return f"{duration(sum(scouting.seconds.values()))} of one core"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _plan(options: Options, path: Path | None) -> Plan:
+    from dtheta.cli.cost import Cost
+
+    cost = Cost.of_model(options.model)
+    tokens = options.examples * options.max_length
+    reads = {f"model {options.model}": cost.nbytes}
+    if path is not None:
+        reads[options.data] = size_of(path)
+    writes = {} if options.report is None else {str(options.report): 100_000}
+    # inputs and gradients of every layer are kept for all texts until the kernels are made
+    memory = cost.memory(tokens * (1 + options.outputs))
+    seconds = cost.seconds(trained=tokens * (1 + options.outputs) // 2, run=_PASSES * tokens)
+    return Plan(reads, writes, memory, seconds, options.resolved())
