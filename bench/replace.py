@@ -10,7 +10,7 @@
 ``ours`` is with MLPs replaced, ``peer`` the model as it was; errors are sum |y - y'|^2 / sum |y - mean y|^2 over the
 outputs at real tokens of texts that nothing was fitted to. Time is CPU time on one thread.
 
-    python bench/replace.py [--json] [--only minilm|time|smollm2] [--widths 96 192] [--tasks r8 bbc] [--steps 40]
+    python bench/replace.py [--json] [--only minilm|time|smollm2] [--widths 96 192 384] [--tasks r8 bbc] [--steps 80]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dtheta.kernels.replace import replace_mlps
 from dtheta.kernels.replacement import Replacement
 from dtheta.models.classifier import Classifier, classifier
 
-FIT, HELD_OUT, TEST, LENGTH = 128, 32, 300, 64
+FIT, HELD_OUT, MORE, TEST, LENGTH = 128, 32, 640, 300, 64
 PARTS = ("minilm", "time", "smollm2")
 
 
@@ -71,12 +71,14 @@ class Task:
 
     def __init__(self, name: str) -> None:
         self.model, self.tokenizer = loaded("minilm")
-        task = load_task(name, FIT + HELD_OUT, TEST)
+        task = load_task(name, FIT + HELD_OUT + MORE, TEST)
         self.net: Classifier = classifier(self.model, task.classes)
-        train = EncodedTexts(task.train, self.tokenizer, LENGTH)
+        labeled = Texts(task.train.texts[: FIT + HELD_OUT], task.train.labels[: FIT + HELD_OUT])
+        train = EncodedTexts(labeled, self.tokenizer, LENGTH)
         self.test = EncodedTexts(task.test, self.tokenizer, LENGTH)
         self.fit = batches(task.train.texts[:FIT], self.tokenizer)
-        self.held_out = batches(task.train.texts[FIT:], self.tokenizer)
+        self.held_out = batches(task.train.texts[FIT : FIT + HELD_OUT], self.tokenizer)
+        self.unlabeled = batches(task.train.texts[FIT + HELD_OUT :], self.tokenizer, 8)
         probe = logistic_regression(
             pooled_features(self.net, train), torch.tensor(train.labels), len(task.classes), C=1.0
         )
@@ -99,7 +101,7 @@ class Task:
         )
 
     def trained(self, delta: Delta, steps: int) -> Delta:
-        """Return a delta trained further towards the model's own outputs on the training texts."""
+        """Return a delta trained further towards the model's own outputs, on other texts than it was fitted to."""
         adapter = dt.attach(self.model, delta)
 
         def loss(found: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -108,9 +110,8 @@ class Task:
             missed = (found(**batch).last_hidden_state - wanted).square().mean(-1)
             return missed[batch["attention_mask"].bool()].mean()
 
-        small = [{k: v[i : i + 8] for k, v in batch.items()} for batch in self.fit for i in (0, 8)]
         with dropout_as(self.net, False):  # else the model's own outputs, the targets, would be noisy
-            dt.fit(adapter, small, steps=steps, lr=1e-3, warmup=0.1, loss=loss, quiet=True)
+            dt.fit(adapter, self.unlabeled, steps=steps, lr=5e-4, warmup=0.1, loss=loss, quiet=True)
         made = adapter.delta()
         adapter.detach()
         return made
@@ -220,12 +221,12 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=None)
-    parser.add_argument("--widths", nargs="+", type=int, default=[96, 192])
+    parser.add_argument("--widths", nargs="+", type=int, default=[96, 192, 384])
     parser.add_argument("--tasks", nargs="+", default=["r8", "bbc"])
     parser.add_argument(
         "--variants", nargs="*", default=["random", "low-rank"], help="to compare with, on the first task"
     )
-    parser.add_argument("--steps", type=int, default=40, help="of training what stands in, default 40")
+    parser.add_argument("--steps", type=int, default=80, help="of training what stands in, default 80")
     pair = lambda text: tuple(map(int, text.split("x")))  # noqa: E731
     parser.add_argument("--smollm2", nargs="+", type=pair, default=[(768, 10), (384, 5)], help="WIDTHxMLPS")
 
