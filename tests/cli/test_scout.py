@@ -38,7 +38,7 @@ def test_it_ranks_the_methods_and_proposes_a_command_that_runs(dtheta: Run, here
     told = dtheta("scout", *GIVEN, *methods, "--probe", "none")
     line = next(line for line in told.out.splitlines() if line.startswith("train it:"))
     command = shlex.split(line.removeprefix("train it:"))
-    assert dtheta(*command[1:], "--max-length", 16, "--steps", 2).code == 0
+    assert dtheta(*command[1:], "--steps", 2).code == 0
 
 
 def test_the_same_seed_gives_the_same_numbers(dtheta: Run, here: Path) -> None:
@@ -69,6 +69,32 @@ def test_bad_input_is_refused(dtheta: Run, here: Path, given: tuple[object, ...]
     done = dtheta("scout", *GIVEN, *given)
     assert done.code == (1 if "--report" in given else 2) and said in done.err and done.out == ""
     assert sorted(p.name for p in here.iterdir()) == ["bert", "reviews.csv"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--data", "missing.csv"), "missing.csv"),
+        (("--text", "nope"), "nope"),
+        (("--examples", -5), "examples"),
+        (("--max-length", 0), "max-length"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(dtheta: Run, here: Path, given: tuple[object, ...], said: str) -> None:
+    done = dtheta("scout", *GIVEN, *given, "--dry-run")
+    assert done.code == 2 and said in done.err
+
+
+def test_the_proposed_command_has_the_options_it_was_found_with(dtheta: Run, here: Path, table: Path) -> None:
+    (here / "other.csv").write_text(table.read_text().replace("text,label", "body,stars", 1))
+    arguments = ("--data", "other.csv", "--text", "body", "--label", "stars", "--method", "BitFit", "--probe", "none")
+    told = dtheta("scout", *GIVEN, *arguments, "--seed", 3)
+    assert told.code == 0, told.err
+    line = next(line for line in told.out.splitlines() if line.startswith("train it:"))
+    command = shlex.split(line.removeprefix("train it:"))
+    for flag, value in (("--text", "body"), ("--label", "stars"), ("--max-length", "16"), ("--seed", "3")):
+        assert command[command.index(flag) + 1] == value
+    assert dtheta(*command[1:], "--steps", 2).code == 0
 
 
 def test_a_dry_run_reads_nothing_and_writes_nothing(dtheta: Run, here: Path) -> None:

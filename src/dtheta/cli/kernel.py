@@ -53,7 +53,9 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Take the kernel, write it, and say what it tells."""
-    from dtheta.cli.labeled import Source, labeled_task
+    from dtheta.cli.labeled import Source, labeled_task, require_counts, require_labeled
+    from dtheta.cli.networks import require_classifier_of
+    from dtheta.core.files import read_header
 
     if options.method is not None and options.delta is not None:
         raise ConfigError("--method and --delta both say what would train; give one of them")
@@ -62,6 +64,10 @@ def run(options: Options, console: Console) -> int:
     if options.delta is not None:
         reads["--delta"] = require_input(options.delta)
     require_outputs({"--out": options.out, "--report": options.report}, reads)
+    require_labeled(source)
+    require_counts(options.examples, options.outputs, options.max_length)
+    if options.delta is not None:
+        require_classifier_of(read_header(options.delta))
     name = _named(options)
     if options.dry_run:
         _plan(options, source).show(console)

@@ -138,6 +138,43 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
 
 
+def require_counts(examples: int, outputs: int, max_length: int) -> None:
+    """Raise ConfigError unless there are examples to look at, directions to differentiate and tokens to read."""
+    from dtheta.core.arguments import whole
+    from dtheta.scout.examples import LEAST
+
+    whole(examples, "examples", least=LEAST)
+    whole(outputs, "outputs", least=1)
+    whole(max_length, "max_length", least=1)
+
+
+def require_labeled(source: Source) -> None:
+    """Raise what ``labeled_task`` would raise of the names alone; the texts are not read.
+
+    Raises:
+        ConfigError: If there is no such task or file, or the file has no such columns.
+        FormatError: If the file is damaged.
+    """
+    from dtheta.data.corpus import columns
+    from dtheta.data.image_tasks import IMAGE_TASKS
+    from dtheta.data.tasks import TASKS
+
+    data, path = str(source.data), source.path
+    if data in IMAGE_TASKS or (path is not None and path.is_dir()):
+        raise ConfigError(f"--data {data} holds pictures; this verb looks at classifiers of texts alone")
+    if path is None:
+        return
+    if not path.exists() and not path.suffix:
+        raise ConfigError(
+            f"there is no task {data!r} and no such file; packaged tasks: {', '.join(TASKS)}{did_you_mean(data, TASKS)}"
+        )
+    there = columns(path, source.encoding)
+    label = source.label or "label"
+    if source.label is None and label not in there:
+        raise ConfigError(f"{path.name}: give the column of the classes with --label; there are: {', '.join(there)}")
+    require_columns(path, there, {"--text": source.text, "--label": label})
+
+
 def labeled_task(source: Source, seed: int) -> TextTask:
     """Return the task that ``source.data`` names, or the texts of its file with a column of classes.
 
@@ -145,33 +182,20 @@ def labeled_task(source: Source, seed: int) -> TextTask:
         ConfigError: If there is no such task or file, or the file has no such columns.
         FormatError: If the file is damaged.
     """
-    from dtheta.data.image_tasks import IMAGE_TASKS
-    from dtheta.data.tasks import TASKS
-
+    require_labeled(source)
     data, path = str(source.data), source.path
-    if data in IMAGE_TASKS or (path is not None and path.is_dir()):
-        raise ConfigError(f"--data {data} holds pictures; this verb looks at classifiers of texts alone")
-    if path is not None and not path.exists() and not path.suffix:
-        raise ConfigError(
-            f"there is no task {data!r} and no such file; packaged tasks: {', '.join(TASKS)}{did_you_mean(data, TASKS)}"
-        )
     return _load(source, data if path is None else path.stem, None, seed)
 
 
 def _load(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
-    from dtheta.data.corpus import columns
     from dtheta.data.table import load_table
     from dtheta.data.tasks import load_task
 
     path = source.path
     if path is None:
         return load_task(name, None, n_test, seed)
-    there = columns(path, source.encoding)
-    label = source.label or "label"
-    if source.label is None and label not in there:
-        raise ConfigError(f"{path.name}: give the column of the classes with --label; there are: {', '.join(there)}")
-    require_columns(path, there, {"--text": source.text, "--label": label})
-    return load_table(path, source.text, label, None, None, n_test, seed, source.encoding)
+    require_labeled(source)
+    return load_table(path, source.text, source.label or "label", None, None, n_test, seed, source.encoding)
 
 
 def _known(texts: Texts, found: TextTask, classes: Sequence[str]) -> Texts:

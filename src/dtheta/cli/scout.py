@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dtheta.cli.bases import local_place, model_name
 from dtheta.cli.console import Console, Part, Table
-from dtheta.cli.options import CommonOptions, Flag
+from dtheta.cli.options import CommonOptions, Flag, fields_of
 from dtheta.cli.places import require_outputs
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import count, duration
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 #: What is compared where nothing is named: one of each way to move, and two ranks.
 USUAL = ("LoRA(rank=2)", "LoRA(rank=16)", "PiSSA(rank=16)", "SORSA(rank=16)", "CLIPSVD", "BitFit", "Full")
 _WRITTEN = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<fields>[^()]*)\))?(?:\s+on\s+(?P<select>\S.*?))?\s*")
+_SHARED = ("text", "label", "encoding", "max_length", "pooling", "seed")  # options that 'dtheta adapt' takes as well
 _PASSES = 3  # forward and backward passes over the texts, about, that scouting takes beside the probe
 
 
@@ -63,7 +64,7 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Scout, and draw the page if asked."""
-    from dtheta.cli.labeled import Source, labeled_task
+    from dtheta.cli.labeled import Source, labeled_task, require_counts, require_labeled
 
     source = Source(options.data, options.text, options.label, options.encoding)
     entries = [written(text) for text in options.method or USUAL]
@@ -71,6 +72,8 @@ def run(options: Options, console: Console) -> int:
     if source.path is not None:
         reads["--data"] = source.path
     require_outputs({"--report": options.report}, reads)
+    require_labeled(source)
+    require_counts(options.examples, options.outputs, options.max_length)
     if options.dry_run:
         _plan(options, source.path).show(console)
         return 0
@@ -155,6 +158,10 @@ def command(scouting: Scouting, options: Options) -> str:
         parts += ["--method", row.method.name]
         parts += [part for name, value in _changed(row.method) for part in ("--set", f"{name}={value}")]
     parts += [] if row.select is None else ["--select", row.select]
+    fields = fields_of(Options)
+    for name in _SHARED:
+        if (value := getattr(options, name)) != fields[name].default:
+            parts += [fields[name].called, str(value)]
     return shlex.join([*parts, "--lr", f"{scouting.proposal.learning_rate:.1e}"])
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.adapt.attach import attach
+from dtheta.adapt.inserted.random_features import FeatureMap
 from dtheta.adapt.snnk import SNNK
 from dtheta.core.delta import Delta, total
 from dtheta.core.features import RandomFeatures
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, FormatError
 from dtheta.fit.optimizer import parameter_groups
 from dtheta.fit.settings import Settings
 
@@ -170,3 +171,9 @@ def test_no_weight_is_selected_for_it_but_a_place(tiny_bert: nn.Module) -> None:
     assert list(adapter.sites) == ["pooler.dense.bias"]
     assert adapter.settings["select"] == "*.output.dense#1"
     adapter.detach()
+
+
+@pytest.mark.parametrize("scale", ["scale1e999", "scale-1", "scale0.0"])
+def test_a_name_cannot_say_a_scale_that_the_method_refuses(scale: str) -> None:
+    with pytest.raises(FormatError, match="names no random features"):
+        FeatureMap.read(f"relu,m16,seed0,{scale}")

@@ -12,6 +12,7 @@ Shape legend: d features of h, f random features.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class FeatureMap:
                 raise ValueError
             threshold, scale = float(found["threshold"] or 0.0), float(found["scale"] or 1.0)
             projection = found["projection"] or "orthogonal"
+            if not (math.isfinite(scale) and scale > 0):  # as the method itself requires
+                raise ValueError
             return cls(found["function"], int(found["count"]), int(found["seed"]), projection, threshold, scale)
         except ValueError:
             raise FormatError(
