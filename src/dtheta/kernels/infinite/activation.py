@@ -111,7 +111,9 @@ class ARelu(Activation):
     def own(self, p: Tensor, derivative: bool) -> Dual:
         """Return the dual at an angle of 0 exactly (a right one where the variance is 0)."""
         a, b = self.negative, self.positive
-        slope = torch.where(p == 0, ((a + b) / 2) ** 2, (a * a + b * b) / 2).to(p.dtype) if derivative else None
+        slope = None
+        if derivative:  # in the dtype of p: a choice between two plain numbers would be made in float32
+            slope = torch.full_like(p, (a * a + b * b) / 2).masked_fill_(p == 0, ((a + b) / 2) ** 2)
         return p * ((a * a + b * b) / 2), slope
 
 
