@@ -111,7 +111,7 @@ def _attach_method(
     chosen = [site for site in found if site.name not in taken]
     for site in [*chosen, *full]:
         check_weight(site, finite=False)
-    grafts = method.grafts(model, seed) if select is None else method.grafts(model, seed, select)
+    grafts = method.grafts(model, seed, select)
     terms = method.terms(chosen, seed) | Full().terms(full, seed)
     settings = {key: text for key, text in (("select", pattern), ("also", also)) if text is not None}
     sites = {site.key: site for site in [*chosen, *full]}

@@ -31,13 +31,13 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.image_names import is_conditional
 from dtheta.adapt.recipe import dropout_as, traced
 from dtheta.core.delta import Delta
+from dtheta.core.modes import kept_modes
 from dtheta.data.batches import KeyedOrder
 from dtheta.data.image_batches import image_loader
 from dtheta.data.mixture import TensorItems
 from dtheta.data.shots import hold_out
 from dtheta.errors import ConfigError
 from dtheta.fit.loop import fit
-from dtheta.fit.modes import kept_modes
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback
 from dtheta.fit.settings import Settings

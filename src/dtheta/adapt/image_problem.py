@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtheta.core.logistic import logistic_regression
+from dtheta.core.modes import kept_modes
 from dtheta.core.tensors import attached_to
 from dtheta.data.images import Images
 from dtheta.data.pixels import Pixels
 from dtheta.errors import ConfigError
-from dtheta.fit.modes import kept_modes
 from dtheta.models.image_text import ImageTextClassifier
 from dtheta.score import Correct, Interval, wilson
 

@@ -247,16 +247,14 @@ class FactoredTerm(Term):
             raise UnsupportedLayer("inputs are dropped at random on the way into these factors; call .eval() first")
         left, right = self.left.detach().to(gradients), self.right.detach().to(gradients)
         core = None if self.core is None else self.core.detach().to(gradients)
-        if not inputs.is_floating_point():  # rows of L are gathered, and go through R
-            down, up = F.embedding(inputs, left), F.linear(gradients, right)
+        down, up = _through(inputs, gradients, left, right, transposed)
+        if not inputs.is_floating_point():
             d_left: Tangent = Rows(inputs, self._weighed(up, core), len(left))
             d_right: Tangent = Outer(self._weighed(down, core), gradients, transposed=True)
         elif transposed:
-            down, up = inputs @ left, F.linear(gradients, right)
             d_left = Outer(inputs, self._weighed(up, core), transposed=True)
             d_right = Outer(self._weighed(down, core), gradients, transposed=True)
         else:
-            down, up = F.linear(inputs, right), gradients @ left
             d_left = Outer(self._weighed(down, core), gradients)
             d_right = Outer(inputs, self._weighed(up, core))
         d_core = Direct(self.scale * torch.einsum("notr,ntr->nor", up, down))
@@ -270,6 +268,15 @@ class FactoredTerm(Term):
             return self.left.new_full((self.left.shape[1],), self.scale)
         # in float64, so that dividing by c gives back the very numbers, and training goes on from a file without a step
         return core if self.scale == 1.0 else core.double() * self.scale
+
+
+def _through(inputs: Tensor, gradients: Tensor, left: Tensor, right: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Return R a and L^T g, or L^T a and R g where the layer computes x W: what meets between the two factors."""
+    if not inputs.is_floating_point():  # rows of L are gathered, and go through R
+        return F.embedding(inputs, left), F.linear(gradients, right)
+    if transposed:
+        return inputs @ left, F.linear(gradients, right)
+    return F.linear(inputs, right), gradients @ left
 
 
 class SpectralTerm(Term):
@@ -316,13 +323,7 @@ class SpectralTerm(Term):
 
     def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
         """Return sum_t (U^T g) (V^T a); see ``Term.tangents``."""
-        left, right = self.left.to(gradients), self.right.to(gradients)
-        if not inputs.is_floating_point():
-            down, up = F.embedding(inputs, left), F.linear(gradients, right)
-        elif transposed:
-            down, up = inputs @ left, F.linear(gradients, right)
-        else:
-            down, up = F.linear(inputs, right), gradients @ left
+        down, up = _through(inputs, gradients, self.left.to(gradients), self.right.to(gradients), transposed)
         return self._trained({"shift": Direct(torch.einsum("notr,ntr->nor", up, down))})
 
     def _enter(self, x: Tensor) -> Tensor:

@@ -178,12 +178,16 @@ def _plan(options: Options, header: Header | None) -> Plan:
         model = outline(place)
         _require_replaceable(model, options, header)
         layers = cost.layers
-    if options.data in TASKS and not is_fetched(TASKS[options.data].package.name):
+    source = source_of(options)
+    if header is not None:
+        absent = not source.fetched(header.provenance)
+    else:
+        absent = options.data in TASKS and not is_fetched(TASKS[options.data].package.name)
+    if absent:
         notes.append("the data is not in the cache yet and would be fetched first")
     else:
         texts_of(options, header)
     tokens = (options.texts + options.texts // 4) * options.max_length
-    source = source_of(options)
     reads = {f"model {name}": cost.nbytes}
     reads |= {} if options.data is None else {options.data: size_of(source.path)}
     reads |= {} if options.judge is None else {str(options.judge): size_of(options.judge)}

@@ -25,8 +25,9 @@ from dtheta.cli.units import byte_size
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dtheta.adapt.method import Method
     from dtheta.cli.labeled import Source
-    from dtheta.score import Interval
+    from dtheta.data.text import TextTask
     from dtheta.scout.kernel_study import KernelStudy
 
 
@@ -55,7 +56,9 @@ def run(options: Options, console: Console) -> int:
     """Take the kernel, write it, and say what it tells."""
     from dtheta.cli.labeled import Source, labeled_task, require_counts, require_labeled
     from dtheta.cli.networks import require_classifier_of
+    from dtheta.cli.scout import written
     from dtheta.core.files import read_header
+    from dtheta.scout.candidates import label
 
     if options.method is not None and options.delta is not None:
         raise ConfigError("--method and --delta both say what would train; give one of them")
@@ -66,14 +69,18 @@ def run(options: Options, console: Console) -> int:
     require_outputs({"--out": options.out, "--report": options.report}, reads)
     require_labeled(source)
     require_counts(options.examples, options.outputs, options.max_length)
+    method = None
     if options.delta is not None:
         require_classifier_of(read_header(options.delta))
-    name = _named(options)
+        name = options.delta.name
+    else:
+        method = written(options.method or "LoRA")
+        name = label(*method)
     if options.dry_run:
         _plan(options, source).show(console)
         return 0
     task = labeled_task(source, options.seed)
-    study = _studied(options, task, console)
+    study = _studied(options, method, task, console)
     record: dict[str, Any] = {
         "model": model_name(options.model), "data": task.name, "trains": name, **study.figures.to_dict(),
         "settings": options.resolved(),
@@ -89,31 +96,17 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _named(options: Options) -> str:
-    """Return what would train, in words; a method that cannot be meant is refused here."""
-    from dtheta.cli.scout import written
-    from dtheta.scout.candidates import label
-
-    return options.delta.name if options.delta is not None else label(*written(options.method or "LoRA"))
-
-
-def _studied(options: Options, task: Any, console: Console) -> KernelStudy:
-    from dtheta.adapt.recipe import problem
-    from dtheta.cli.scout import written
+def _studied(
+    options: Options, method: tuple[Method, str | None] | None, task: TextTask, console: Console
+) -> KernelStudy:
+    from dtheta.cli.labeled import posed
     from dtheta.core.files import load
-    from dtheta.models.load import load_model, load_tokenizer
     from dtheta.scout.kernel_study import study_kernel
 
-    net, tokenizer = load_model(options.model), load_tokenizer(options.model)
-    posed = problem(net, tokenizer, task, options.max_length, options.pooling)
-    looked = min(options.examples, len(posed.train))
-    console.note(f"{task.name}: {len(task.classes)} classes; looking at {looked} of {len(posed.train)} training texts")
-    if options.delta is not None:
-        what, select = load(options.delta), None
-    else:
-        what, select = written(options.method or "LoRA")
+    found = posed(options, task, console)
+    what, select = (load(str(options.delta)), None) if method is None else method
     return study_kernel(
-        posed.net, posed.train, what, select, examples=options.examples, outputs=options.outputs, seed=options.seed
+        found.net, found.train, what, select, examples=options.examples, outputs=options.outputs, seed=options.seed
     )
 
 
@@ -131,10 +124,12 @@ def _saved(study: KernelStudy, classes: tuple[str, ...], out: Path) -> Path:
 
 
 def _parts(study: KernelStudy, record: dict[str, Any]) -> list[Part]:
+    from dtheta.cli.results import share
+
     found = study.figures
     rows = [
-        ("accuracy to expect", f"{_share(found.accuracy)}, each text predicted by the others"),
-        ("head alone", _share(found.head_accuracy)),
+        ("accuracy to expect", f"{share(found.accuracy)}, each text predicted by the others"),
+        ("head alone", share(found.head_accuracy)),
         ("largest learning rate", f"{found.learning_rate:.3g}, of gradient descent on the squared error"),
         ("best stopped at", f"{found.stopping_time:.3g} steps times learning rate"),
         ("effective dimension", f"{found.effective_dimension:.1f} of {found.examples}"),
@@ -147,11 +142,6 @@ def _parts(study: KernelStudy, record: dict[str, Any]) -> list[Part]:
         if key in record:
             parts.append(f"wrote {record[key]}, {byte_size(Path(record[key]).stat().st_size)}")
     return parts
-
-
-def _share(found: Interval) -> str:
-    low, estimate, high = (100 * value for value in (found.low, found.estimate, found.high))
-    return f"{estimate:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _plan(options: Options, source: Source) -> Plan:

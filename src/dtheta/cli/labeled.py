@@ -19,6 +19,8 @@ from dtheta.cli.columns import require_columns
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from dtheta.adapt.recipe import Problem
+    from dtheta.cli.console import Console
     from dtheta.core.provenance import Provenance
     from dtheta.data.text import Texts, TextTask
 
@@ -38,6 +40,11 @@ class Source:
         from dtheta.data.tasks import TASKS
 
         return None if self.data is None or self.data in TASKS else Path(self.data).expanduser()
+
+    @property
+    def classes(self) -> str:
+        """The column of the classes."""
+        return self.label or "label"
 
     def name(self, made: Provenance) -> str:
         """Return the name of the data for a delta: of a packaged task, or the stem of a file.
@@ -132,6 +139,8 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
         raise ConfigError(
             f"the delta was trained on {name!r} and tested on another file: give that file, or other texts, with --data"
         )
+    if source.path is not None:
+        require_labeled(source)
     n_train, n_test = (int(task["train"]), int(task["test"])) if own else (0, None)
     found = _load(source, name, n_test, made.seed if own and made.seed is not None else seed)
     train, test = (_known(texts, found, task["classes"]) for texts in (found.train, found.test))
@@ -169,22 +178,34 @@ def require_labeled(source: Source) -> None:
             f"there is no task {data!r} and no such file; packaged tasks: {', '.join(TASKS)}{did_you_mean(data, TASKS)}"
         )
     there = columns(path, source.encoding)
-    label = source.label or "label"
-    if source.label is None and label not in there:
+    if source.label is None and source.classes not in there:
         raise ConfigError(f"{path.name}: give the column of the classes with --label; there are: {', '.join(there)}")
-    require_columns(path, there, {"--text": source.text, "--label": label})
+    require_columns(path, there, {"--text": source.text, "--label": source.classes})
 
 
 def labeled_task(source: Source, seed: int) -> TextTask:
-    """Return the task that ``source.data`` names, or the texts of its file with a column of classes.
+    """Return the task that ``source.data`` names, or the texts of its file, that ``require_labeled`` has let pass.
 
     Raises:
-        ConfigError: If there is no such task or file, or the file has no such columns.
         FormatError: If the file is damaged.
     """
-    require_labeled(source)
     data, path = str(source.data), source.path
     return _load(source, data if path is None else path.stem, None, seed)
+
+
+def posed(options: Any, task: TextTask, console: Console) -> Problem:
+    """Return a task with a model under a head, as the options ``model``, ``max_length`` and ``pooling`` say.
+
+    How many of its texts the option ``examples`` takes is told on the console.
+    """
+    from dtheta.adapt.recipe import problem
+    from dtheta.models.load import load_model, load_tokenizer
+
+    net, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    found = problem(net, tokenizer, task, options.max_length, options.pooling)
+    looked = min(options.examples, len(found.train))
+    console.note(f"{task.name}: {len(task.classes)} classes; looking at {looked} of {len(found.train)} training texts")
+    return found
 
 
 def _load(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
@@ -194,8 +215,7 @@ def _load(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
     path = source.path
     if path is None:
         return load_task(name, None, n_test, seed)
-    require_labeled(source)
-    return load_table(path, source.text, source.label or "label", None, None, n_test, seed, source.encoding)
+    return load_table(path, source.text, source.classes, None, None, n_test, seed, source.encoding)
 
 
 def _known(texts: Texts, found: TextTask, classes: Sequence[str]) -> Texts:

@@ -22,7 +22,7 @@ from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, fields_of
 from dtheta.cli.places import require_outputs
 from dtheta.cli.plan import Plan, size_of
-from dtheta.cli.units import count, duration
+from dtheta.cli.units import count, duration, percent
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,16 +109,12 @@ def written(text: str) -> tuple[Method, str | None]:
 
 
 def _scouted(options: Options, entries: list[tuple[Method, str | None]], task: TextTask, console: Console) -> Scouting:
-    from dtheta.adapt.recipe import problem
-    from dtheta.models.load import load_model, load_tokenizer
+    from dtheta.cli.labeled import posed
     from dtheta.scout.scout import scout
 
-    net, tokenizer = load_model(options.model), load_tokenizer(options.model)
-    posed = problem(net, tokenizer, task, options.max_length, options.pooling)
-    looked = min(options.examples, len(posed.train))
-    console.note(f"{task.name}: {len(task.classes)} classes; looking at {looked} of {len(posed.train)} training texts")
+    found = posed(options, task, console)
     return scout(
-        posed.net, posed.train, entries, outputs=options.outputs, examples=options.examples, probe=options.probe,
+        found.net, found.train, entries, outputs=options.outputs, examples=options.examples, probe=options.probe,
         seed=options.seed,
     )  # fmt: skip
 
@@ -126,7 +122,7 @@ def _scouted(options: Options, entries: list[tuple[Method, str | None]], task: T
 def _parts(scouting: Scouting, record: dict[str, Any], options: Options) -> list[Part]:
     heads = ("method", "predicted accuracy>", "gain>", "loss>", "weights>", "alignment>", "rate up to>", "steps>")
     parts: list[Part] = [Table(heads, [_row(row) for row in scouting.rows])]
-    parts.append(f"head alone {_share(scouting.head.estimate)} on {scouting.examples} texts, in {_spent(scouting)}")
+    parts.append(f"head alone {percent(scouting.head.estimate)} on {scouting.examples} texts, in {_spent(scouting)}")
     parts += [f"not scouted: {one.name}: {one.reason}" for one in scouting.refused]
     parts += [f"note: {row.name}: {row.note}" for row in scouting.rows if row.note]
     parts += ["", proposed(scouting.proposal), *(check.verdict for check in scouting.checks)]
@@ -135,9 +131,10 @@ def _parts(scouting: Scouting, record: dict[str, Any], options: Options) -> list
 
 
 def _row(row: Prospect) -> tuple[str, ...]:
-    low, high = (f"{100 * bound:.1f}" for bound in (row.accuracy.low, row.accuracy.high))
+    from dtheta.cli.results import share
+
     return (
-        row.name, f"{_share(row.accuracy.estimate)} [{low}, {high}]", f"{100 * row.gain.estimate:+.1f}",
+        row.name, share(row.accuracy), f"{100 * row.gain.estimate:+.1f}",
         f"{row.loss:.4f}", count(row.parameters), f"{row.alignment:.2f}", f"{row.sign_rate:.1e}", str(row.sign_steps),
     )  # fmt: skip
 
@@ -174,10 +171,6 @@ def _changed(method: Method) -> list[tuple[str, Any]]:
 
 def _spent(scouting: Scouting) -> str:
     return f"{duration(sum(scouting.seconds.values()))} of one core"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def _plan(options: Options, path: Path | None) -> Plan:

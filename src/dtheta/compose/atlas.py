@@ -36,9 +36,9 @@ from dtheta.compose.select import Strategy, check_budget, pick, pick_randomly
 from dtheta.core.apply import bind
 from dtheta.core.arguments import listed, number
 from dtheta.core.delta import Delta, total
+from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 from dtheta.fit.checks import check_unwritten, versions
-from dtheta.fit.modes import kept_modes
 from dtheta.fit.randomness import kept_generators
 from dtheta.fit.trainable import Loss
 

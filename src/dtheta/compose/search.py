@@ -30,10 +30,10 @@ from dtheta.compose.objectives import Task, tasks
 from dtheta.compose.report import Epoch, Report
 from dtheta.core.arguments import is_number, whole
 from dtheta.core.delta import Delta
+from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError, NonFinite
 from dtheta.fit.checks import check_unwritten, versions
-from dtheta.fit.modes import kept_modes
 from dtheta.fit.randomness import kept_generators, seed_all
 from dtheta.fit.stream import as_batches
 from dtheta.fit.trainable import Loss

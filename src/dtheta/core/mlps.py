@@ -14,14 +14,14 @@ this y for numbers drawn at random. What stands around it (residual, LayerNorm, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import generator
 from dtheta.core.selection import layer_kind
 from dtheta.core.selection import select as select_sites
@@ -98,7 +98,8 @@ def find_mlps(model: nn.Module, select: str | None = None) -> list[Mlp]:
         UnsupportedLayer: If there is none, or none is selected.
         ConfigError, UnknownParameter: For a pattern that takes nothing at all.
     """
-    found = _unshared([_named(model, mlp) for mlp in _every(model)])
+    paths, canonical = {id(module): path for path, module in model.named_modules()}, canonical_names(model)
+    found = _unshared([_named(mlp, paths, canonical) for mlp in _every(model)])
     if not found:
         raise UnsupportedLayer(
             f"{type(model).__name__} has no MLP of the form W2 f(W1 x + b1) + b2, with or without a gate, whose layers "
@@ -121,18 +122,15 @@ def _some(names: set[str]) -> str:
     return ", ".join(ordered) if len(ordered) < 4 else f"{ordered[0]}, {ordered[1]}, ..., {ordered[-1]}"
 
 
-def _named(model: nn.Module, mlp: Mlp) -> Mlp:
+def _named(mlp: Mlp, paths: Mapping[int, str], canonical: Mapping[str, str]) -> Mlp:
     """Return an MLP with the names of its tensors, the weight of its first layer first."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    canonical = canonical_names(model)
     held = [
         Owner(paths[id(layer)], layer, attribute).name
         for layer in (mlp.up, *(part for part in mlp.layers if part is not mlp.up))
         for attribute in ("weight", "bias")
         if getattr(layer, attribute, None) is not None
     ]
-    names = tuple(dict.fromkeys(canonical[name] for name in held))
-    return Mlp(mlp.name, mlp.entry, mlp.passed, mlp.up, mlp.down, mlp.activation, mlp.gate, names)
+    return replace(mlp, parameters=tuple(dict.fromkeys(canonical[name] for name in held)))
 
 
 def _unshared(found: Sequence[Mlp]) -> list[Mlp]:
@@ -276,7 +274,7 @@ def _computes(mlp: Mlp) -> bool:
     if weight.is_meta:
         return True
     x = torch.randn(1, 3, mlp.inputs, generator=generator(0, "mlp/probe")).to(weight.device, weight.dtype)
-    with torch.no_grad(), _evaluating(mlp.entry):
+    with torch.no_grad(), kept_modes(mlp.entry):
         try:
             found = type(mlp.entry).forward(mlp.entry, x)  # its own: the instance's may be one of ours
             wanted = mlp(x) if not mlp.passed else mlp.neurons(x)
@@ -286,15 +284,3 @@ def _computes(mlp: Mlp) -> bool:
         return False
     bound = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2
     return bool((found - wanted).norm() <= bound * wanted.norm())
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Run a block with a module in eval mode, where no random number is drawn."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -20,11 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import item_counter
 from dtheta.fit.checks import check_attached, check_callable
 from dtheta.fit.evaluate import Evaluator, Scorer
-from dtheta.fit.modes import kept_modes
 from dtheta.fit.randomness import kept_generators
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback, Run

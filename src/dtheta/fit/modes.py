@@ -1,9 +1,6 @@
-"""Train and eval mode: for the whole model, except where training would write to the base; given back afterwards."""
+"""Train and eval mode: for the whole model, except where training would write to the base."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -22,15 +19,3 @@ def eval_mode(model: nn.Module) -> None:
     """Switch everything to evaluation."""
     if model.training:
         model.eval()
-
-
-@contextmanager
-def kept_modes(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode at first, and give every module back the mode it had before."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

@@ -65,11 +65,12 @@ def gradients_of(target: Target, placed: Sequence[Placed], weights_NO: Tensor) -
 
 
 def windowed(target: Target, flat: Tensor) -> Tensor:
-    """Return the entries of a parameter (P,) that are in the target's window."""
+    """Return the entries of a parameter, the last axis of (..., P), that are in the target's window."""
     if target.site is None or target.site.window is None:
         return flat
     window, shape = target.site.window, target.tensors[0].shape
-    return flat.view(shape[0], -1).narrow(window.axis, window.start, window.stop - window.start).flatten()
+    axis = flat.ndim - 1 + window.axis
+    return flat.unflatten(-1, (shape[0], -1)).narrow(axis, window.start, window.stop - window.start).flatten(-2)
 
 
 def _pieces(target: Target, found: Sequence[Found], examples: int) -> list[Placed]:

@@ -105,8 +105,7 @@ class Bundle(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... l"]:
         """Return the outputs, in the dtype of the weights."""
-        draws = self.projection.draws
-        a = self.features.phi(x.to(torch.promote_types(x.dtype, draws.rows.dtype)), draws).to(self.weight.dtype)
+        a = self.projection.phi(x).to(self.weight.dtype)
         if self.skips[0]:
             a = torch.cat([a, x.to(a)], -1)
         for coupling, carried in zip(self.couplings, self.skips[1:], strict=True):

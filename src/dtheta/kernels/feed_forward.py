@@ -33,11 +33,6 @@ class Affine(NamedTuple):
         """Return W x + b."""
         return F.linear(x, self.weight, self.bias)
 
-    @property
-    def parameters(self) -> int:
-        """Number of entries."""
-        return self.weight.numel() + self.bias.numel()
-
     def double(self) -> Affine:
         """Return it in float64."""
         return Affine(self.weight.double(), self.bias.double())

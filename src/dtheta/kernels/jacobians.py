@@ -125,9 +125,4 @@ def jacrev(problem: Problem, keys: Sequence[str]) -> Tangents:
 
 def _flat(target: Target, jacobians: Sequence[Tensor]) -> Direct:
     values = torch.cat([wide(j.flatten(2)) for j in jacobians], 2)
-    window = None if target.site is None or target.term is not None else target.site.window
-    if window is None:
-        return Direct(values)
-    shape = target.tensors[0].shape
-    cut = values.unflatten(2, (shape[0], -1)).narrow(2 + window.axis, window.start, window.stop - window.start)
-    return Direct(cut.flatten(2))
+    return Direct(values if target.term is not None else windowed(target, values))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.mlps import Mlp
+from dtheta.core.modes import kept_modes
 from dtheta.core.replaced_forward import standing_in
 from dtheta.errors import ConfigError, UnsupportedLayer
-from dtheta.fit.modes import kept_modes
+from dtheta.kernels.outputs import run_batch
 
 #: (model, batch) -> anything: how a batch is run.
 Run = Callable[[nn.Module, Any], Any]
@@ -22,13 +23,6 @@ Run = Callable[[nn.Module, Any], Any]
 
 class _Reached(Exception):
     """The input has come; the rest of the pass is not needed."""
-
-
-def run_batch(model: nn.Module, batch: Any) -> Any:
-    """Call a model by the names of a mapping, or with a tensor, or the items of a tuple."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
 def mlp_inputs(

@@ -15,12 +15,16 @@ from dtheta.fit.batch import rows, taken
 Function: TypeAlias = Callable[[Any, Any], Tensor]
 
 
+def run_batch(model: Any, batch: Any) -> Any:
+    """Call a model by the names of a mapping, or with a tensor, or the items of a tuple."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
 def logits(model: Any, batch: Any) -> Tensor:
     """Return the logits of a model for a batch: a mapping goes in by name, a tuple by place, anything else as it is."""
-    if isinstance(batch, Mapping):
-        output = model(**batch)
-    else:
-        output = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    output = run_batch(model, batch)
     if isinstance(output, Tensor):
         return output
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)

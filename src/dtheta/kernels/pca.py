@@ -22,7 +22,7 @@ from dtheta.core.arguments import whole
 from dtheta.core.gram import gram_pairs
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
-from dtheta.kernels.dynamics import require_semidefinite
+from dtheta.kernels.dynamics import spectrum
 from dtheta.kernels.matrices import TOLERANCE, Gram, checked_cross, checked_gram
 
 _ACCURACY = 1e-8  # relative, of sqrt(lambda): float64 reaches it by a Gram matrix down to 1e-8 of the largest
@@ -112,20 +112,16 @@ def leading_eigenpairs(gram: Gram, count: int, tolerance: float = TOLERANCE) -> 
     matrix = gram.entries
     k = matrix.shape[0]
     if k <= _WHOLE or count > k // 6:
-        values, vectors = torch.linalg.eigh(matrix)
-        values, vectors = values.flip(0), vectors.flip(1)
-        require_semidefinite(values, tolerance)
-        values, vectors = values[:count], vectors[:, :count]
-    else:
-        draw = generator(0, "kernels.pca")
-        pairs = gram_pairs(matrix, count, _ACCURACY, lambda rows: _normal(rows, matrix, draw))
-        if pairs.error > _ACCURACY:
-            raise NotConverged(
-                f"the {count} leading eigenvalues of a kernel of size {k} have error {pairs.error:.1e}, not "
-                f"{_ACCURACY:.0e}; ask for fewer components, or for all"
-            )
-        values, vectors = pairs.theta, pairs.vectors.mT
-    return values.where(values > gram.rounding, 0.0), vectors.contiguous()
+        values, vectors = spectrum(gram, tolerance)
+        return values[:count], vectors[:, :count].contiguous()
+    draw = generator(0, "kernels.pca")
+    pairs = gram_pairs(matrix, count, _ACCURACY, lambda rows: _normal(rows, matrix, draw))
+    if pairs.error > _ACCURACY:
+        raise NotConverged(
+            f"the {count} leading eigenvalues of a kernel of size {k} have error {pairs.error:.1e}, not "
+            f"{_ACCURACY:.0e}; ask for fewer components, or for all"
+        )
+    return pairs.theta.where(pairs.theta > gram.rounding, 0.0), pairs.vectors.mT.contiguous()
 
 
 def _normal(rows: int, like: Tensor, draw: torch.Generator) -> Tensor:

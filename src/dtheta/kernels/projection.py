@@ -51,6 +51,11 @@ class Projection(nn.Module):
         """The draws, in float32 or wider."""
         return Draws(self.rows, self.frequencies, self.shift)
 
+    def phi(self, x: Tensor) -> Tensor:
+        """Return the features of inputs (..., d), in the dtype of the draws where x is narrower."""
+        draws = self.draws
+        return self.features.phi(x.to(torch.promote_types(x.dtype, draws.rows.dtype)), draws)
+
     def _draw(self, dtype: torch.dtype, device: torch.device) -> None:
         exact = self.features.draws()
         kept = exact if self.with_rows else exact._replace(rows=exact.rows[:0])

@@ -168,10 +168,6 @@ class Ridge:
         explained = 2 * (weight * self._cross.mT).sum() - ((weight @ self._gram) * weight).sum()
         return max(0.0, float(self._squares.sum() - explained))
 
-    def relative_error(self, fit: RidgeFit) -> float:
-        """Return ``residual`` over that of the mean of the targets (over sum_i |y_i|^2 without an intercept)."""
-        return self.residual(fit) / max(float(self.centered()[2].sum()), _TINY)
-
     def _require_examples(self) -> None:
         if self.count == 0:
             raise ConfigError("no examples were added; add(features, targets) first")

@@ -85,13 +85,13 @@ class RidgePath:
         """Return the degrees of freedom, sum of s / (s + lambda), without the intercept's."""
         return float((self.values / self._denominator(ridge)).sum())
 
-    def generalized(self, lambdas: Tensor | None = None) -> Float[Tensor, " L"]:
+    def generalized(self) -> Float[Tensor, " L"]:
         """Return the generalized cross-validation error, a mean over examples, for each lambda.
 
         It is infinite where less than 1e-4 of the degrees of freedom are left: no digit of the residual is.
         """
         found = []
-        for ridge in (self.lambdas if lambdas is None else lambdas).tolist():
+        for ridge in self.lambdas.tolist():
             freedom = 1 - (self.effective(ridge) + self.intercept) / self.count
             usable = freedom > _LEAST_FREEDOM
             found.append(max(0.0, self._residual(ridge)) / self.count / freedom**2 if usable else torch.inf)
@@ -113,9 +113,9 @@ class RidgePath:
             found.append(squared_ratio(Y_ND - scaled_NW @ self.cross, left_N))
         return torch.stack(found)
 
-    def best(self, errors: Tensor, lambdas: Tensor | None = None) -> float:
+    def best(self, errors: Tensor) -> float:
         """Return the lambda of the least error; the largest one where no error is finite."""
-        return least(self.lambdas if lambdas is None else lambdas, errors)
+        return least(self.lambdas, errors)
 
     def _denominator(self, ridge: float) -> Tensor:
         return (self.values + ridge).clamp(min=torch.finfo(torch.float64).tiny)

@@ -119,8 +119,7 @@ class SNNKLayer(nn.Module):
 
     def phi(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... M"]:
         """Return the features of inputs, in the dtype of the projection where x is narrower."""
-        draws = self.projection.draws
-        return self.features.phi(x.to(torch.promote_types(x.dtype, draws.rows.dtype)), draws)
+        return self.projection.phi(x)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... l"]:
         """Return the outputs, in the dtype of Psi."""

@@ -11,7 +11,7 @@ What fails the second or the third has no structure here, and goes by per-exampl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ from dtheta.kernels.assemble import Placed, gradients_of, tangents_of, windowed
 from dtheta.kernels.forms import Lookup, Scaled
 from dtheta.kernels.groups import footprint
 from dtheta.kernels.layouts import Layout, find_layout
-from dtheta.kernels.outputs import probe_of
+from dtheta.kernels.outputs import probe_of, pseudo
 from dtheta.kernels.passes import Problem, Study, Use, appearances, forward, found_at
 from dtheta.kernels.subject import Target
 from dtheta.kernels.watch import Call
 
+#: Where each source is used, as (call, part), in order: what ``passes.appearances`` returns.
+Appearances: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
 _PROBES = 3
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.2}
 
@@ -46,7 +48,8 @@ def study(problem: Problem, batch: Any) -> Study:
     gradients = [_gradients(f[n] @ weights, calls) for n in range(_PROBES)]
     layouts = [find_layout([g[i] for g in gradients]) for i in range(len(calls))]
     unseen = frozenset(i for i in range(len(calls)) if not any(bool(g[i].any()) for g in gradients))
-    resolution = _Resolution(calls, layouts, unseen)
+    seen = appearances(calls)
+    resolution = _Resolution(calls, seen, layouts, unseen)
     uses: dict[str, list[Use]] = {}
     reasons: dict[str, str] = {}
     for target in problem.targets:
@@ -56,10 +59,9 @@ def study(problem: Problem, batch: Any) -> Study:
         else:
             uses[target.key] = found
     summed = [torch.stack([g[i] for g in gradients]).sum(0) for i in range(len(calls))]
-    placed, unequal = _compared(problem, f, weights, calls, uses, summed)
+    placed, unequal = _compared(problem, f, weights, calls, seen, uses, summed)
     reasons |= unequal
     uses = {key: found for key, found in uses.items() if key not in reasons}
-    seen = appearances(calls)
     blind = frozenset((source, k) for source, places in seen.items() for k, (i, _) in enumerate(places) if i in unseen)
     return Study(
         uses=uses,
@@ -69,7 +71,7 @@ def study(problem: Problem, batch: Any) -> Study:
         outputs=f.shape[1],
         footprints={key: footprint([one.tangent for one in placed[key]], _PROBES) for key in uses},
         activations=sum(g.numel() * g.element_size() for g in summed) / _PROBES,
-        pairs=_pairs(problem, calls, uses, placed),
+        pairs=_pairs(problem, calls, seen, uses, placed),
     )
 
 
@@ -83,7 +85,7 @@ def require_apart(problem: Problem, batch: Any, f: Tensor) -> None:
         found = problem.function(problem.model, taken(batch, slice(0, 1)))
     single = found.detach().reshape(1, -1)
     if problem.reduced:
-        single = single.sum(1, keepdim=True) / single.shape[1] ** 0.5
+        single = pseudo(single)
     difference = float((single - f[:1].detach()).abs().max())
     if not difference <= _TOLERANCE.get(f.dtype, 1e-3) * (1e-3 + float(f.detach().abs().max())):
         raise UnsupportedLayer(
@@ -101,8 +103,10 @@ def _gradients(value: Tensor, calls: Sequence[Call]) -> list[Tensor]:
 class _Resolution:
     """Which calls stand for a target's uses."""
 
-    def __init__(self, calls: Sequence[Call], layouts: Sequence[Layout | None], unseen: frozenset[int]) -> None:
-        self.calls, self.layouts, self.unseen = calls, layouts, unseen
+    def __init__(
+        self, calls: Sequence[Call], seen: Appearances, layouts: Sequence[Layout | None], unseen: frozenset[int]
+    ) -> None:
+        self.calls, self.seen, self.layouts, self.unseen = calls, seen, layouts, unseen
         # what was made for each example anew is used there, whatever it goes into
         self.makings = {i for i, call in enumerate(calls) if call.making and self._per_example(i)}
 
@@ -114,7 +118,7 @@ class _Resolution:
     def of(self, target: Target) -> list[Use] | str:
         """Return the uses of a target, or why they are not known."""
         found: list[Use] = []
-        for number, (i, j) in enumerate(appearances(self.calls).get(target.source, [])):
+        for number, (i, j) in enumerate(self.seen.get(target.source, [])):
             call = self.calls[i]
             covered = self.makings & set(call.parts[j].origin.chain)
             if covered or (call.making and i not in self.makings):
@@ -141,11 +145,11 @@ class _Resolution:
 
 
 def _compared(
-    problem: Problem, f: Tensor, weights: Tensor, calls: Sequence[Call], uses: Mapping[str, Sequence[Use]],
-    gradients: Sequence[Tensor],
+    problem: Problem, f: Tensor, weights: Tensor, calls: Sequence[Call], seen: Appearances,
+    uses: Mapping[str, Sequence[Use]], gradients: Sequence[Tensor],
 ) -> tuple[dict[str, list[Placed]], dict[str, str]]:  # fmt: skip
     """Return the tangents by target, and why some are not the gradients of autograd."""
-    targets, seen = [t for t in problem.targets if t.key in uses], appearances(calls)
+    targets = [t for t in problem.targets if t.key in uses]
     placed: dict[str, list[Placed]] = {}
     reasons: dict[str, str] = {}
     rounds = [dict(enumerate(gradients))]
@@ -188,10 +192,14 @@ def _unlike(
 
 
 def _pairs(
-    problem: Problem, calls: Sequence[Call], uses: Mapping[str, Sequence[Use]], placed: Mapping[str, Sequence[Placed]]
+    problem: Problem,
+    calls: Sequence[Call],
+    seen: Appearances,
+    uses: Mapping[str, Sequence[Use]],
+    placed: Mapping[str, Sequence[Placed]],
 ) -> dict[str, str]:
     """Return biases by the weight beside them; see ``Study.pairs``."""
-    seen, weights, biases = appearances(calls), dict[int, str](), dict[int, str]()
+    weights, biases = dict[int, str](), dict[int, str]()
     for target in problem.targets:
         found = uses.get(target.key, [])
         if len(found) != 1 or target.term is not None or placed[target.key][0].elements is not None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dtheta.core.modes import kept_modes
 from dtheta.core.selection import Site
 from dtheta.core.selection import select as select_sites
 from dtheta.core.selection import sites as all_sites
 from dtheta.core.tensors import shared, why_unreadable
 from dtheta.errors import ConfigError, UnsupportedLayer
-from dtheta.fit.modes import kept_modes
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, UnsupportedLayer
 from dtheta.models.class_prompts import class_prompts
 from dtheta.models.classifier import Prediction, class_names
@@ -181,15 +182,9 @@ class ImageTextClassifier(nn.Module):
 
         What changes in the text tower meanwhile is not seen: for evaluation, and for training the image tower alone.
         """
-        before, training = self._frozen_CE, self.model.training
-        modes = [(module, module.training) for module in self.model.modules()] if training else []
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                frozen_CE = self.text_features()
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        before = self._frozen_CE
+        with kept_modes(self.model), torch.no_grad():
+            frozen_CE = self.text_features()
         self._frozen_CE = frozen_CE
         try:
             yield

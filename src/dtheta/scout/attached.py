@@ -25,7 +25,7 @@ from dtheta.kernels.passes import Found, Problem, Study, uses_of
 from dtheta.kernels.study import study
 from dtheta.kernels.subject import still, targets_of
 from dtheta.scout.derivatives import Derivatives, Glance, piece_of
-from dtheta.scout.examples import Examples, chunks
+from dtheta.scout.examples import Examples
 from dtheta.scout.head import moved
 
 
@@ -34,7 +34,7 @@ def derivatives_in(adapter: Adapter, examples: Examples, glances: Sequence[Glanc
     device, known, found = next(adapter.parameters()).device, None, list[Derivatives]()
     for glance in glances:
         values: dict[tuple[str, int], list[Tensor]] = {}
-        for some in chunks(glance.index, chunk):
+        for some in glance.index.split(chunk):
             parts, known = tangents_in(adapter, glance.function, moved(examples.of(some), device), known=known)
             for key, tangent in parts.items():
                 values.setdefault(key, []).append(tangent.values())

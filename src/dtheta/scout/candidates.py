@@ -126,7 +126,7 @@ def _entry(entry: Any) -> tuple[str, Method | list[Delta], str | None]:
 def _of_method(model: nn.Module, name: str, method: Method, select: str | None, head: str, seed: int) -> Candidate:
     method.require_selectable(select)
     if method.new_vectors:
-        method.require(model)
+        method.require(model, select)
         return Candidate(name, method, select)
     pattern = selection(model, Recipe(method, select)) if isinstance(model, Classifier) else select
     pattern = pattern if pattern is not None else method.default_select

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.core.logistic import logistic_regression
+from dtheta.core.modes import kept_modes
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError
-from dtheta.fit.modes import kept_modes
 from dtheta.kernels.drift import kernel_drift, nonlinearity_index
 from dtheta.kernels.outputs import Function, logits
 from dtheta.scout.attached import tangents_in
 from dtheta.scout.derivatives import sketched
-from dtheta.scout.head import HEAD_C, Start, features_of, moved, projected
+from dtheta.scout.head import HEAD_C, features_of, moved, projected
 from dtheta.scout.scene import Scene
 from dtheta.scout.scouting import Check, Prospect
 
@@ -74,7 +74,7 @@ def _probe(adapter: Adapter, scene: Scene, name: str, weight: Tensor, steps: int
     device = scene.head.module.weight.device
     some = torch.tensor(keyed_order(len(scene.examples), scene.seed, "scout/probe")[:_EXAMPLES])
     batch = moved(scene.examples.of(some), device)
-    function = projected(scene.head, Start(weight, weight), scene.directions)
+    function = projected(scene.head, weight, scene.directions)
     trained = list(adapter.trainable().values())
     first, K_first = _outputs(adapter, batch), _kernel(adapter, function, batch, scene)
     before = [p.detach().clone() for p in trained]

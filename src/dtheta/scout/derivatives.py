@@ -28,7 +28,7 @@ from dtheta.kernels.capture import Captured, capture, tangents
 from dtheta.kernels.outputs import Function
 from dtheta.kernels.passes import Study
 from dtheta.scout.candidates import Candidate
-from dtheta.scout.examples import Examples, chunks
+from dtheta.scout.examples import Examples
 from dtheta.scout.head import moved
 
 _BUDGET = 2 << 30  # bytes of captured inputs and gradients
@@ -255,7 +255,7 @@ def _captured(
 ) -> Captured:
     """Capture some examples after others, as one; places that an example does not have get zeros."""
     device, parts = sites[0].tensor.device, list[Captured]()
-    for some in chunks(glance.index, chunk):
+    for some in glance.index.split(chunk):
         batch = moved(examples.of(some), device)
         try:
             parts.append(capture(glance.function, model, sites, batch, known=known))

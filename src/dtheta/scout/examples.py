@@ -8,7 +8,7 @@ Shape legend: N examples, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +77,6 @@ def examples_of(data: Any, count: int, classes: int | None, seed: int) -> Exampl
     _check(y, classes)
     joined = taken(_joined(inputs), torch.arange(len(y)))
     return Examples(joined, y, classes or int(y.max()) + 1, _halves(y))
-
-
-def chunks(index: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield indices, ``size`` at a time."""
-    yield from index.split(size)
 
 
 def _apart(batch: Any) -> tuple[Any, Tensor]:

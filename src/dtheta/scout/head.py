@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtheta.core.logistic import logistic_regression
+from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch, did_you_mean
-from dtheta.fit.modes import kept_modes
 from dtheta.kernels.outputs import logits
-from dtheta.scout.examples import Examples, chunks
+from dtheta.scout.examples import Examples
 
 HEAD_C = 0.1  # weaker than the best regression: a head that fits everything leaves the network little to learn
 _USUAL = ("head", "classifier", "score", "fc", "lm_head")
@@ -77,7 +77,7 @@ def features_of(model: nn.Module, head: LinearHead, examples: Examples, chunk: i
     """
     device, found = head.module.weight.device, []
     with kept_modes(model), features_seen(head) as seen:
-        for index in chunks(torch.arange(len(examples)), chunk):
+        for index in torch.arange(len(examples)).split(chunk):
             logits(model, moved(examples.of(index), device))
             found.append(_checked(seen, len(index)).double().cpu())
             seen.clear()
@@ -134,9 +134,9 @@ def directions(classes: int, count: int, seed: int) -> Tensor:
     return torch.linalg.qr(drawn).Q.mT.contiguous()
 
 
-def projected(head: LinearHead, start: Start, directions_OC: Tensor) -> Callable[[Any, Any], Tensor]:
-    """Return the function (model, batch) -> (N, O): the start's head, along directions of the logits."""
-    weight = (directions_OC @ start.weight).to(head.module.weight.device, head.module.weight.dtype)
+def projected(head: LinearHead, weight_CE: Tensor, directions_OC: Tensor) -> Callable[[Any, Any], Tensor]:
+    """Return the function (model, batch) -> (N, O): a head (C, E), along directions of the logits."""
+    weight = (directions_OC @ weight_CE).to(head.module.weight.device, head.module.weight.dtype)
 
     def function(model: Any, batch: Any) -> Tensor:
         with features_seen(head) as seen:

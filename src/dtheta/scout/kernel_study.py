@@ -28,8 +28,8 @@ from dtheta.kernels.leave_one_out import best_penalty, early_stopping_time, leav
 from dtheta.kernels.measures import alignment, definiteness, effective_dimension
 from dtheta.kernels.tangent import tangent_kernel
 from dtheta.score.interval import Interval, wilson
-from dtheta.scout.examples import Examples, examples_of
-from dtheta.scout.head import Start, directions, features_of, head_kernel, head_of, moved, projected
+from dtheta.scout.examples import examples_of
+from dtheta.scout.head import directions, features_of, head_kernel, head_of, moved, projected
 
 _TOP = 10  # eigenvalues that are reported
 
@@ -118,9 +118,9 @@ def study_kernel(
     adapter = attach(model, source, select, seed=seed) if isinstance(source, Method) else attach(model, source)
     try:
         features = features_of(adapter, last, found, 32)
-        solved = solve_head(features, _one_hot(found))
+        solved = solve_head(features, _one_hot(found.labels, found.classes))
         along = directions(found.classes, outputs, seed)
-        function = projected(last, Start(solved.weight, solved.weight), along)
+        function = projected(last, solved.weight, along)
         batch = moved(found.of(torch.arange(len(found))), last.module.weight.device)
         kernel = tangent_kernel(adapter, batch, function=function).cpu()
     finally:
@@ -131,7 +131,7 @@ def study_kernel(
 
 def figures(kernel: Tensor, own: Tensor, labels: Tensor, classes: int, outputs: int) -> KernelFigures:
     """Return the figures of a kernel (N, N) beside that of the head (N, N), for labels (N,)."""
-    one_hot = F.one_hot(labels, classes).double()
+    one_hot = _one_hot(labels, classes)
     target = one_hot - one_hot.mean(0)
     dynamics = kernel_dynamics(kernel + own, target)
     penalty, stop = best_penalty(dynamics), early_stopping_time(dynamics)
@@ -155,8 +155,8 @@ def figures(kernel: Tensor, own: Tensor, labels: Tensor, classes: int, outputs: 
     )
 
 
-def _one_hot(examples: Examples) -> Tensor:
-    return F.one_hot(examples.labels, examples.classes).double()
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    return F.one_hot(labels, classes).double()
 
 
 def _accuracy(dynamics: KernelDynamics, penalty: float, labels: Tensor) -> Interval:

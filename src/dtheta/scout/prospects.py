@@ -67,7 +67,7 @@ def _prospect(evidence: Evidence, head_correct: Tensor, errors: Tensor) -> Prosp
         method=candidate.method,
         select=candidate.select,
         parameters=evidence.derivatives[0].count,
-        accuracy=wilson(float(correct.sum()), len(correct)),
+        accuracy=interval(correct),
         gain=paired_shares(correct, head_correct),
         loss=float(errors.mean()),
         tuned_loss=float(torch.cat([r.errors for r in found]).mean()),

@@ -125,7 +125,7 @@ class Scene:
         found = []
         for index, start in zip(self.examples.halves, view.starts, strict=True):
             residual = (self._target(self.examples.labels[index]) - start.outputs) @ self.directions.mT
-            found.append(Glance(projected(self.head, start, self.directions), index, residual))
+            found.append(Glance(projected(self.head, start.weight, self.directions), index, residual))
         return found
 
     def _shared(self, candidates: list[Candidate], view: View) -> list[dict[str, Derivatives]]:

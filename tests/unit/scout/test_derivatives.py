@@ -14,7 +14,7 @@ from dtheta.scout.attached import derivatives_in
 from dtheta.scout.candidates import candidates_of
 from dtheta.scout.derivatives import Derivatives, Glance, derivatives_of, sketched
 from dtheta.scout.examples import Examples, examples_of
-from dtheta.scout.head import Start, directions, head_of, projected
+from dtheta.scout.head import directions, head_of, projected
 from tests.unit.scout.planted import Small, inputs, sentences, tiny_bert
 
 METHODS = [
@@ -59,7 +59,7 @@ def scene(net: nn.Module, data) -> tuple[Examples, Glance]:
     examples = examples_of(data, 24, None, 0)
     head = head_of(net, None)
     weight = torch.randn(examples.classes, head.module.in_features, generator=torch.Generator().manual_seed(3)).double()
-    function = projected(head, Start(weight, weight), directions(examples.classes, 2, 0))
+    function = projected(head, weight, directions(examples.classes, 2, 0))
     index = torch.arange(0, 20, 2)
     residual = torch.randn(10, min(2, examples.classes - 1), generator=torch.Generator().manual_seed(4)).double()
     return examples, Glance(function, index, residual)

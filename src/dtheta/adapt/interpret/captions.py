@@ -31,9 +31,9 @@ from torch.nn import functional as F
 
 from dtheta.adapt.interpret.layers import AttentionLayer, attention_layers
 from dtheta.core.arguments import whole
+from dtheta.core.modes import kept_modes
 from dtheta.core.tensors import attached_to
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer, did_you_mean
-from dtheta.fit.modes import kept_modes
 from dtheta.models.image_text import image_text_classifier, towers
 
 Place = tuple[str, int]  # name of an attention module and number of a head in it

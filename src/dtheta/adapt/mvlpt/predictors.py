@@ -26,8 +26,8 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.mvlpt.transfer import Transfer, aligned
 from dtheta.adapt.prompts.image_names import is_mixed
 from dtheta.core.delta import Delta
+from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
-from dtheta.fit.modes import kept_modes
 from dtheta.fit.objective import model_loss
 from dtheta.score.rank import RankCorrelation, matrix_correlation
 

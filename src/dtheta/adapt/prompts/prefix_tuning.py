@@ -22,8 +22,8 @@ from dtheta.adapt.prompts.names import prefix_name
 from dtheta.adapt.prompts.prefix import shape_of
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
+from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import generator
-from dtheta.fit.modes import kept_modes
 
 
 @dataclass(frozen=True)

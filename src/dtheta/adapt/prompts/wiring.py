@@ -22,8 +22,8 @@ from dtheta.adapt.prompts.token_wise import require_token_wise
 from dtheta.adapt.prompts.tower_wiring import TowerLink
 from dtheta.adapt.prompts.tower_wiring import connect as connect_towers
 from dtheta.adapt.term import Term
+from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
-from dtheta.fit.modes import kept_modes
 
 
 class PromptLink:

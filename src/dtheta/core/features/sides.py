@@ -59,7 +59,7 @@ class Side:
         self.shift, self.omega = self._both(draws.shift), self._both(draws.frequencies)
 
     def _both(self, table: Tensor) -> Tensor:
-        return torch.cat([table, table]) if self.features.antithetic else table
+        return torch.cat([table, table], -1) if self.features.antithetic else table
 
     def amplitude_and_phase(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return amplitude and phase (None for 0) of Lam (N, M)."""
@@ -67,7 +67,7 @@ class Side:
 
     def of_projection(self, projected: Tensor, norms: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return them from g.z (N, m) and |z|^2 (N, 1), all that they depend on."""
-        turn, projected = self.turn, self._both_columns(projected)
+        turn, projected = self.turn, self._both(projected)
         exponent = torch.addcmul(self.shift, projected, self.linear * turn.real) if turn.real else self.shift
         if turn.square_real:
             exponent = torch.addcmul(exponent, norms, self.square, value=-turn.square_real)
@@ -75,9 +75,6 @@ class Side:
         if phase is not None and turn.square_imaginary:
             phase = torch.addcmul(phase, norms, self.square, value=-turn.square_imaginary)
         return exponent.exp(), phase
-
-    def _both_columns(self, projected: Tensor) -> Tensor:
-        return torch.cat([projected, projected], dim=1) if self.features.antithetic else projected
 
 
 def input_features(side: Side, spectrum: Spectrum, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
+from dtheta.federate.quantum.encode import amplitude_qubits
 from dtheta.federate.quantum.measure import draw
 
 MOST_PARAMETERS = 2**23  # a draw of torch has at most 2^24 outcomes, and a parameter has two
@@ -84,7 +85,7 @@ class GradientState:
     @property
     def qubits(self) -> int:
         """Return the qubits of a copy."""
-        return max(1, index_qubits(len(self.direction)))
+        return amplitude_qubits(len(self.direction))
 
 
 def encode(gradient: Float[Tensor, ...]) -> GradientState:

@@ -70,6 +70,15 @@ def amplitudes(program: Complex[Tensor, "... N*N"], psi: State) -> Complex[Tenso
     return psi.to(dtype) @ program.to(dtype).unflatten(-1, (size, size)) / size**0.5
 
 
+def outcomes(program: Complex[Tensor, "... N*N"], psi: State) -> Float[Tensor, "... B N"]:
+    """Return the probability of success with every row, |y|^2.
+
+    Raises:
+        ShapeMismatch: Program and data are of different sizes.
+    """
+    return torch.view_as_real(amplitudes(program, psi)).square().sum(-1)
+
+
 def run_chip(operator: Complex[Tensor, "N N"], psi: State) -> Success:
     """Apply an operator to data states (B, N) as the chip does, exactly.
 

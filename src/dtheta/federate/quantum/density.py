@@ -41,15 +41,14 @@ def evolve(circuit: Ansatz, angles: Tensor, rho: Density, noise: Kraus | None = 
         twins = [wire + circuit.qubits for wire in wires]
         doubled = apply(apply(rho.flatten(1), gate, wires), gate.conj(), twins)
         rho = doubled.unflatten(1, rho.shape[1:])
-        for wire in wires if noise is not None else ():
-            rho = channel(rho, noise, wire)
+        if noise is not None:
+            for wire in wires:
+                rho = channel(rho, noise, wire)
     return rho
 
 
-def channel(rho: Density, kraus: Kraus | None, wire: int) -> Density:
-    """Apply a channel to one qubit; None leaves the state."""
-    if kraus is None:
-        return rho
+def channel(rho: Density, kraus: Kraus, wire: int) -> Density:
+    """Apply a channel to one qubit."""
     n = qubits_of(rho)
     both = torch.einsum("kij,klm->iljm", kraus, kraus.conj()).flatten(2).flatten(0, 1)
     return apply(rho.flatten(1), both.to(rho), (wire, wire + n)).unflatten(1, rho.shape[1:])

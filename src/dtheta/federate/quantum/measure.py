@@ -49,10 +49,9 @@ def apply_pauli(state: State, string: str) -> State:
     index = torch.arange(2**n, device=state.device)
     flipped, phase = index, torch.ones(2**n, dtype=state.dtype, device=state.device)
     for qubit, letter in enumerate(string):
-        shift = n - 1 - qubit
-        sign = 1.0 - 2.0 * ((index >> shift) & 1)
+        sign = signs(n)[qubit].to(state.device)
         if letter in "XY":
-            flipped = flipped ^ (1 << shift)
+            flipped = flipped ^ (1 << (n - 1 - qubit))
         if letter in "YZ":
             phase = phase * (sign if letter == "Z" else -1j * sign)
     return (phase[:, None] * state.mT[flipped]).mT

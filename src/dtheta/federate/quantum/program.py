@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
-from dtheta.federate.quantum.chip import Success, amplitudes, success
+from dtheta.federate.quantum.chip import Success, amplitudes, outcomes, success
 from dtheta.federate.quantum.classifier import affine
 from dtheta.federate.quantum.encode import amplitude, amplitude_qubits
 from dtheta.federate.quantum.layers import Layers
@@ -56,7 +56,7 @@ def values(
         psi: data states.
         observables: their values at every row.
     """
-    y = torch.view_as_real(amplitudes(program, psi)).square().sum(-1)
+    y = outcomes(program, psi)
     return observables.to(y) @ y.mT
 
 

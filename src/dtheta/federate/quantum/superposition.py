@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError
-from dtheta.federate.quantum.chip import amplitudes
+from dtheta.federate.quantum.chip import amplitudes, outcomes
 from dtheta.federate.quantum.layers import Layers
 from dtheta.federate.quantum.measure import draw
 from dtheta.federate.quantum.program import program_of
@@ -58,7 +58,7 @@ def branch_gradient(
     branches: Complex[Tensor, "P 2 D"], psi: State, observable: Float[Tensor, " N"]
 ) -> Float[Tensor, "P B"]:
     """Return df/dt of every angle and row: the exact expectations in the state of all branches."""
-    shown = _shown(branches, psi)
+    shown = outcomes(branches, psi)
     return len(branches) * torch.einsum("jsbr,s,r->jb", shown, _SIGNS.to(shown), observable.to(shown))
 
 
@@ -84,13 +84,8 @@ def sampled_gradient(
     Raises:
         ConfigError: ``shots`` is no whole number above 0.
     """
-    shown = _shown(branches, psi).double().movedim(2, 0)
+    shown = outcomes(branches, psi).double().movedim(2, 0)
     failed = (1 - shown.flatten(1).sum(1, keepdim=True)).clamp_min(0)
     counts = draw(torch.cat([shown.flatten(1), failed], 1), shots, generator)[:, :-1].view(shown.shape)
     total = torch.einsum("bjsr,s,r->jb", counts.double(), _SIGNS.double(), observable.double())
     return (len(branches) * total / shots).to(observable.dtype)
-
-
-def _shown(branches: Tensor, psi: State) -> Float[Tensor, "P 2 B N"]:
-    """Return the probability of every index, branch and row, for every data state."""
-    return torch.view_as_real(amplitudes(branches, psi)).square().sum(-1)

@@ -2,7 +2,8 @@
 
 kernel.py          the record: covariances of outputs and of gradients, and of each example with itself
 layer.py           Layer, serial, parallel, residual; the finite network of the same layers
-dense.py           Dense, fully_connected                places.py          Conv, AvgPool, GlobalAvgPool, Flatten
+dense.py           Dense, fully_connected                conv.py            Conv; windows.py its windows
+cosine.py          rectifiers without biases, in place   pooling.py         AvgPool, GlobalAvgPool, Flatten
 activation.py      Relu, Erf, Gelu, Sin ... Elementwise  normalization.py   LayerNorm, Dropout
 duals.py           their closed forms                    attention.py       Attention, in its closed form
 hermite.py         the dual of any other function        tiles.py           infinite_kernel, kernel_tiles
