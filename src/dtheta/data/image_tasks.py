@@ -11,7 +11,6 @@ are drawn of the two parts, and their order. There is no set of natural photos: 
 from __future__ import annotations
 
 import gzip
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,9 @@ from dtheta.data.emoji import Vendor, load_emoji
 from dtheta.data.idx import read_idx
 from dtheta.data.images import Images, ImageTask, draw, on_white, split_images
 from dtheta.data.packages import Archive
+from dtheta.data.scikit import data_file
 from dtheta.data.sources import EMOJI, FASHION_MNIST, MNIST_5K, TEXTILES, fetch
-from dtheta.errors import ConfigError, FormatError, MissingExtra, did_you_mean
+from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 _DIGITS = tuple("0123456789")
 _NUMBER = "a photo of the number: {}."
@@ -117,17 +117,9 @@ def _mnist() -> Parts:
 
 
 def _digits() -> Parts:
-    rows = _numbers(_sklearn() / "datasets/data/digits.csv.gz")
+    rows = _numbers(data_file("digits.csv.gz", "digits"))
     brightness = (rows[:, :-1].float() * (255 / _DIGITS_MAX)).round().to(torch.uint8)
     return _split(Images(brightness.reshape(-1, 8, 8), rows[:, -1].long()), "digits")
-
-
-def _sklearn() -> Path:
-    """The folder of scikit-learn, found without importing it."""
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or spec.submodule_search_locations is None:
-        raise MissingExtra("the task 'digits' comes with scikit-learn: pip install scikit-learn")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _numbers(path: Path) -> UInt8[Tensor, "rows columns"]:
