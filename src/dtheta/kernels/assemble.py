@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
+import xxhash
 from torch import Tensor
 
 from dtheta.core.selection import Window
@@ -62,6 +63,28 @@ def gradients_of(target: Target, placed: Sequence[Placed], weights_NO: Tensor) -
             total = total + values if one.elements is None else total.index_add(0, one.elements, values)
         return list(total.split([target.size] if target.term is None else [p.numel() for p in target.moving.values()]))
     return [one.tangent.accumulate(weights_NO) for one in placed]
+
+
+def pattern(placed: Sequence[Placed]) -> tuple[str, ...]:
+    """Return what two passes must have in common for their tangents to be multiplied: their forms and entries."""
+    return tuple(f"{_form(one.tangent)} of {_digest(one.elements)}" for one in placed)
+
+
+def spread(target: Target, placed: Sequence[Placed], examples: int, outputs: int) -> list[Tangent]:
+    """Return tangents as plain arrays of all entries of what moves, in which any two passes can be compared."""
+    if target.term is not None or not placed:
+        return [Direct(one.tangent.values()) for one in placed]
+    return [_scattered(placed, target.size, examples, outputs)]
+
+
+def _form(tangent: Tangent) -> str:
+    if isinstance(tangent, Summed):
+        return " + ".join(map(_form, tangent.uses))
+    return f"{type(tangent).__name__}{' transposed' if _turned(tangent) else ''}"
+
+
+def _digest(elements: Tensor | None) -> str:
+    return "all" if elements is None else xxhash.xxh3_128_hexdigest(elements.cpu().numpy().tobytes())
 
 
 def windowed(target: Target, flat: Tensor) -> Tensor:
@@ -133,7 +156,7 @@ def _led_back(target: Target, use: Found, tangent: Tangent, root: Tensor, exampl
         raise UnsupportedLayer(f"{target.key}: no way back in a batch ({str(error).splitlines()[0]})") from error
     if found is None:
         found = values.new_zeros(len(upstream), *parameter.shape)
-    flat = wide(found).view(*values.shape[:2], -1)
+    flat = wide(found).reshape(*values.shape[:2], -1)
     window = None if target.site is None else target.site.window
     return Placed(None if window is None else _numbers(parameter.numel(), parameter), Direct(flat))
 

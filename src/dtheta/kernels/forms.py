@@ -70,6 +70,10 @@ class Lookup(Form):
             g = g * (index != self.padding)[:, None, :, None]
         return Rows(index, g if self.sign == 1.0 else g * self.sign, self.count)
 
+    def kept(self) -> Sequence[Tensor]:
+        """Return the index."""
+        return (self.index,)
+
 
 @dataclass(frozen=True, eq=False)
 class Scaled(Form):

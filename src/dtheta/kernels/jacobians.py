@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from dtheta.core.tangents import Direct, Tangent
 from dtheta.errors import UnsupportedLayer
-from dtheta.fit.batch import taken
+from dtheta.fit.batch import rows, taken
 from dtheta.kernels.assemble import windowed
 from dtheta.kernels.forms import wide
 from dtheta.kernels.outputs import require_dependence
@@ -30,9 +30,9 @@ def one_by_one(problem: Problem, keys: Sequence[str]) -> Tangents:
     """Return the function that takes derivatives example by example."""
     targets = [target for target in problem.targets if target.key in set(keys)]
 
-    def tangents(batch: Any, examples: int) -> dict[str, list[Tangent]]:
-        rows = [_example(problem, targets, taken(batch, slice(n, n + 1))) for n in range(examples)]
-        return {t.key: [Direct(torch.stack([row[i] for row in rows]))] for i, t in enumerate(targets)}
+    def tangents(batch: Any, start: int, stop: int) -> dict[str, list[Tangent]]:
+        found = [_example(problem, targets, taken(batch, slice(n, n + 1))) for n in range(start, stop)]
+        return {t.key: [Direct(torch.stack([row[i] for row in found]))] for i, t in enumerate(targets)}
 
     return tangents
 
@@ -101,9 +101,10 @@ def jacrev(problem: Problem, keys: Sequence[str]) -> Tangents:
     moving = {name: p.detach() for name, p in called.moving.items()}
     names = {id(p): name for name, p in called.moving.items()}
 
-    def tangents(batch: Any, examples: int) -> dict[str, list[Tangent]]:
-        leaves, spec = pytree.tree_flatten(batch)
-        moves = [isinstance(t, Tensor) and t.ndim > 0 and len(t) == examples for t in leaves]
+    def tangents(batch: Any, start: int, stop: int) -> dict[str, list[Tangent]]:
+        whole, _ = pytree.tree_flatten(taken(batch, slice(None)))
+        moves = [isinstance(t, Tensor) and t.ndim > 0 and len(t) == rows(batch) for t in whole]
+        leaves, spec = pytree.tree_flatten(taken(batch, slice(start, stop)))
 
         def function(parameters: Mapping[str, Tensor], varied: tuple[Tensor, ...]) -> Tensor:
             left = iter(varied)
@@ -124,5 +125,5 @@ def jacrev(problem: Problem, keys: Sequence[str]) -> Tangents:
 
 
 def _flat(target: Target, jacobians: Sequence[Tensor]) -> Direct:
-    values = torch.cat([wide(j.flatten(2)) for j in jacobians], 2)
+    values = torch.cat([wide(j.detach().reshape(*j.shape[:2], -1)) for j in jacobians], 2)
     return Direct(values if target.term is not None else windowed(target, values))

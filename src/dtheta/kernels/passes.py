@@ -86,6 +86,7 @@ class Study:
         outputs: O.
         footprints: By target, what its tangents take.
         activations: Bytes of the watched results, for one example.
+        patterns: By target, which entries its tangents are of; see ``assemble.pattern``.
         pairs: Biases by their weight, where the two are used once, in one call at one place an example.
     """
 
@@ -96,6 +97,7 @@ class Study:
     outputs: int
     footprints: Mapping[str, Footprint]
     activations: float
+    patterns: Mapping[str, tuple[str, ...]]
     pairs: Mapping[str, str]
 
     def only(self, keys: Iterable[str]) -> Study:

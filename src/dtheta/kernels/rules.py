@@ -44,8 +44,10 @@ def form_of(func: Any, args: Args, kwargs: Mapping[str, Any], result: Any, watch
     except TypeError:
         return None
     roles = [role for role, value in bound.items() if value is watched]
-    if len(roles) != 1:  # a tensor that meets itself
+    if len(roles) != 1 or watched is result:  # a tensor that meets itself, or is written over
         return None
+    if result._is_view() and any(value is result for value in bound.values()):
+        return None  # a write through a view: what follows may read the whole, and not the view
     values = {name: p.default for name, p in signature.parameters.items()} | bound
     return make(values, result, roles[0])
 
@@ -112,6 +114,8 @@ def _by_channel(x: Tensor) -> tuple[int, ...]:
 
 def _mul(v: dict[str, Any], result: Tensor, role: str) -> Form | None:
     factor = v["other" if role == "input" else "input"]
+    if factor is result:  # in place: what the parameter multiplied is written over
+        return None
     factor = factor.detach() if isinstance(factor, Tensor) else torch.tensor(factor, device=result.device)
     return Scaled(tuple(v[role].shape), factor)
 

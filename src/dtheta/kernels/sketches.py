@@ -21,8 +21,9 @@ from torch import Tensor
 from dtheta.core.seeds import generator
 from dtheta.core.tangent_grams import contract
 from dtheta.core.tangents import Outputs, Rows, Summed, Tangent, ranges
+from dtheta.fit.batch import rows
 from dtheta.kernels.groups import Portion
-from dtheta.kernels.sweeps import Tangents, chunks
+from dtheta.kernels.sweeps import Tangents, spans
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def sketched(
 def _side(take: Tangents, batch: Any, chunk: int, keys: Sequence[str], sketch: Sketch) -> Tensor:
     """Return the sketches (N, O, k) of all examples, by the targets of one group."""
     made: list[Tensor] = []
-    for _, examples, part in chunks(batch, chunk):
-        tangents = take(part, examples)
+    for start, stop in spans(rows(batch), chunk):
+        tangents = take(batch, start, stop)
         total = [sketch.of(t, f"{key} {i}") for key in keys for i, t in enumerate(tangents[key])]
         made.append(torch.stack(total).sum(0))
     return torch.cat(made)

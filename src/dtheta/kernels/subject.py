@@ -122,6 +122,11 @@ def _of_adapter(adapter: Any) -> Iterator[Target]:
 
 
 def _require_plain(target: Target) -> None:
+    if target.term is None and len(target.tensors) > 1:
+        raise UnsupportedLayer(
+            f"{target.key}: {len(target.tensors)} parameters on the same memory, whose gradients autograd keeps apart; "
+            "tie them as one object, such as model.head.weight = model.table.weight"
+        )
     for tensor in (*target.tensors, *target.moving.values()):
         if why := why_unreadable(tensor):
             raise UnsupportedLayer(f"{target.key}: no derivatives by this parameter: {why}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ from dtheta.kernels.outputs import Function, batch_size, logits
 from dtheta.kernels.passes import Footprint, Problem, Study
 from dtheta.kernels.sketches import Sketch, sketched
 from dtheta.kernels.study import study
-from dtheta.kernels.subject import still, targets_of
+from dtheta.kernels.subject import Target, still, targets_of
 from dtheta.kernels.sweeps import Tangents, structured, sweep
 
 _METHODS = ("auto", "structured", "jacobian", "sketch")
@@ -104,8 +105,10 @@ def tangent_kernel(
             left = sweep(of[0], x, step, group)
             right = None if x2 is None else sweep(of[-1], x2, step, group)
             for i, tangents in enumerate(left):
-                for j, tangent in enumerate(tangents):
-                    K += tangent.gram(None if right is None else right[i][j], kept)
+                # one side may be empty: what it does not use at all has no product with the other
+                others = repeat(None, len(tangents)) if right is None else right[i]
+                for tangent, other in zip(tangents, others, strict=False):
+                    K += tangent.gram(other, kept)
     return K
 
 
@@ -114,19 +117,32 @@ def _work(
 ) -> Iterator[tuple[list[Tangents], list[Portion]]]:
     """Yield, group by group, the functions that take its tangents, one a side, and what is in it."""
     plain = _unstructured(problem, plans, method)
-    shapes = {key: one for key, one in plans[0].footprints.items() if key not in plain}
+    loose = _loose(plans)
+    shapes = {
+        t.key: _flat(t) if t.key in loose else plans[0].footprints[t.key] for t in problem.targets if t.key not in plain
+    }
     pairs = dict(plans[0].pairs.items() & plans[-1].pairs.items())
     if shapes:
         for group in grouped(shapes, examples, plans[0].outputs, memory):
             keys = dict.fromkeys(portion.key for portion in group)
-            yield [structured(problem, plan.only(keys), pairs) for plan in plans], group
+            yield [structured(problem, plan.only(keys), pairs, loose) for plan in plans], group
     if plain:
         take = jacrev if method == "jacobian" else one_by_one
-        flat = {
-            t.key: Footprint({}, t.size * _itemsize(t.tensors[0]), t.size) for t in problem.targets if t.key in plain
-        }
+        flat = {t.key: _flat(t) for t in problem.targets if t.key in plain}
         for group in grouped(flat, examples, plans[0].outputs, memory):
             yield [take(problem, list(dict.fromkeys(p.key for p in group)))] * len(plans), group
+
+
+def _loose(plans: list[Study]) -> set[str]:
+    """Return the targets of which the two sides use other entries, or the same in other forms."""
+    first, last = plans[0].patterns, plans[-1].patterns
+    return {key for key in first.keys() & last.keys() if first[key] != last[key]}
+
+
+def _flat(target: Target) -> Footprint:
+    """Return the memory of a target's derivatives as plain arrays."""
+    sizes = [target.size] if target.term is None else [p.numel() for p in target.moving.values()]
+    return Footprint({}, target.size * max(4, target.tensors[0].element_size()), min(sizes))
 
 
 def _unstructured(problem: Problem, plans: list[Study], method: str) -> dict[str, str]:
@@ -150,10 +166,6 @@ def _unstructured(problem: Problem, plans: list[Study], method: str) -> dict[str
             stacklevel=4,
         )
     return reasons
-
-
-def _itemsize(tensor: Tensor) -> int:
-    return max(4, tensor.element_size())
 
 
 def _shape(n: int, n2: int, outputs: int, kept: Outputs) -> tuple[int, ...]:

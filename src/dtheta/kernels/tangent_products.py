@@ -13,6 +13,7 @@ Shape legend: N examples, O outputs, P entries of what moves; n = N O, or N for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 from dtheta.core.arguments import number, whole
 from dtheta.core.krylov import KrylovBasis, leading_pairs
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
+from dtheta.errors import ConfigError, NotConverged, ShapeMismatch, UnsupportedLayer
 from dtheta.fit.batch import rows
+from dtheta.kernels.assemble import windowed
 from dtheta.kernels.jacobians import Called, differentiable
-from dtheta.kernels.outputs import Function, batch_size, logits, require_dependence
+from dtheta.kernels.outputs import Function, batch_size, logits, probe_of, require_dependence
 from dtheta.kernels.passes import Problem
 from dtheta.kernels.study import require_apart
-from dtheta.kernels.subject import still, targets_of
+from dtheta.kernels.subject import Target, still, targets_of
 from dtheta.kernels.sweeps import chunks
 
 
@@ -47,18 +49,16 @@ class TangentOperator:
     def __init__(self, problem: Problem, batch: Any, mean: bool, chunk: int) -> None:
         self._problem, self._batch, self._mean, self._chunk = problem, batch, mean, chunk
         self._called = Called(problem, problem.targets)
+        self._inside = _windows(problem.targets, self._called.moving)
         self.examples = rows(batch)
         self.products = 0
         with still(problem.model, list(problem.targets)):
-            f = problem.outputs(*self._first())
+            probe = probe_of(batch)
+            require_apart(problem, batch)
+            f = problem.outputs(probe, rows(probe))
             require_dependence(f)
-            require_apart(problem, batch, f)
         self.outputs = f.shape[1]
         self.size = self.examples * (1 if mean else self.outputs)
-
-    def _first(self) -> tuple[Any, int]:
-        _, examples, part = next(chunks(self._batch, self._chunk))
-        return part, examples
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Return K v (n,), or K V (n, k), in float64.
@@ -96,7 +96,11 @@ class TangentOperator:
                 for into, gradient in zip(total.values(), found, strict=True):
                     if gradient is not None:
                         into += gradient
-        return total
+        return self._within(total)
+
+    def _within(self, direction: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a direction without the entries of parameters that lie outside of the slices that move."""
+        return {name: d * self._inside[name] if name in self._inside else d for name, d in direction.items()}
 
     def forward(self, direction: dict[str, Tensor]) -> Tensor:
         """Return J d (N, O), float64: how outputs move when the parameters move along a direction.
@@ -105,15 +109,11 @@ class TangentOperator:
         differentiation has rules of its own (a table's padding row does not train, but its entries count).
         """
         self.products += 1
-        moving, found = self._called.moving, []
+        moving, within, found = list(self._called.moving.values()), list(self._within(direction).values()), []
         with still(self._problem.model, list(self._problem.targets)), differentiable():
             for _, examples, part in chunks(self._batch, self._chunk):
                 f = self._problem.outputs(part, examples)
-                w = torch.zeros_like(f, requires_grad=True)
-                gradients = torch.autograd.grad(f, list(moving.values()), w, create_graph=True, allow_unused=True)
-                pairs = zip(gradients, direction.values(), strict=True)
-                along = sum((g * d).sum() for g, d in pairs if g is not None)
-                found.append(torch.autograd.grad(along, w)[0].double())  # type: ignore[arg-type]
+                found.append(_along(f, moving, within))
         return torch.cat(found)
 
     def trace(self, samples: int = 16, seed: int = 0) -> tuple[float, float]:
@@ -194,6 +194,41 @@ class TangentOperator:
             f"after {most} products the residual is {float(square) ** 0.5 / max(float(y.norm()), 1e-300):.1g} of y; "
             f"expected {tolerance:.1g}: raise ridge= or most="
         )
+
+
+def _windows(targets: Sequence[Target], moving: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return, by name, which entries of a parameter move, where those are slices of it."""
+    names = {id(p): name for name, p in moving.items()}
+    found: dict[str, Tensor] = {}
+    for target in targets:
+        if target.term is None and target.site is not None and target.site.window is not None:
+            (parameter,) = target.moving.values()
+            inside = found.setdefault(
+                names[id(parameter)], torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+            )
+            inside.view(-1)[windowed(target, torch.arange(parameter.numel(), device=parameter.device))] = True
+    return found
+
+
+def _along(f: Tensor, moving: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
+    """Return J d (N, O) as the derivative by w of (J^T w) . d.
+
+    Raises:
+        UnsupportedLayer: If the outputs cannot be differentiated twice.
+    """
+    w = torch.zeros_like(f, requires_grad=True)
+    try:
+        gradients = torch.autograd.grad(f, moving, w, create_graph=True, allow_unused=True)
+        products = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
+        found = torch.autograd.grad(torch.stack(products).sum(), w)[0] if products else torch.zeros_like(f)
+        return found.detach().double()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise UnsupportedLayer(
+            f"torch cannot differentiate this model twice ({str(error).splitlines()[0]}), which products with the "
+            "kernel need; form the kernel, which does not: dt.tangent_kernel"
+        ) from error
 
 
 def tangent_operator(

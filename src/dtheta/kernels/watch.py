@@ -1,11 +1,12 @@
 """Watch: every call of torch in which a parameter takes part, during one forward pass.
 
 A parameter's uses are found where they happen, by a torch function mode, and not by the type of its module: tied and
-shared layers, attention projections, slices of fused weights and bare parameters are all seen. Two kinds of calls
-count:
+shared layers, attention projections, slices of fused weights and bare parameters are all seen. Three kinds of
+calls count:
 
     a use      the parameter meets the batch: y = x W^T. What the gradient of y makes of it is a ``Form``
     a making   parameters and constants alone: W[:k], W + D, table[positions], token.expand(N, ...)
+    a write    over something made, or of a parameter into something, in place: no rule follows where that goes
 
 Of what is made, ``Origin`` keeps which entries of the parameter it holds; its own uses are then the parameter's. What
 is no selection of entries is a root of its own, from which autograd leads back to the parameter. Custom autograd
@@ -15,7 +16,7 @@ functions are not seen by a mode; ``study`` compares with autograd to know.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,25 +113,44 @@ class Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return _opened(func)(*args, **kwargs)
-        result = func(*args, **kwargs)
         given = list(_tensors((args, kwargs)))
+        before = [_version(t) for t in given]
+        result = func(*args, **kwargs)
+        written = [t for t, version in zip(given, before, strict=True) if _version(t) != version]
         constant = all(id(t) in self._constant for t in given)
         results = list(_tensors(result))
         watched = {id(t): t for t in given if id(t) in self._origins}
-        if not constant:
-            self._forget_written(func, args)
-        if watched and any(t.requires_grad for t in results):
+        lost = self._sharing(written) if written else []
+        if lost or (watched and written and (constant or not results)):
+            parts = (watched | {id(t): t for t in lost}).values()
+            self._record_written(func, parts, [*results, *written, *lost])
+        elif watched and any(t.requires_grad for t in results):
             self._record(func, args, kwargs, result, list(watched.values()), constant)
         if constant:
             self._constant |= {id(t): t for t in results}
+        elif written:
+            self._forget(written)
         return result
 
-    def _forget_written(self, func: Any, args: Any) -> None:
+    def _sharing(self, written: Sequence[Tensor]) -> list[Tensor]:
+        """Return the tensors of known origin on memory that was written to: they are no longer what they were."""
+        places = {_memory(t) for t in written}
+        return [self._constant[i] for i in self._origins if _memory(self._constant[i]) in places]
+
+    def _record_written(self, func: Any, watched: Iterable[Tensor], outs: Sequence[Tensor]) -> None:
+        """Record a write over something made of a parameter, or of it into something else: no rule follows either."""
+        parts = tuple(Part(self._origins[id(t)], None) for t in watched)
+        out = next((t for t in outs if t.requires_grad), None)
+        if out is not None:
+            self._append(name_of(func), parts, out, making=False)
+        for tensor in outs:
+            self._origins.pop(id(tensor), None)
+
+    def _forget(self, written: Sequence[Tensor]) -> None:
         """A constant that something of the batch is written into is none any more."""
-        name = getattr(func, "__name__", "")
-        if (name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))) and isinstance(args[0], Tensor):
-            self._constant.pop(id(args[0]), None)
-            self._origins.pop(id(args[0]), None)
+        places = {_memory(t) for t in written}
+        for i in [i for i, t in self._constant.items() if _memory(t) in places]:
+            del self._constant[i]
 
     def _record(self, func: Any, args: Any, kwargs: Any, result: Any, watched: list[Tensor], making: bool) -> None:
         name = _GETTERS.get(func, name_of(func))
@@ -171,7 +191,7 @@ class Watch(TorchFunctionMode):
         tensor, origin = watched[0], origins[0]
         if len(watched) > 1:
             return new
-        if name in _SAME or (name == "add" and self._moves(tensor, args, results[0])):
+        if name in _SAME or self._moves(func, args, kwargs, results[0], tensor):
             return [origin] * len(results)
         if origin.rows is not None:
             return new
@@ -184,13 +204,16 @@ class Watch(TorchFunctionMode):
             if numbers is None:
                 numbers = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
             picked = func(*_swapped(args, tensor, numbers), **_swapped(kwargs, tensor, numbers))
-            return [replace(origin, elements=e) for e in _tensors(picked)]
+            elements = list(_tensors(picked))
+            if all(e.dtype == torch.int64 and e.shape == r.shape for e, r in zip(elements, results, strict=True)):
+                return [replace(origin, elements=e) for e in elements]
         return new
 
     @staticmethod
-    def _moves(tensor: Tensor, args: Any, result: Tensor) -> bool:
+    def _moves(func: Any, args: Any, kwargs: Any, result: Tensor, tensor: Tensor) -> bool:
         """Tell whether a sum has the tensor's own entries, moved by constants."""
-        return result.shape == tensor.shape and (args[0] is tensor or (len(args) == 2 and args[1] is tensor))
+        form = form_of(func, args, kwargs, result, tensor) if name_of(func) in ("add", "sub") else None
+        return isinstance(form, Scaled) and (form.shape, form.sign) == (tuple(result.shape), 1.0)
 
 
 def _gathered(origin: Origin, form: Form | None, result: Tensor) -> Form | None:
@@ -201,6 +224,16 @@ def _gathered(origin: Origin, form: Form | None, result: Tensor) -> Form | None:
     if form.shape[-1] != result.shape[-1] or rows.ndim >= result.ndim:
         return None
     return Lookup(rows.expand(result.shape[:-1]), origin.count, sign=form.sign)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return what is the same for a tensor and its views."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 def _tensors(thing: Any) -> Iterator[Tensor]:

@@ -68,7 +68,7 @@ def tangents_in(
         known = known or study(problem, batch)
         held, width = _uses(problem, batch, count, known)
         loose = [t.key for t in targets if t.key not in held]
-        alone = one_by_one(problem, loose)(batch, count) if loose else {}
+        alone = one_by_one(problem, loose)(batch, 0, count) if loose else {}
         for target in targets:
             structured = target.key in held
             parts = tangents_of(target, held[target.key], count, width) if structured else []

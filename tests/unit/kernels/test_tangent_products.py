@@ -35,6 +35,32 @@ def test_an_adapter_on_a_text_model() -> None:
     assert torch.allclose(operator @ v, K @ v, atol=1e-9 * float(K.abs().max()))
 
 
+@pytest.mark.parametrize("select", ["*.in_proj_weight:qv", "*.in_proj_weight:k|linear1.weight"])
+def test_slices_of_a_parameter_move_alone(select: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).double().eval()
+    x, pooled = drawn(N, 5, 8), lambda m, b: m(b).mean(1)[:, :1]
+    K = tangent_kernel(model, x, select=select, function=pooled)
+    operator = tangent_operator(model, x, "mean", select=select, function=pooled)
+    assert torch.allclose(operator @ torch.eye(N, dtype=torch.float64), K, atol=1e-12 * float(K.max()))
+    estimate, deviation = operator.trace(samples=64)
+    assert abs(estimate - float(K.trace())) < 4 * deviation
+
+
+def test_what_moves_may_have_no_part_in_the_outputs() -> None:
+    adapter = dt.attach(bert(layers=1), dt.PiSSA(rank=2)).double()
+    with adapter.disabled():
+        operator = tangent_operator(adapter, texts())
+        assert float((operator @ torch.ones(operator.size, dtype=torch.float64)).abs().max()) == 0.0
+
+
+def test_a_layer_without_a_second_derivative_is_named() -> None:
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(9, 3), torch.nn.Linear(3, 2))
+    operator = tangent_operator(model, torch.randint(9, (N, 4)))
+    with pytest.raises(UnsupportedLayer, match=r"twice .*embedding_bag.*dt.tangent_kernel"):
+        operator @ torch.ones(operator.size)
+
+
 def test_the_trace_is_unbiased() -> None:
     model, x = made(mlp)
     K, operator = matrix(model, x, "full"), tangent_operator(model, x)
