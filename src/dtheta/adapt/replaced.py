@@ -16,7 +16,7 @@ from dtheta.adapt.prompts.sources import restored as restored_vectors
 from dtheta.adapt.term import Term
 from dtheta.core.change import Change, New
 from dtheta.core.mlps import Mlp, find_mlps
-from dtheta.core.replaced import ONE, Shape, Surrogate, replaced_part, whole
+from dtheta.core.replaced import SEAL, Shape, Surrogate, replaced_part, whole
 from dtheta.core.replaced_forward import put_on, take_off
 from dtheta.errors import ConfigError, UnknownParameter, did_you_mean
 
@@ -42,7 +42,7 @@ class Constant(Term):
 def restored(name: str, change: Change) -> Term:
     """Return the term of one tensor of a replaced MLP, which trains on from where it is."""
     part = replaced_part(name)
-    return Constant(change.dense().clone()) if part and part[1] == ONE else restored_vectors(change)
+    return Constant(change.dense().clone()) if part and part[1] == SEAL else restored_vectors(change)
 
 
 class Replaced:
@@ -133,10 +133,10 @@ def _place(
     link: ReplacedLink, mlp: Mlp, parts: Mapping[str, str], terms: Mapping[str, Term], weight: Callable[[], float]
 ) -> None:
     surrogate = Surrogate(mlp, {part: _shape(terms[name]) for part, name in parts.items()})
-    whole(parts[ONE], terms[parts[ONE]].matrix())
+    whole(parts[SEAL], terms[parts[SEAL]].matrix())
     for name in parts.values():
         terms[name].to(mlp.up.weight.device)  # type: ignore[arg-type]
-    source = Replaced(surrogate, terms, {part: name for part, name in parts.items() if part != ONE}, weight)
+    source = Replaced(surrogate, terms, {part: name for part, name in parts.items() if part != SEAL}, weight)
     source.active()
     put_on(mlp, source)
     link.placed.append((mlp, source))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,7 +202,8 @@ def _runs(path: str, sequential: nn.Sequential, places: Counter[int]) -> Iterato
         (name, up), *between, (_, down) = run
         activation = next(module for _, module in between if not isinstance(module, nn.modules.dropout._DropoutNd))
         passed = tuple(module for _, module in run[1:])
-        yield Mlp(f"{path}.{name}".removeprefix("."), up, passed, up, down, activation, None)
+        function = copy(activation)  # what stands in for the run makes the module itself pass its input on
+        yield Mlp(f"{path}.{name}".removeprefix("."), up, passed, up, down, function, None)
         start += len(run)
 
 

@@ -6,15 +6,17 @@
 
 f is the MLP's own activation. up, gate and down are linear maps with a bias, each one matrix or a product of two.
 
-    MLP.replaced.one                                           (1,)  1
+    MLP.replaced.seal                                          (64,)  signs, 1 or -1, the first of them 1
     MLP.replaced.up.weight, up.bias; gate. and down. likewise  (m, d), (m,); (D, m), (D,) of down
     MLP.replaced.up.0.weight, up.1.weight, up.1.bias; ...      (r, d), (m, r), (m,): a product, the narrow one first
     MLP.replaced.skip.weight                                   (D, d), where there is a linear path
     MLP.replaced.random.FEATURES.psi, .bias                    (D, w), (D,)
 
 MLP is the name that ``find_mlps`` gives it. A sum or a multiple of deltas adds or scales these tensors like all others,
-and the function of summed tensors is not the sum of the functions; ``one`` is then no longer 1, and such a delta is
-refused where it is attached.
+and the function of summed tensors is not the sum of the functions. The seal tells: its signs are drawn by the content
+of the fit, and of the sums w_1 s_1 + w_2 s_2 + ... of different seals only those with one weight 1 and the others 0 are
+signs that begin with 1. All others are refused where they are attached, an average too. Further training leaves the
+seal, so that an average of trainings of one fit is no sum of different functions, and is taken.
 
 Shape legend: d inputs, m neurons, r rank, w random features, D outputs of the MLP.
 """
@@ -30,14 +32,17 @@ from torch.nn import functional as F
 
 from dtheta.core.features import Draws, RandomFeatures
 from dtheta.core.features.code import features_from
+from dtheta.core.fingerprint import merkle_root, tensor_digests
 from dtheta.core.mlps import Mlp
+from dtheta.core.seeds import generator
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
 Shape = tuple[int, ...]
 
-ONE = "one"
+SEAL = "seal"
+_SIGNS = 64
 _PART = (
-    r"one|(?:up|gate|down)(?:\.weight|\.bias|\.0\.weight|\.1\.weight|\.1\.bias)|skip\.weight|random\..+\.(?:psi|bias)"
+    r"seal|(?:up|gate|down)(?:\.weight|\.bias|\.0\.weight|\.1\.weight|\.1\.bias)|skip\.weight|random\..+\.(?:psi|bias)"
 )
 _NAME = re.compile(rf"(?:(?P<mlp>.+)\.)?replaced\.(?P<part>{_PART})")
 
@@ -90,7 +95,7 @@ class Surrogate:
 
     def _shapes(self, mlp: Mlp, found: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the shapes that the parts must have; widths are read off those that there are."""
-        expected: dict[str, Shape] = {ONE: (1,)}
+        expected: dict[str, Shape] = {SEAL: (_SIGNS,)}
         if "skip.weight" in found:
             expected["skip.weight"] = (mlp.outputs, mlp.inputs)
         if self.random:
@@ -144,14 +149,22 @@ def _map(name: str, x: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
     return F.linear(F.linear(x, parts[f"{name}.0.weight"]), parts[f"{name}.1.weight"], parts[f"{name}.1.bias"])
 
 
-def whole(name: str, one: Tensor) -> None:
-    """Raise unless a delta holds a replaced MLP as it was made.
+def seal_of(parts: Mapping[str, Tensor]) -> Tensor:
+    """Return the seal of a fit, (64,) float32: signs drawn by the names and the content of its tensors."""
+    draw = generator(0, f"replaced/seal/{merkle_root(tensor_digests(parts))}")
+    seal = 2.0 * torch.randint(0, 2, (_SIGNS,), generator=draw) - 1
+    seal[0] = 1.0
+    return seal
+
+
+def whole(name: str, seal: Tensor) -> None:
+    """Raise unless a delta holds a replaced MLP as it was made, or trained on.
 
     Raises:
         UnsupportedLayer: If it is a sum or a multiple.
     """
-    if one.numel() != 1 or float(one) != 1.0:
+    if seal.shape != (_SIGNS,) or float(seal[0]) != 1.0 or not bool((seal.abs() == 1).all()):
         raise UnsupportedLayer(
-            f"{name} is {one.flatten()[:1].tolist()} where 1 is expected: this delta is a sum or a multiple of "
-            "replaced MLPs, whose functions do not add up or scale as their tensors do. Attach deltas as they were made"
+            f"{name} is no seal as a fit has it: this delta is a sum, an average or a multiple of replaced MLPs, whose "
+            "functions do not add up or scale as their tensors do. Attach deltas as they were made"
         )

@@ -41,8 +41,8 @@ Average = Literal["entries", "examples", "none"]
 class KernelDynamics:
     """A kernel in its eigenbasis, and what it is trained on; `kernel_dynamics` makes one.
 
-    ``values`` (k,) float64 descend, ``vectors`` (k, k) have them as columns; eigenvalues that are rounding are exactly
-    0. ``target`` and ``start`` (n, o) are y and f_X(0), ``average`` says what the loss is divided by.
+    ``values`` (k,) float64 descend, ``vectors`` (k, k) have them as columns; eigenvalues of ``rounding`` or less are
+    exactly 0. ``target`` and ``start`` (n, o) are y and f_X(0), ``average`` says what the loss is divided by.
     """
 
     values: Tensor
@@ -50,6 +50,7 @@ class KernelDynamics:
     target: Tensor
     start: Tensor
     average: Average
+    rounding: float
 
     @property
     def examples(self) -> int:
@@ -121,6 +122,8 @@ class KernelDynamics:
 class KernelPredictor:
     """A trained model in function space: ``weights`` alpha (n, o) and its ``outputs`` (n, o) on the training points.
 
+    alpha has no part along null vectors of the kernel, where it would do nothing.
+
     ``target``, ``average`` and ``block`` are those of the `KernelDynamics` that it comes from.
     """
 
@@ -186,7 +189,7 @@ def kernel_dynamics(
     if start is not None:
         first = checked_targets(start, gram.examples, "start", target.shape[1]).to(target.device)
     values, vectors = spectrum(gram, tolerance)
-    return KernelDynamics(values, vectors, target, first, average)
+    return KernelDynamics(values, vectors, target, first, average, gram.rounding)
 
 
 def spectrum(gram: Gram, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@
     gradient descent, s steps of h      residual = (1 - h lambda / D)^s      gain = sum_{j<s} (1 - h lambda / D)^j h / D
     ridge with penalty p                residual = p / (lambda + p)          gain = 1 / (lambda + p)
 
-The loss is |f - y|^2 / (2 D). All are computed without cancellation however small lambda is, down to 0, where the flow
-and descent have gain 0: the limit, t / D, would multiply what K_xX does there, which is rounding. Heavy-ball momentum
+The loss is |f - y|^2 / (2 D). All are computed without cancellation however small lambda is, down to 0, where all
+have gain 0: the limits, t / D and 1 / p, would multiply what K_xX does there, which is rounding. Heavy-ball momentum
 is that of torch.optim.SGD (v = momentum v + g, theta = theta - h v).
 
 Sources: Jacot, Gabriel and Hongler 2018 (arXiv 1806.07572), section 5, for the flow, with D = N; Lee et al. 2019
@@ -89,9 +89,7 @@ class Ridge:
 
     def gain(self, values: Tensor) -> Tensor:
         """(k,) -> (k,)."""
-        if self.penalty == 0:
-            return _inverse(values)
-        return 1 / (values + self.penalty)
+        return (1 / (values + self.penalty)).where(values > 0, 0.0)
 
     def residual(self, values: Tensor) -> Tensor:
         """(k,) -> (k,)."""

@@ -28,7 +28,7 @@ from dtheta.errors import ConfigError, did_you_mean
 from dtheta.kernels.feed_forward import FeedForward
 from dtheta.kernels.low_rank import LowRankBlock
 from dtheta.kernels.neurons import OwnNeurons, choose_neurons
-from dtheta.kernels.ridge import Ridge, rows
+from dtheta.kernels.ridge import Ridge, require_memory, rows
 from dtheta.kernels.snnk import SNNKLayer
 
 Variant = Literal["own-neurons", "own-random", "random", "low-rank"]
@@ -105,7 +105,7 @@ def fit_mlp(
         held_out: Inputs to measure the error on.
 
     Raises:
-        ConfigError: For an unknown variant, a width that the block does not have, or no data.
+        ConfigError: For an unknown variant, a width that the block does not have or no memory holds, or no data.
         ShapeMismatch, NonFinite: For data that does not fit the block, or is not finite.
         NotConverged: If ``ridge`` leaves the fit singular.
     """
@@ -196,6 +196,7 @@ def _random(
 ) -> tuple[SNNKLayer, float, float, int]:
     if isinstance(data, Calibration):
         raise ConfigError("variant='random' has features of its own: give the calibration inputs, not their sums")
+    require_memory(whole(width, "width", 1) + skip * mlp.inputs)
     like = mlp.up.weight
     features = RandomFeatures("relu", mlp.inputs, width, seed=seed, projection="orthogonal", name="snnk/mlp")
     layer = SNNKLayer(features, mlp.outputs, skip=skip, dtype=like.dtype, device=like.device)

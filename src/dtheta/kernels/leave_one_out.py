@@ -15,7 +15,7 @@ So an early-stopping time is chosen by the error of n exact refits, at the price
 
 Left out is an example with all its outputs: G_ii is (b, b). D' is the divisor of the loss over n - 1 examples.
 
-Shape legend: n examples, o outputs, k eigenvalues, b and c as in matrices.py, P penalties.
+Shape legend: n examples, o outputs, P penalties.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from torch import Tensor
 from dtheta.core.arguments import number
 from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.kernels.dynamics import KernelDynamics, checked_penalty, checked_time, loss_divisor
+from dtheta.kernels.left_out import left_out
 from dtheta.kernels.matrices import checked_targets
 
 Score = Callable[[Tensor], float]
 _CONTOUR = 32  # penalties of the inverse transform, half of them conjugates
-_LEVERAGE = 1e-10  # share of an example in the null space of the kernel that is more than rounding
 _TIMES, _PENALTIES = 48, 45
 _SMALLEST_RATE = 1e-8  # share of the largest rate that the default times still wait for
 
@@ -86,8 +86,7 @@ def leave_one_out(dynamics: KernelDynamics, *, penalty: float | None = None, tim
     One of penalty and time is given. Exact up to rounding: about 1e-8 of |y - f(0)| at worst.
 
     Raises:
-        ConfigError: If both or none are given, for a single example, or for penalty 0 (or time infinity) with a full
-            kernel that is singular: give a small penalty then.
+        ConfigError: If both or none are given, or for a single example.
     """
     if (penalty is None) == (time is None):
         raise ConfigError("leave_one_out takes a penalty or a time, one of them: leave_one_out(dynamics, penalty=1e-3)")
@@ -176,9 +175,7 @@ def _default_times(dynamics: KernelDynamics) -> list[float]:
 
 def _ridge(dynamics: KernelDynamics, penalty: float) -> Tensor:
     """Residuals (n, o) of ridge regression."""
-    if penalty == 0 and float(dynamics.values[-1]) == 0:
-        return _least_norm(dynamics)
-    return _identity(dynamics, 1 / (dynamics.values + penalty)[:, None])[..., 0]
+    return left_out(dynamics, dynamics.values.new_tensor([penalty]))[..., 0]
 
 
 def _flow(dynamics: KernelDynamics, time: float) -> Tensor:
@@ -191,7 +188,7 @@ def _flow(dynamics: KernelDynamics, time: float) -> Tensor:
     if math.isinf(s):
         return _ridge(dynamics, 0.0)
     z, weight = talbot(_CONTOUR, dynamics.values)
-    left = _identity(dynamics, 1 / (dynamics.values[:, None] + z / s))
+    left = left_out(dynamics, z / s)
     return d - ((d[..., None] - left) * weight).sum(-1).real
 
 
@@ -206,44 +203,3 @@ def talbot(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     slope = count * (0.5017 * cot - 0.5017 * 0.6407 * theta * (1 + cot**2) + 0.2645j)
     weight = 2 * np.exp(z) * slope / (1j * count * z)
     return torch.from_numpy(z).to(like.device), torch.from_numpy(weight).to(like.device)
-
-
-def _identity(dynamics: KernelDynamics, inverse: Tensor) -> Tensor:
-    """Residuals G_ii^-1 alpha_i (n, o, P) for the inverse eigenvalues 1 / (lambda + p) (k, P), real or complex."""
-    n, b = dynamics.examples, dynamics.block
-    V, count = dynamics.vectors, inverse.shape[1]
-    mixed = (inverse[:, None, :] * dynamics.coefficients()[..., None]).reshape(inverse.shape[0], -1)
-    alpha = _product(V, mixed).reshape(n, b, -1)  # (n, b, c P)
-    if b == 1:
-        diagonal = _product(V.square(), inverse)[:, None, :]  # (n, 1, P)
-        return alpha.reshape(n, -1, count) / diagonal
-    blocks = V.reshape(n, b, -1)
-    rows = [_product((blocks[:, [a]] * blocks).reshape(n * b, -1), inverse).reshape(n, b, count) for a in range(b)]
-    G = torch.stack(rows, 1).permute(0, 3, 1, 2)  # (n, P, b, b)
-    return torch.linalg.solve(G, alpha.permute(0, 2, 1)[..., None])[..., 0].permute(0, 2, 1)
-
-
-def _product(real: Tensor, right: Tensor) -> Tensor:
-    """``real @ right`` for a right side that may be complex, without making the left one so."""
-    if not right.is_complex():
-        return real @ right
-    parts = torch.view_as_real(right.contiguous())
-    return torch.view_as_complex((real @ parts.reshape(right.shape[0], -1)).reshape(-1, right.shape[1], 2))
-
-
-def _least_norm(dynamics: KernelDynamics) -> Tensor:
-    """Residuals at penalty 0 of a singular kernel: the limit of ridge regression as the penalty goes to 0.
-
-    Where an example has a share in the null space, 1 / p dominates alpha_i and G_ii alike.
-    """
-    if dynamics.block > 1:
-        raise ConfigError(
-            f"the full kernel is singular, {int((dynamics.values == 0).sum())} of {dynamics.values.numel()} eigenvalues"
-            " are 0, so that leave-one-out at penalty 0 is not defined by its blocks; give a small penalty, such as "
-            "penalty=1e-8 * dynamics.values.max().item()"
-        )
-    null = dynamics.values == 0
-    inside = null.double()[:, None]
-    share = dynamics.vectors.square() @ inside  # (n, 1)
-    regular = _identity(dynamics, torch.where(null, 0.0, 1 / dynamics.values.where(~null, 1.0))[:, None])[..., 0]
-    return torch.where(share > _LEVERAGE, _identity(dynamics, inside)[..., 0], regular)

@@ -25,7 +25,7 @@ from dtheta.core.features.code import code_of
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.mlps import Mlp, find_mlps
 from dtheta.core.provenance import Provenance
-from dtheta.core.replaced import ONE, replaced_name
+from dtheta.core.replaced import SEAL, replaced_name, seal_of
 from dtheta.core.replaced_forward import standing_in
 from dtheta.core.seeds import generator
 from dtheta.core.tensors import attached_to, base_tensors
@@ -79,7 +79,7 @@ def replace_mlps(
 
     Raises:
         UnsupportedLayer: If there is no MLP, none is selected, or an adapter is on one.
-        ConfigError: For a width that an MLP does not have, or too few batches or inputs.
+        ConfigError: For a width that an MLP does not have, or no memory holds, or too few batches or inputs.
         NonFinite, NotConverged: As ``fit_mlp``.
     """
     mlps = find_mlps(model, select)
@@ -100,7 +100,7 @@ def replace_mlps(
             block, inputs(fitted_on), width, variant=variant, skip=skip, ridge=ridge,
             seed=seed, held_out=inputs(measured_on),
         )  # fmt: skip
-        _require_enough(mlp, fit, width + (mlp.inputs if skip else 0), variant)
+        require_enough(mlp, fit.examples, width, variant, skip)
         placed.append((mlp, fit.module))
         found.append(fit)
     output_error = _output_error(model, placed, measured_on, run)
@@ -156,12 +156,17 @@ def _split(batches: list[Any], held_out: float | Iterable[Any], seed: int) -> tu
     return batches, measured
 
 
-def _require_enough(mlp: Mlp, fit: FittedMLP, unknowns: int, variant: str) -> None:
-    """Raise where the fit had more unknowns than examples; low rank is not fitted to the outputs."""
-    if variant != "low-rank" and fit.examples <= unknowns:
+def require_enough(mlp: Mlp, examples: int, width: int, variant: str, skip: bool) -> None:
+    """Raise where a fit has more unknowns than examples; low rank is not fitted to the outputs.
+
+    Raises:
+        ConfigError: Naming the MLP.
+    """
+    unknowns = width + (mlp.inputs if skip else 0)
+    if variant != "low-rank" and examples <= unknowns:
         raise ConfigError(
-            f"{mlp.name or 'the model'} was run on {fit.examples} inputs (tokens), and a fit of {unknowns} weights for "
-            "each output needs more, best ten times as many: give more data, or a smaller width"
+            f"{mlp.name or 'the model'}: {examples} inputs (tokens) are too few: a fit of width={width} has {unknowns} "
+            "weights for each output and needs more inputs, best ten times as many; give more data, or a smaller width"
         )
 
 
@@ -227,9 +232,9 @@ def _row(mlp: Mlp, fit: FittedMLP, costs: tuple[Cost, Cost]) -> Replaced:
 def _delta(model: nn.Module, placed: Sequence[tuple[Mlp, nn.Module]], settings: Mapping[str, Any], seed: int) -> Delta:
     changes: dict[str, Change] = {}
     for mlp, module in placed:
-        changes[replaced_name(mlp.name, ONE)] = New(torch.ones(1))
-        for part, values in tensors_of(module).items():
-            changes[replaced_name(mlp.name, part)] = New(values.detach().to("cpu").clone())
+        parts = {part: values.detach().to("cpu").clone() for part, values in tensors_of(module).items()}
+        for part, values in {SEAL: seal_of(parts), **parts}.items():
+            changes[replaced_name(mlp.name, part)] = New(values)
     touched = [name for mlp, _ in placed for name in mlp.parameters]
     held = originals(model)
     base = fingerprint({name: held[name] for name in base_tensors(model)}).restrict(touched)

@@ -23,8 +23,23 @@ from torch import Tensor
 
 from dtheta.core.arguments import number, whole
 from dtheta.core.gram import gram_matrix
+from dtheta.core.memory import physical_memory
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.kernels.ridge_path import RidgeFit, RidgePath
+
+
+def require_memory(width: int) -> None:
+    """Raise where the sums over so many features, and those of a batch that are added, cannot be held.
+
+    Raises:
+        ConfigError: If this machine has less memory than both take.
+    """
+    memory, least = physical_memory(), 2 * 8 * width**2
+    if memory is not None and least > memory:
+        raise ConfigError(
+            f"the sums of a fit on {width} features take {least:.1e} bytes, and this machine has {memory:.1e}; choose "
+            "a smaller width"
+        )
 
 
 class Ridge:
@@ -43,9 +58,11 @@ class Ridge:
         """Begin with no examples.
 
         Raises:
-            ConfigError: If a width is no positive whole number.
+            ConfigError: If a width is no positive whole number, or the sums are larger than memory.
         """
         self.width, self.outputs = whole(width, "width", 1), whole(outputs, "outputs", 1)
+        if device is None or torch.device(device).type == "cpu":
+            require_memory(self.width)
         self.intercept = intercept
         self.count = 0
         size = self.width + intercept

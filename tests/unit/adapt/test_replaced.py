@@ -83,6 +83,21 @@ def test_bert_runs_as_with_its_modules_exchanged_by_hand(skip: bool) -> None:
     torch.testing.assert_close(output(model, batches(model)[0]), output(other, batches(model)[0]))
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.GELU(), nn.ReLU(), nn.SiLU()])
+def test_a_run_of_a_sequence_runs_as_with_its_modules_exchanged_by_hand(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 12), activation, nn.Linear(12, 3), nn.LayerNorm(3)).eval()
+    x = torch.randn(40, 6)
+    found = replace_mlps(model, batches(model), 6, sizes=(1,), held_out=[x])
+    by_hand = nn.Sequential(model[0], ByHand(found.delta, "1", activation), model[4])
+    with torch.no_grad():
+        wanted, y = by_hand(x), model(x)
+        dt.attach(model, found.delta)
+        torch.testing.assert_close(model(x), wanted)
+    error = (y - wanted).square().sum() / (y - y.mean(0)).square().sum()
+    assert found.output_error == pytest.approx(float(error), rel=1e-4)
+
+
 @pytest.mark.parametrize("skip", [True, False])
 def test_llama_runs_as_with_its_modules_exchanged_by_hand(skip: bool) -> None:
     model = llama()
@@ -134,7 +149,7 @@ def test_training_moves_every_tensor_but_the_mark_and_lowers_the_loss() -> None:
     assert float(loss(adapter, x).detach()) < 0.7 * first
     trained = adapter.delta()
     moved = {name: not torch.equal(trained[name].dense(), delta[name].dense()) for name in delta}
-    assert moved == {name: not name.endswith(".one") for name in delta}
+    assert moved == {name: not name.endswith(".seal") for name in delta}
     assert trained.provenance.parents == [delta.digest]
     adapter.detach()
     dt.attach(model, trained)
@@ -156,8 +171,8 @@ def test_the_delta_is_refused_on_another_base() -> None:
 def test_neither_sums_nor_multiples_nor_weights_between_are_meant() -> None:
     model = bert()
     a, b = replaced(model), replaced(model, seed=1)
-    for delta in (a + b, 0.5 * a, a - b):
-        with pytest.raises(UnsupportedLayer, match="a sum or a multiple"):
+    for delta in (a + b, 0.5 * a, a - b, -1.0 * a, 0.5 * (a + b), 0.3 * a + 0.7 * b, dt.uniform_soup([a, b])):
+        with pytest.raises(UnsupportedLayer, match="a sum, an average or a multiple"):
             dt.attach(model, delta)
     with pytest.raises(ConfigError, match="replaced or it is not"):
         dt.attach(model, a, weight=0.5)
@@ -166,6 +181,37 @@ def test_neither_sums_nor_multiples_nor_weights_between_are_meant() -> None:
         dt.merge(model, a)
     with pytest.raises(UnsupportedLayer, match="attach it instead"), dt.applied(model, a):
         pass
+
+
+def test_what_comes_back_to_one_fit_runs_as_it_does() -> None:
+    model = plain()
+    a, b = replaced(model), replaced(model, variant="own-random")
+    x = batches(model)[0]
+    with torch.no_grad():
+        adapter = dt.attach(model, a)
+        wanted = output(model, x)
+        adapter.detach()
+        for same in (1.0 * a, 0.5 * a + 0.5 * a, a + b - b):
+            adapter = dt.attach(model, same)
+            torch.testing.assert_close(output(model, x), wanted)
+            adapter.detach()
+
+
+def test_an_average_of_two_trainings_of_one_fit_is_of_the_same_neurons() -> None:
+    model = plain()
+    fit = replaced(model)
+    trained = []
+    for seed in (0, 1):
+        adapter = dt.attach(model, fit)
+        target = torch.randn(40, 3, generator=torch.Generator().manual_seed(seed))
+        loss = lambda net, x, target=target: (net(x) - target).square().mean()  # noqa: E731
+        dt.fit(adapter, [batches(model)[0]], steps=3, lr=1e-2, loss=loss, quiet=True)
+        trained.append(adapter.delta())
+        adapter.detach()
+    average = 0.5 * trained[0] + 0.5 * trained[1]
+    adapter = dt.attach(model, average)
+    x = batches(model)[1]
+    torch.testing.assert_close(output(model, x), ByHand(average, "0", nn.Tanh())(x))
 
 
 def test_an_mlp_is_replaced_once() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dtheta.core.features import RandomFeatures
 from dtheta.core.features.code import code_of, features_from
 from dtheta.core.mlps import Mlp, find_mlps
-from dtheta.core.replaced import Surrogate, is_replaced, replaced_name, replaced_part, whole
+from dtheta.core.replaced import Surrogate, is_replaced, replaced_name, replaced_part, seal_of, whole
 from dtheta.core.replaced_forward import standing_in, why_unread
 from dtheta.errors import FormatError, ShapeMismatch, UnsupportedLayer
 
@@ -32,7 +32,7 @@ def _tensors(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def _shapes(parts: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {"one": (1,), **{name: tuple(t.shape) for name, t in parts.items()}}
+    return {"seal": (64,), **{name: tuple(t.shape) for name, t in parts.items()}}
 
 
 OWN = {"up__weight": (M, D), "up__bias": (M,), "down__weight": (OUT, M), "down__bias": (OUT,)}
@@ -40,9 +40,9 @@ OWN = {"up__weight": (M, D), "up__bias": (M,), "down__weight": (OUT, M), "down__
 
 def test_names_say_the_mlp_and_the_part_and_other_names_say_nothing() -> None:
     for mlp in ("encoder.layer.0.intermediate", ""):
-        for part in ("one", "up.weight", "up.0.weight", "down.1.bias", "skip.weight", "random.relu,A=0.5,name=a/b.psi"):
+        for part in ("seal", "up.weight", "up.0.weight", "down.1.bias", "skip.weight", "random.relu,A=0.5.psi"):
             assert replaced_part(replaced_name(mlp, part)) == (mlp, part)
-    for name in ("a.up.weight", "a.replaced.left", "replaced", "a.replaced.one.more", "a.unreplaced.one"):
+    for name in ("a.up.weight", "a.replaced.left", "replaced", "a.replaced.seal.more", "a.unreplaced.seal"):
         assert not is_replaced(name)
 
 
@@ -89,7 +89,8 @@ def test_narrow_inputs_are_computed_in_the_dtype_of_the_tensors() -> None:
         ({"down.weight": (OUT, M + 1)}, "down.weight"),
         ({"down.bias": None}, "down.bias"),
         ({"up.weight": None}, "up"),
-        ({"one": None}, "one"),
+        ({"seal": None}, "seal"),
+        ({"seal": (1,)}, "seal"),
         ({"gate.weight": (M, D), "gate.bias": (M,)}, "gate.weight"),
         ({"skip.weight": (D, OUT)}, "skip.weight"),
     ],
@@ -107,10 +108,23 @@ def test_two_sets_of_random_features_are_refused() -> None:
 
 
 def test_a_sum_or_a_multiple_is_refused() -> None:
-    whole("a.replaced.one", torch.ones(1))
-    for one in (torch.tensor([2.0]), torch.tensor([0.5]), torch.ones(2)):
-        with pytest.raises(UnsupportedLayer, match="a sum or a multiple"):
-            whole("a.replaced.one", one)
+    fits = [seal_of(_tensors(up__weight=(M, D), up__bias=(size,))) for size in (1, 2, 3)]
+    for seal in fits:
+        whole("a.replaced.seal", seal)
+    a, b, c = fits
+    mixtures = [2 * a, 0.5 * a, -a, a + b, (a + b) / 2, 0.3 * a + 0.7 * b, a + b - c, a - b, 0 * a, (a + b + c) / 3]
+    for seal in (*mixtures, torch.ones(1), a * torch.nan):
+        with pytest.raises(UnsupportedLayer, match="a sum, an average or a multiple"):
+            whole("a.replaced.seal", seal)
+
+
+def test_a_seal_is_keyed_by_the_names_and_the_content() -> None:
+    parts = _tensors(**OWN)
+    assert torch.equal(seal_of(parts), seal_of({name: t.clone() for name, t in reversed(parts.items())}))
+    other = {**parts, "up.bias": parts["up.bias"] * (1 + 1e-6)}
+    renamed = {("skip.weight" if name == "up.weight" else name): t for name, t in parts.items()}
+    for different in (other, renamed):
+        assert not torch.equal(seal_of(parts), seal_of(different))
 
 
 @pytest.mark.parametrize(

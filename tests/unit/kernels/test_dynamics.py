@@ -127,8 +127,22 @@ def test_ridge_solves_its_normal_equations(linear: tuple[Tensor, ...]) -> None:
     _, start, y, K = linear
     model = trained(linear).ridge(0.1)
     matrix = K[:N].permute(0, 2, 1, 3).reshape(N * O, N * O) + 0.1 * torch.eye(N * O, dtype=torch.float64)
-    weights = torch.linalg.solve(matrix, (y - start[:N]).reshape(-1)).reshape(N, O)
-    torch.testing.assert_close(model.weights, weights)
+    weights = torch.linalg.solve(matrix, (y - start[:N]).reshape(-1))
+    rest = K[N:].permute(0, 2, 1, 3).reshape(M * O, N * O)  # the kernel is singular: its null vectors do nothing here
+    torch.testing.assert_close(model.predict(K[N:]), (rest @ weights).reshape(M, O))
+    torch.testing.assert_close(model.outputs - start[:N], y - start[:N] - 0.1 * weights.reshape(N, O))
+    assert float(model.weights.norm()) < float(weights.norm())
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 1e-12, 1e-30, 0.0])
+def test_ridge_predicts_as_its_parameters_do_however_small_the_penalty(
+    linear: tuple[Tensor, ...], penalty: float
+) -> None:
+    J, _, y, K = linear
+    rows = torch.cat([J[:N].reshape(N * O, P), math.sqrt(penalty) * torch.eye(P, dtype=torch.float64)])
+    theta = torch.linalg.lstsq(rows, torch.cat([y.reshape(-1), y.new_zeros(P)])).solution
+    model = kernel_dynamics(K[:N], y).ridge(penalty)
+    torch.testing.assert_close(model.predict(K[N:]), J[N:] @ theta, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])

@@ -182,6 +182,8 @@ def test_bad_input(block: FeedForward) -> None:
     for variant in ("own-neurons", "own-random", "low-rank"):
         with pytest.raises(ConfigError, match="must lie between 1 and"):
             fit_mlp(block, [x], 99, variant=variant)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="choose a smaller width"):
+        fit_mlp(block, [x], 10**9, variant="random")
     with pytest.raises(ConfigError, match="features of its own"):
         fit_mlp(block, calibrate(block, [x]), 4, variant="random")
     for variant in VARIANTS:

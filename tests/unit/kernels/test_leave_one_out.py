@@ -76,13 +76,62 @@ def test_least_norm_where_only_some_examples_reach_the_null_space(y: Tensor) -> 
     torch.testing.assert_close(found.predictions[:2], y[:2].flip(0), rtol=1e-6, atol=1e-6)  # each predicts the other
 
 
-def test_a_singular_full_kernel_needs_a_penalty(y: Tensor) -> None:
+def duplicated(full: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Two examples that are one; in a full kernel also two outputs of another example."""
+    J = features(N, O if full else 1, 80, decay=2)
+    J[1] = J[0]
+    if full:
+        J[5, 1] = J[5, 0]
+    J = J.to(dtype)
+    return full_kernel(J, J) if full else J[:, 0] @ J[:, 0].mT
+
+
+@pytest.mark.parametrize("penalty", [1e-2, 1e-10, 1e-13, 1e-20, 1e-300, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("full", [False, True], ids=["shared", "full"])
+def test_duplicates_under_small_penalties(
+    full: bool, dtype: torch.dtype, penalty: float, y: Tensor, start: Tensor
+) -> None:
+    kernel = duplicated(full, dtype)
+    found = leave_one_out(kernel_dynamics(kernel, y, start), penalty=penalty)
+    wanted = refits(kernel, y, start, "entries", lambda d: d.ridge(penalty))
+    torch.testing.assert_close(found.predictions, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("time", [1.0, 1e10, 1e15, 1e20, 1e300, math.inf])
+@pytest.mark.parametrize("full", [False, True], ids=["shared", "full"])
+def test_duplicates_after_a_long_time(full: bool, time: float, y: Tensor, start: Tensor) -> None:
+    kernel = duplicated(full)
+    found = leave_one_out(kernel_dynamics(kernel, y, start), time=time)
+    wanted = refits(kernel, y, start, "entries", lambda d: d.flow(time))
+    torch.testing.assert_close(found.predictions, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_rounding_of_the_kernel_does_not_grow_as_the_penalty_falls(y: Tensor) -> None:
+    noise = 1e-7 * normal(N, N, name="rounding")
+    kernel = (duplicated(False) * (1 + (noise + noise.mT) / 2)).float()
+    dynamics = kernel_dynamics(kernel, y)
+    wanted = leave_one_out(kernel_dynamics(duplicated(False), y), penalty=0.0).predictions
+    for penalty in (1e-8, 1e-12, 0.0):
+        torch.testing.assert_close(leave_one_out(dynamics, penalty=penalty).predictions, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1e-4, 0.0])
+def test_a_large_example_reaches_little_into_the_null_space(penalty: float, y: Tensor) -> None:
+    J = features(N, 1, 5)[:, 0]
+    J[0] *= 1e5  # its entry in the null vectors is about 1e-5, and no rounding
+    found = leave_one_out(kernel_dynamics(J @ J.mT, y), penalty=penalty)
+    root = math.sqrt(penalty) * torch.eye(5, dtype=J.dtype)
+    wanted = J[0] @ torch.linalg.lstsq(torch.cat([J[1:], root]), torch.cat([y[1:], torch.zeros(5, O)])).solution
+    torch.testing.assert_close(found.predictions[0], wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_a_singular_full_kernel_is_the_limit_of_small_penalties(y: Tensor) -> None:
     J = features(N, O, 9)
     dynamics = kernel_dynamics(full_kernel(J, J), y)
+    wanted = leave_one_out(dynamics, penalty=1e-9).predictions
     for request in ({"penalty": 0.0}, {"time": math.inf}):
-        with pytest.raises(ConfigError, match="penalty="):
-            leave_one_out(dynamics, **request)
-    assert leave_one_out(dynamics, penalty=1e-6).predictions.shape == (N, O)
+        torch.testing.assert_close(leave_one_out(dynamics, **request).predictions, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_kernel_of_zero_predicts_the_start(y: Tensor, start: Tensor) -> None:

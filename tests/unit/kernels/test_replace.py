@@ -169,6 +169,7 @@ class Unused(nn.Module):
     [
         ({"width": 25}, ConfigError, "encoder.layer.0.intermediate: width=25 is more than the 24 neurons"),
         ({"width": 17, "variant": "low-rank"}, ConfigError, "more than the rank 16 of its matrices"),
+        ({"width": 10**9, "variant": "random"}, ConfigError, "fit on 1000000016 features take 1.6e"),
         ({"width": 0}, ConfigError, "width"),
         ({"width": 2.5}, ConfigError, "width"),
         ({"variant": "neurons"}, ConfigError, "expected one of own-neurons"),

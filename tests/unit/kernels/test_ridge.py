@@ -116,6 +116,17 @@ def test_a_penalty_is_chosen_where_features_depend_on_one_another() -> None:
     torch.testing.assert_close(fit(P), Ridge(9, 3).add(P[:, :9], Y).solve(0.0)(P[:, :9]), rtol=0, atol=0.05)
 
 
+def test_sums_that_no_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="choose a smaller width"):
+        Ridge(10**8, 2)
+    monkeypatch.setattr("dtheta.kernels.ridge.physical_memory", lambda: 2 * 8 * 50**2)
+    assert Ridge(50, 2).width == 50
+    with pytest.raises(ConfigError, match="sums of a fit on 51 features take"):
+        Ridge(51, 2)
+    monkeypatch.setattr("dtheta.kernels.ridge.physical_memory", lambda: None)
+    assert Ridge(51, 2).width == 51
+
+
 def test_bad_input_leaves_the_sums_as_they_were() -> None:
     P, Y = data()
     sums = Ridge(9, 3).add(P, Y)

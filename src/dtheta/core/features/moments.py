@@ -65,10 +65,11 @@ def variance(features: RandomFeatures, x: Tensor, W: Tensor, b: Tensor) -> Tenso
         norms, cosine, angle = _angles(features, x, W, b)
         second = 3 * angle.sin() * cosine + (math.pi - angle) * (1 + 2 * cosine.square())
         second = norms.square() * second / (2 * math.pi * (2 if features.antithetic else 1))
-        return (second - kernel(features, x, W, b).square()) / features.count
+        return (second - kernel(features, x, W, b).square()).clamp_min(0) / features.count
     moments = _Moments(features, features.spectrum, x, W, b)
     mean = kernel(features, x, W, b) - features.spectrum.slope * (x @ W.mT + b)
-    return (moments.mean_square() - mean.square()) / features.count
+    spread = moments.mean_square() - mean.square()  # below 0 by rounding alone; NaN where an exponential overflows
+    return torch.where(spread.isnan() & ~mean.isnan(), math.inf, spread.clamp_min(0)) / features.count
 
 
 def _angles(features: RandomFeatures, x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dtheta.core.features.random_features import RandomFeatures
 
 RELU = "relu"
+_LEAST_TILT = -30.0  # the chance of a frequency above 0 under normal(tilt, 1) is 5e-198 there
 _ONE_SIDED = ("x-trig", "w-trig")
 
 
@@ -81,6 +82,11 @@ def _scalars(features: RandomFeatures) -> None:
         raise ConfigError("gelu without antithetic rows has infinite variance; use antithetic=True, or leave it out")
     if features.tilt and function not in ("gaussian", "gelu", "tanh"):
         raise ConfigError(f"tilt is {features.tilt}, but {function} draws no frequencies; expected tilt=0")
+    if function in ("gaussian", "gelu") and features.tilt < _LEAST_TILT:
+        raise ConfigError(
+            f"tilt is {features.tilt}; expected {_LEAST_TILT} or more, below which no frequency is drawn; the best one "
+            "is 0 or above"
+        )
     if function == "tanh" and features.tilt >= math.pi / 2:
         raise ConfigError(
             f"tilt is {features.tilt}; expected less than pi/2 for tanh, whose transform decays as exp(-pi omega / 2)"

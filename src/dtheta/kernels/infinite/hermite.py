@@ -88,8 +88,8 @@ def mean_product(function: Function, c: Tensor, p: Tensor, q: Tensor, tolerance:
         NonFinite, ConfigError: If the function is not finite, or none of single numbers.
     """
     same = (c == p) & (c == q)  # the mean square, however slowly the series converges
-    product = (p * q).expand_as(c)
-    rho = torch.where((product > 0) & ~same, c / product.sqrt(), 0.0).clamp_(-1, 1)
+    varying = ((p > 0) & (q > 0)).expand_as(c)  # their product may be 0 where they are not
+    rho = torch.where(varying & ~same, c / p.sqrt() / q.sqrt(), 0.0).clamp_(-1, 1)
     largest, problem = float(rho.abs().max()), None
     for intervals, terms in _RULES:
         a, b = (series(function, variance, intervals, terms) for variance in (p, q))

@@ -122,3 +122,12 @@ def test_a_leading_shape_is_kept():
     wide = x.expand(4, 2, 5)
     assert features.kernel(wide, W).shape == features.variance(wide, W).shape == (4, 2, 2)
     assert features.variance(x[:0], W).shape == (0, 2)
+
+
+@pytest.mark.parametrize("function", ["exp", "sin", "cos", "gaussian", "tanh", "gelu", "relu"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 10.0, 1e3])
+def test_variances_are_never_below_zero_nor_nan(function, scale):
+    draw = torch.Generator().manual_seed(0)
+    x, W = (scale * torch.randn(n, 5, generator=draw, dtype=torch.float64) for n in (6, 4))
+    found = RandomFeatures(function, 5, 16).variance(x, W)
+    assert not found.isnan().any() and (found >= 0).all()

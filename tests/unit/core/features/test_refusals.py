@@ -26,6 +26,8 @@ from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
         ({"balance": 0.0}, "balance is 0.0; expected more than 0"),
         ({"A": -0.125}, "A is -0.125; expected more than -1/8"),
         ({"tilt": 0.5}, "exp draws no frequencies; expected tilt=0"),
+        ({"function": "gelu", "tilt": -100.0}, "tilt is -100.0; expected -30.0 or more"),
+        ({"function": "gaussian", "tilt": -31.0}, "tilt is -31.0"),
         ({"function": "tanh", "tilt": 1.58}, "expected less than pi/2"),
         ({"function": "relu", "A": 0.1}, "relu takes neither A nor balance"),
         ({"function": "relu", "balance": 2.0}, "relu takes neither A nor balance"),

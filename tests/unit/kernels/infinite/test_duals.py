@@ -154,3 +154,60 @@ def test_the_tolerance_is_kept():
         points = (torch.tensor([[v]], dtype=torch.float64) for v in (0.95, 1.0, 1.0))
         found, _ = Elementwise(reference_sine, tolerance).dual(*points, False)
         assert abs(found - closed).item() <= tolerance
+
+
+SCALES = [(1e-18, 1e-18), (1e-20, 1e-3), (1e-30, 1e30), (1e10, 1e10), (1e18, 1e-18), (1e30, 1e30)]
+
+
+@pytest.mark.parametrize("activation", [*RECTIFIERS, Sign()], ids=label)
+@pytest.mark.parametrize(("p", "q"), SCALES)
+@pytest.mark.parametrize("rho", [-0.8, 0.3, 0.99])
+def test_products_of_variances_leave_float32_where_the_variances_do_not(activation, p, q, rho):
+    degree = 0 if activation == Sign() else 1
+    c = torch.tensor([[rho * math.sqrt(p) * math.sqrt(q)]])
+    value, slope = activation.dual(c, torch.tensor([[p]]), torch.tensor([[q]]), True)
+    assert value.dtype == slope.dtype == torch.float32
+    unit, unit_slope = at(activation, 1.0, 1.0, rho)
+    assert value.item() == pytest.approx(unit * (math.sqrt(p) * math.sqrt(q)) ** degree, rel=1e-5)
+    assert slope.item() == pytest.approx(unit_slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", [Erf(), SigmoidLike(), Gelu(), Gaussian()], ids=label)
+@pytest.mark.parametrize(("p", "q"), [(1e-30, 1e-30), (1e-3, 1e12), (1e6, 1e6), (3e9, 3e9), (1e12, 1e-12)])
+def test_smooth_duals_at_extreme_variances_in_float32(activation, p, q):
+    c = 0.7 * math.sqrt(p) * math.sqrt(q)
+    value, slope = activation.dual(*(torch.tensor([[v]]) for v in (c, p, q)), True)
+    wanted, wanted_slope = at(activation, p, q, c)
+    assert value.item() == pytest.approx(wanted, rel=1e-4)
+    assert slope.item() == pytest.approx(wanted_slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("activation", [Erf(), Gelu(), Gaussian()], ids=label)
+@pytest.mark.parametrize("p", [1e4, 1e8, 1e17])
+def test_equal_inputs_of_large_variance_keep_their_digits(activation, p):
+    value, slope = activation.dual(*(torch.full((1, 1), p) for _ in range(3)), True)
+    root = math.sqrt(1 + 4 * p)  # the factor 1 / sqrt(det) at c = p = q, whose 4 p^2 cancel
+    if activation == Erf():
+        assert value.item() == pytest.approx(2 / math.pi * math.asin(2 * p / (1 + 2 * p)), rel=1e-5)
+        assert slope.item() == pytest.approx(4 / math.pi / root, rel=1e-5)
+    elif activation == Gaussian():
+        assert value.item() == pytest.approx(1 / math.sqrt(1 + 2 * p), rel=1e-5)
+        assert slope.item() == pytest.approx(p / (1 + 2 * p) ** 1.5, rel=1e-5)
+    else:
+        assert value.item() == pytest.approx(p / 2, rel=1e-3 if p < 1e6 else 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12])
+def test_the_series_of_small_inputs_in_float32_is_linear(scale):
+    c, p, q = (torch.tensor([[v * scale]]) for v in (0.4, 1.0, 0.8))
+    value, slope = Elementwise(torch.tanh, 1e-8).dual(c, p, q, True)
+    assert slope is not None
+    assert value.item() == pytest.approx(0.4 * scale, rel=1e-5)
+    assert slope.item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_sine_of_large_inputs_stays_bounded():
+    p = torch.full((1, 1), 1e14)
+    value, slope = Sin().dual(p * (1 + 1e-6), p, p, True)  # rounding made the covariance larger than the variances
+    assert slope is not None
+    assert value.item() == pytest.approx(0.5) and slope.item() == pytest.approx(0.5)
