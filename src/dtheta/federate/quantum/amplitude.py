@@ -95,10 +95,13 @@ def encode(gradient: Float[Tensor, ...]) -> GradientState:
         NonFinite: It holds NaN or infinity.
     """
     flat = gradient.detach().flatten().double()
-    norm = float(flat.norm())
-    if not math.isfinite(norm):
+    largest = float(flat.abs().max()) if len(flat) else 0.0
+    if not math.isfinite(largest):
         raise NonFinite("the gradient holds NaN or infinity; expected finite numbers")
-    return GradientState(flat / norm if norm else flat, norm)
+    if not largest:
+        return GradientState(flat, 0.0)
+    scaled = flat / largest  # the squares of very small or large entries would be 0 or infinity
+    return GradientState(scaled / scaled.norm(), largest * float(scaled.norm()))
 
 
 def read(state: GradientState, shots: int, generator: torch.Generator) -> Float[Tensor, " P"]:
@@ -183,5 +186,5 @@ def _check(states: Sequence[GradientState], weights: Sequence[float]) -> None:
     sizes = sorted({len(state.direction) for state in states})
     if len(sizes) > 1:
         raise ShapeMismatch(f"gradients of {sizes} parameters cannot be added; expected one length")
-    if any(not weight >= 0 for weight in weights):
-        raise ConfigError(f"weights are {list(weights)}; expected numbers of 0 or more")
+    if any(not 0 <= weight < math.inf for weight in weights):
+        raise ConfigError(f"weights are {list(weights)}; expected finite numbers of 0 or more")

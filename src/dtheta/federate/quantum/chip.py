@@ -51,10 +51,11 @@ def program_state(operator: Complex[Tensor, "N N"]) -> Complex[Tensor, " N*N"]:
     size = len(operator)
     if operator.ndim != 2 or operator.shape != (size, size) or size < 2 or size & (size - 1):
         raise ShapeMismatch(f"the operator has shape {tuple(operator.shape)}; expected (N, N), N = 2, 4, 8, ...")
-    length = operator.norm()
-    if not torch.isfinite(length) or not length > 0:
-        raise NonFinite(f"the operator has length {float(length)}; expected finite entries that are not all zero")
-    return (operator.mT / length).flatten()
+    largest = operator.abs().max()
+    if not torch.isfinite(largest) or not largest > 0:
+        raise NonFinite("the operator holds NaN or infinity, or zeros alone; expected finite entries, not all zero")
+    scaled = operator / largest  # the squares of very small or large entries would be 0 or infinity
+    return (scaled.mT / scaled.norm()).flatten()
 
 
 def amplitudes(program: Complex[Tensor, "... N*N"], psi: State) -> Complex[Tensor, "... B N"]:

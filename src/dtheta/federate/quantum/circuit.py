@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dtheta.errors import ConfigError, ShapeMismatch, did_you_mean
 from dtheta.federate.quantum.gates import FIXED, TURNED, fixed, turned
-from dtheta.federate.quantum.statevector import State, apply, check_qubits
+from dtheta.federate.quantum.statevector import State, apply, check_qubits, require_qubits
 
 
 class Ansatz(Protocol):
@@ -100,8 +100,9 @@ class Circuit:
         """Run the circuit on a state (B, 2^n), with angles (P,), or (B, P) for angles of every row.
 
         Raises:
-            ShapeMismatch: The number of angles is another one.
+            ShapeMismatch: The number of angles is another one, or the state is of other qubits.
         """
+        require_qubits(state, self.qubits)
         for matrix, wires in self.operations(angles):
             state = apply(state, matrix, wires)
         return state

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum.encode import amplitude, amplitude_qubits
 from dtheta.federate.quantum.layers import strongly_entangling
 from dtheta.federate.quantum.measure import ReadOut, draw, probabilities, z_values
@@ -111,17 +111,20 @@ class QuantumClassifier(nn.Module):
         """Return the exact probability of everything that can be read.
 
         Raises:
-            ShapeMismatch: A row does not fit the register.
+            ShapeMismatch: A row has other than N features.
             NonFinite: The rows hold NaN or infinity.
         """
-        state = amplitude(x.to(self.angles.dtype), self.circuit.qubits, self.constant)
-        found = twirl_outcomes(probabilities(self.circuit(self.angles, state)), self.noise, self.circuit.count)
+        if x.ndim == 2 and x.shape[1] != self.features:
+            raise ShapeMismatch(f"the rows have {x.shape[1]} features; this classifier was made for {self.features}")
+        angles = wide(self.angles)
+        state = amplitude(x.to(angles.dtype), self.circuit.qubits, self.constant)
+        found = twirl_outcomes(probabilities(self.circuit(angles, state)), self.noise, self.circuit.count)
         return found if self.read_out is None else self.read_out(found)
 
     def _logits(self, outcomes: Tensor) -> Tensor:
         if self.head is None:
             return outcomes[:, : self.classes].clamp_min(_LEAST).log()
-        return self.head(z_values(outcomes))
+        return self.head(z_values(outcomes).to(self.head.weight.dtype))
 
     def cost(self) -> Mapping[str, int]:
         """Return qubits, parameters, and gates that act on one or two qubits."""
@@ -129,6 +132,11 @@ class QuantumClassifier(nn.Module):
         two = sum(len(wires) == 2 for _, wires in self.circuit.operations(self.angles.detach()))
         return {"qubits": self.circuit.qubits, "parameters": sum(p.numel() for p in self.parameters()),
                 "rotations": one, "cnots": two}  # fmt: skip
+
+
+def wide(angles: Tensor) -> Tensor:
+    """Return angles in float32 at least: torch has no complex numbers to compute with below that."""
+    return angles.to(torch.promote_types(angles.dtype, torch.float32))
 
 
 def affine(qubits: int, classes: int, seed: int) -> nn.Linear:

@@ -76,11 +76,13 @@ def check_rows(x: Tensor) -> Tensor:
     """Return finite floating rows (B, N).
 
     Raises:
-        ShapeMismatch: They have another number of dimensions.
+        ShapeMismatch: They have another number of dimensions, or are complex.
         NonFinite: They hold NaN or infinity.
     """
     if x.ndim != 2:
         raise ShapeMismatch(f"the inputs have shape {tuple(x.shape)}; expected (rows, features)")
+    if x.is_complex():
+        raise ShapeMismatch(f"the inputs are {x.dtype}; expected real numbers: a state needs no encoding")
     if not torch.isfinite(x).all():
         raise NonFinite("the inputs hold NaN or infinity; expected finite features")
     return x if x.is_floating_point() else x.float()

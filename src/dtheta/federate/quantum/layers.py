@@ -23,7 +23,7 @@ from torch import Tensor
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum.gates import ROTATIONS, fixed
-from dtheta.federate.quantum.statevector import State, apply_layer, check_qubits, cnots, halves, permute
+from dtheta.federate.quantum.statevector import State, apply_layer, check_qubits, cnots, halves, permute, require_qubits
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ class Layers:
         """Run the circuit on a state (B, 2^n).
 
         Raises:
-            ShapeMismatch: The angles are not (L, n, R).
+            ShapeMismatch: The angles are not (L, n, R), or the state is of other qubits.
         """
+        require_qubits(state, self.qubits)
         first, second = halves(self._turns(angles))
         rest = (None,) * self.count if second is None else second.unbind()
         for layer, pair in enumerate(zip(first.unbind(), rest, strict=True)):

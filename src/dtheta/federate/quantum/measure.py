@@ -16,9 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dtheta.core.arguments import whole
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, NonFinite
 from dtheta.federate.quantum.gates import fixed
-from dtheta.federate.quantum.statevector import State, halves, qubits_of, signs
+from dtheta.federate.quantum.statevector import State, halves, qubits_of, require_qubits, signs
+
+MOST_OUTCOMES = 2**24  # of a draw of torch
 
 
 def probabilities(state: State) -> Float[Tensor, "B D"]:
@@ -44,6 +46,7 @@ def apply_pauli(state: State, string: str) -> State:
         ConfigError: Another letter, or another number of letters.
     """
     n = qubits_of(state)
+    require_qubits(state, n)
     if len(string) != n or set(string) - set("IXYZ"):
         raise ConfigError(f"{string!r} is no Pauli string of {n} qubits; expected {n} letters of I, X, Y, Z")
     index = torch.arange(2**n, device=state.device)
@@ -75,10 +78,16 @@ def draw(outcomes: Float[Tensor, "B D"], shots: int, generator: torch.Generator)
         generator: of the draw; ``core.seeds.generator`` makes one from seed and name.
 
     Raises:
-        ConfigError: ``shots`` is no whole number above 0.
+        ConfigError: ``shots`` is no whole number above 0, or there are more than 2^24 outcomes.
+        NonFinite: A row holds no probabilities: NaN, infinity, a number below 0, or zeros alone.
     """
     whole(shots, "shots", least=1)
-    drawn = torch.multinomial(outcomes.detach().cpu(), shots, replacement=True, generator=generator)
+    exact = outcomes.detach().cpu().double()  # in float32 the sum of 2^20 probabilities misses some of them
+    if exact.shape[1] > MOST_OUTCOMES:
+        raise ConfigError(f"{exact.shape[1]} outcomes; shots are drawn of {MOST_OUTCOMES} at most, 24 qubits")
+    if not bool((exact >= 0).all() and (exact.sum(1) > 0).all() and exact.isfinite().all()):
+        raise NonFinite("a row holds NaN, infinity, a number below 0 or zeros alone; expected probabilities")
+    drawn = torch.multinomial(exact, shots, replacement=True, generator=generator)
     counts = torch.zeros(outcomes.shape, dtype=torch.int64)
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn)).to(outcomes.device)
 
@@ -97,9 +106,9 @@ def sampled(state: State, string: str, shots: int, generator: torch.Generator) -
     one = fixed("I", state.dtype)
     rotated = turn(state, torch.stack([turned.get(letter, one) for letter in string]).to(state.device))
     counts = draw(probabilities(rotated), shots, generator)
-    parity = torch.ones(2**n)
+    parity = torch.ones(2**n, dtype=state.dtype.to_real(), device=state.device)
     for qubit, letter in enumerate(string):
-        parity = parity if letter == "I" else parity * signs(n)[qubit]
+        parity = parity if letter == "I" else parity * signs(n)[qubit].to(parity)
     return counts.to(parity) @ parity / shots
 
 

@@ -24,7 +24,7 @@ from dtheta.core.arguments import number, whole
 from dtheta.errors import ConfigError
 from dtheta.federate.quantum.circuit import Ansatz
 from dtheta.federate.quantum.gates import fixed
-from dtheta.federate.quantum.statevector import State, apply
+from dtheta.federate.quantum.statevector import State, apply, require_qubits
 
 Kraus = Complex[Tensor, "K 2 2"]
 
@@ -83,13 +83,17 @@ def phase_damping(rate: float) -> Kraus:
 
 def twirl(expectations: Float[Tensor, ...], strength: float, layers: int) -> Float[Tensor, ...]:
     """Return expectations of traceless observables after depolarizing the whole register once a layer."""
-    return expectations * (1 - probability(strength, "strength")) ** layers
+    return expectations * _kept(strength, layers)
 
 
 def twirl_outcomes(outcomes: Float[Tensor, "B D"], strength: float, layers: int) -> Float[Tensor, "B D"]:
     """Return the probabilities of outcomes under the same noise: a part of them becomes uniform."""
-    kept = (1 - probability(strength, "strength")) ** layers
+    kept = _kept(strength, layers)
     return kept * outcomes + (1 - kept) / outcomes.shape[-1]
+
+
+def _kept(strength: float, layers: int) -> float:
+    return (1 - probability(strength, "strength")) ** whole(layers, "layers", least=0)
 
 
 @torch.no_grad()
@@ -99,13 +103,20 @@ def trajectories(
     """Run a circuit ``count`` times with a random Pauli on every wire of a gate after it.
 
     Returns:
-        The final states, trajectory by trajectory; a mean over the trajectories estimates the noisy value.
+        The final states, trajectory by trajectory; a mean over the trajectories estimates the noisy value. Angles of
+        every row, where the circuit takes such, are those of the rows of each trajectory.
+
+    Raises:
+        ConfigError: ``count`` is no whole number above 0.
+        ShapeMismatch: The state is of other qubits than the circuit.
     """
-    states = state.repeat(whole(count, "count", least=1), 1)
+    require_qubits(state, circuit.qubits)
+    rows = max(len(state), len(angles) if angles.ndim > len(circuit.shape) else 1)
+    states = state.expand(rows, -1).repeat(whole(count, "count", least=1), 1)
     paulis = torch.stack([fixed(p, state.dtype) for p in "IXYZ"])
     weights = torch.tensor(noise.weights)
     for gate, wires in circuit.operations(angles):
-        states = apply(states, gate, wires)
+        states = apply(states, gate if gate.ndim == 2 else gate.repeat(count, 1, 1), wires)
         for wire in wires:
             hit = torch.multinomial(weights, len(states), replacement=True, generator=generator)
             if hit.any():

@@ -26,14 +26,14 @@ from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 from dtheta.federate.quantum.chip import Success, amplitudes, outcomes, success
-from dtheta.federate.quantum.classifier import affine
+from dtheta.federate.quantum.classifier import affine, wide
 from dtheta.federate.quantum.encode import amplitude, amplitude_qubits
 from dtheta.federate.quantum.layers import Layers
 from dtheta.federate.quantum.shift import parameter_shift
 from dtheta.federate.quantum.statevector import State, signs, zero_state
 from dtheta.models.classifier import Prediction
 
-_LEAST = 1e-12  # class probability below which a logit stays where it is
+_LEAST = 1e-12  # class probability below which a logit stays where it is, and success below which there is none
 
 
 def program_circuit(qubits: int, layers: int, real: bool = False) -> Layers:
@@ -73,9 +73,14 @@ def classes_of_rows(classes: int, qubits: int) -> Float[Tensor, "C N"]:
     return (rows == torch.arange(classes)[:, None]).float()
 
 
+def normalized(f: Tensor, p: Tensor) -> Tensor:
+    """Return f / p, what is seen after success; 0 where the chip never succeeds."""
+    return f / p.clamp_min(_LEAST)
+
+
 def quotient(f: Tensor, p: Tensor, df: Tensor, dp: Tensor) -> Tensor:
-    """Return the derivative of f / p."""
-    return (p * df - f * dp) / p.square()
+    """Return the derivative of f / p, as ``normalized`` has it."""
+    return (df - normalized(f, p) * dp * (p > _LEAST)) / p.clamp_min(_LEAST)
 
 
 class ProgramClassifier(nn.Module):
@@ -130,35 +135,38 @@ class ProgramClassifier(nn.Module):
         self.head = None if plain else affine(self.qubits, classes, seed)
 
     def forward(self, x: Float[Tensor, "B F"], labels: Int[Tensor, " B"] | None = None) -> Prediction:
-        """Return the logits, and the mean cross-entropy where ``labels`` are given."""
+        """Return the logits, and the mean cross-entropy where ``labels`` are given.
+
+        A row at which the chip never succeeds says nothing: its z is 0.
+        """
         f, p = self.values(self.angles, x).split([len(self.observables), 1])
-        logits = self.logits(f / p)
+        logits = self.logits(normalized(f, p))
         return Prediction(None if labels is None else nn.functional.cross_entropy(logits, labels), logits)
 
     def states(self, x: Float[Tensor, "B F"]) -> State:
         """Return rows as data states."""
-        return amplitude(x.to(self.angles.dtype), self.qubits, self.constant)
+        return amplitude(x.to(wide(self.angles).dtype), self.qubits, self.constant)
 
     def values(self, angles: Tensor, x: Float[Tensor, "B F"]) -> Float[Tensor, "K+1 B"]:
         """Return f of every observable and, last, the success probability f_I."""
         both = torch.cat([self.observables, torch.ones_like(self.observables[:1])])
-        return values(program_of(self.circuit, angles), self.states(x), both)
+        return values(program_of(self.circuit, wide(angles)), self.states(x), both)
 
     def logits(self, z: Float[Tensor, "K B"]) -> Float[Tensor, "B C"]:
         """Return the logits of normalized observables."""
-        return z.mT.clamp_min(_LEAST).log() if self.head is None else self.head(z.mT)
+        return z.mT.clamp_min(_LEAST).log() if self.head is None else self.head(z.mT.to(self.head.weight.dtype))
 
     @torch.no_grad()
     def success(self, x: Float[Tensor, "B F"]) -> Success:
         """Return what the chip holds after a success, its probability, and the shots that one takes."""
-        return success(amplitudes(program_of(self.circuit, self.angles), self.states(x)))
+        return success(amplitudes(program_of(self.circuit, wide(self.angles)), self.states(x)))
 
     def shift_gradient(self, x: Float[Tensor, "B F"], labels: Int[Tensor, " B"]) -> Float[Tensor, "L 2*n R"]:
         """Return the gradient of the loss by the angles from shifted programs alone: shift, quotient and chain rule."""
         derivatives = parameter_shift(lambda angles: self.values(angles, x), self.angles)
         with torch.no_grad():
             f, p = self.values(self.angles, x).split([len(self.observables), 1])
-        z = (f / p).requires_grad_()
+        z = normalized(f, p).requires_grad_()
         (chain,) = torch.autograd.grad(nn.functional.cross_entropy(self.logits(z), labels), z)
         dz = quotient(f, p, derivatives[:, :-1], derivatives[:, -1:])
         return (chain * dz).sum((1, 2)).view(self.circuit.shape)

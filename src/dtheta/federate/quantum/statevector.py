@@ -22,7 +22,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from dtheta.core.arguments import whole
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum.gates import kron
 
 State = Complex[Tensor, "B D"]
@@ -46,6 +46,16 @@ def qubits_of(state: State) -> int:
     return state.shape[-1].bit_length() - 1
 
 
+def require_qubits(state: State, qubits: int) -> None:
+    """Raise unless a state is (B, 2^n): what fits by chance would be read as another one.
+
+    Raises:
+        ShapeMismatch: It is not.
+    """
+    if state.ndim != 2 or state.shape[1] != 2**qubits:
+        raise ShapeMismatch(f"the state has shape {tuple(state.shape)}; expected (rows, {2**qubits}), {qubits} qubits")
+
+
 def zero_state(
     qubits: int, batch: int = 1, dtype: torch.dtype = torch.complex64, device: torch.device | None = None
 ) -> State:
@@ -64,8 +74,9 @@ def apply(state: State, gate: Complex[Tensor, "*B d d"], wires: Sequence[int]) -
         wires: k different wires, the first one most significant in the gate.
 
     Returns:
-        The new state.
+        The new state, in the wider dtype of both.
     """
+    state, gate = alike(state, gate)
     n, k, batch = qubits_of(state), len(wires), max(len(state), len(gate) if gate.ndim == 3 else 1)
     axes = [*wires, *(q for q in range(n) if q not in wires)]
     amplitudes = state.mT.reshape(*(2,) * n, len(state)).permute(*axes, n).reshape(2**k, -1, len(state))
@@ -77,6 +88,12 @@ def apply(state: State, gate: Complex[Tensor, "*B d d"], wires: Sequence[int]) -
     return moved.reshape(*(2,) * n, batch).permute(*back, n).reshape(2**n, batch).mT
 
 
+def alike(state: State, gate: Tensor) -> tuple[State, Tensor]:
+    """Return both in the wider dtype of the two."""
+    dtype = torch.promote_types(state.dtype, gate.dtype)
+    return state.to(dtype), gate.to(dtype)
+
+
 def apply_layer(state: State, first: Complex[Tensor, "a a"], second: Complex[Tensor, "b b"] | None) -> State:
     """Apply ``first`` to the leading qubits and ``second`` to the others, which are a layer's two halves.
 
@@ -85,10 +102,12 @@ def apply_layer(state: State, first: Complex[Tensor, "a a"], second: Complex[Ten
         first: (a, a).
         second: (b, b), or None where the first acts on all qubits.
     """
+    state, first = alike(state, first)
     left = first @ state.mT.reshape(len(first), -1)
     if second is None:
         return left.mT
-    spread = second.expand(len(first), -1, -1)  # bmm reads the same matrix again; matmul would copy the state instead
+    # bmm reads the same matrix again; matmul would copy the state instead
+    spread = second.to(left.dtype).expand(len(first), -1, -1)
     return torch.bmm(spread, left.view(len(first), len(second), -1)).flatten(0, 1).mT
 
 

@@ -88,4 +88,4 @@ def sampled_gradient(
     failed = (1 - shown.flatten(1).sum(1, keepdim=True)).clamp_min(0)
     counts = draw(torch.cat([shown.flatten(1), failed], 1), shots, generator)[:, :-1].view(shown.shape)
     total = torch.einsum("bjsr,s,r->jb", counts.double(), _SIGNS.double(), observable.double())
-    return (len(branches) * total / shots).to(observable.dtype)
+    return (len(branches) * total / shots).to(branches.dtype.to_real())

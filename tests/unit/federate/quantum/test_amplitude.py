@@ -102,3 +102,17 @@ def test_bad_input_is_refused():
         amp.read(one, 0, generator(0, "x"))
     with pytest.raises(ConfigError, match="in parts"):
         amp.read(amp.GradientState(torch.zeros(1).expand(amp.MOST_PARAMETERS + 1), 1.0), 1, generator(0, "x"))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_very_small_and_large_gradients_keep_direction_and_norm(scale):
+    state = amp.encode(scale * torch.tensor([3.0, 0.0, -4.0], dtype=torch.float64))
+    torch.testing.assert_close(state.direction, torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64))
+    assert state.norm == pytest.approx(5 * scale)
+    assert amp.encode(torch.zeros(0)).norm == 0
+
+
+def test_weights_that_are_not_finite_are_refused():
+    for weight in (math.inf, math.nan):
+        with pytest.raises(ConfigError, match="expected finite numbers"):
+            amp.aggregate_coherent([amp.encode(torch.ones(3))], [weight])

@@ -80,3 +80,11 @@ def test_bad_operators_are_refused():
         run_chip(torch.eye(4), torch.ones(1, 2))
     with pytest.raises(ConfigError, match="3 data qubits"):
         selector_circuit(torch.eye(16), torch.ones(16))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_very_small_and_large_operators_do_as_their_direction_does(scale):
+    operator, psi = random_operator(1).to(torch.complex64), random_state(1, 2).to(torch.complex64)
+    wanted, found = run_chip(operator, psi), run_chip(scale * operator, psi)
+    torch.testing.assert_close(found.state, wanted.state)
+    torch.testing.assert_close(found.probability, wanted.probability)

@@ -8,7 +8,7 @@ import torch
 import dtheta as dt
 from dtheta.adapt.full import Full
 from dtheta.core.change import Dense
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.measure import ReadOut, z_values
 
@@ -78,3 +78,17 @@ def test_cost_counts_the_circuit():
 def test_options_that_cannot_be_meant_are_refused(options):
     with pytest.raises(ConfigError):
         QuantumClassifier(**({"features": 8, "classes": 2} | options))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_angles_of_any_precision_are_computed_in_float32_or_wider(dtype):
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    model = QuantumClassifier(4, 2, layers=1)
+    wanted = model(x).logits
+    torch.testing.assert_close(model.to(dtype)(x).logits.to(wanted), wanted, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("features", [1, 3, 5])
+def test_rows_of_another_length_are_refused(features):
+    with pytest.raises(ShapeMismatch, match=f"have {features} features; this classifier was made for 4"):
+        QuantumClassifier(4, 2, constant=True)(torch.ones(2, features))

@@ -61,3 +61,8 @@ def test_bad_rows_are_refused():
         amplitude(torch.ones(1, 5), qubits=2)
     with pytest.raises(ConfigError, match="axis"):
         angle(torch.ones(1, 2), "W")
+
+
+def test_complex_rows_are_refused():
+    with pytest.raises(ShapeMismatch, match="expected real numbers"):
+        amplitude(torch.ones(1, 2) + 0j)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, NonFinite
 from dtheta.federate.quantum.circuit import Circuit
 from dtheta.federate.quantum.layers import strongly_entangling
 from dtheta.federate.quantum.measure import (
@@ -112,3 +112,25 @@ def test_bad_measurements_are_refused():
         draw(torch.ones(1, 2), 0, generator(0, "x"))
     with pytest.raises(ConfigError, match="probability"):
         ReadOut(1.5, 0.0)
+
+
+def test_shots_of_what_is_no_probability_are_refused():
+    for row in ([0.0, 0.0], [torch.nan, 1.0], [-0.1, 1.1], [torch.inf, 0.0]):
+        with pytest.raises(NonFinite, match="expected probabilities"):
+            draw(torch.tensor([[0.5, 0.5], row]), 5, generator(0, "shots"))
+    with pytest.raises(ConfigError, match="24 qubits"):
+        draw(torch.zeros(1, 1).expand(1, 2**24 + 1), 5, generator(0, "shots"))
+
+
+def test_shots_of_many_outcomes_follow_their_probabilities():
+    size = 2**21
+    rare = torch.zeros(1, size)
+    rare[0, 0], rare[0, 1:] = 1 - 1e-3, 1e-3 / (size - 1)  # in float32 each adds less to a running sum than it holds
+    counts = draw(rare, 2_000_000, generator(0, "many outcomes"))
+    assert abs(int(counts[0, 1:].sum()) - 2000) < 5 * 2000**0.5
+
+
+def test_sampled_values_have_the_precision_of_the_state():
+    for dtype in (torch.complex64, torch.complex128):
+        state = random_state(2, 3).to(dtype)
+        assert sampled(state, "XZ", 10, generator(0, "shots")).dtype == dtype.to_real()

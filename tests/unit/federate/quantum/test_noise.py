@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum import density as exact
 from dtheta.federate.quantum.circuit import Circuit
 from dtheta.federate.quantum.layers import Layers, strongly_entangling
@@ -89,3 +89,27 @@ def test_bad_noise_is_refused():
             make()
     with pytest.raises(ConfigError, match="at most 6"):
         exact.density(zero_state(7))
+
+
+def test_trajectories_take_angles_of_every_row():
+    circuit = Circuit(2, [("RX", 0), ("CNOT", 0, 1)])
+    angles = random_angles((3, 1))
+    for state in (zero_state(2, 1, torch.complex128), random_state(2, 3)):
+        found = trajectories(circuit, angles, state, depolarizing(0.0), 3, generator(0, "trajectories"))
+        torch.testing.assert_close(found, circuit(angles, state).repeat(3, 1))
+
+
+def test_what_is_no_channel_is_refused():
+    circuit, rho = Circuit(1, [("RX", 0)]), exact.density(zero_state(1))
+    with pytest.raises(ConfigError, match=r"depolarizing\(p\)\.kraus"):
+        exact.evolve(circuit, torch.zeros(1), rho, depolarizing(0.1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="not the identity"):
+        exact.channel(rho, 0.5 * depolarizing(0.1).kraus(), 0)
+    with pytest.raises(ConfigError, match="wire is 1"):
+        exact.channel(rho, depolarizing(0.1).kraus(), 1)
+    with pytest.raises(ConfigError, match="strength is 2"):
+        exact.depolarize(rho, 2.0)
+    with pytest.raises(ConfigError, match="layers is -1"):
+        twirl(torch.ones(1), 0.5, -1)
+    with pytest.raises(ShapeMismatch, match="4 qubits"):
+        exact.evolve(Circuit(2, [("RX", 0)]), torch.zeros(1), rho)

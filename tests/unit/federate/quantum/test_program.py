@@ -95,3 +95,27 @@ def test_logits_are_probabilities_of_the_first_qubits():
 def test_options_that_cannot_be_meant_are_refused(options):
     with pytest.raises(ConfigError):
         ProgramClassifier(**({"features": 4, "classes": 2} | options))
+
+
+@pytest.mark.parametrize("head", ["projectors", "affine"])
+def test_a_row_at_which_the_chip_never_succeeds_says_nothing(head):
+    model = ProgramClassifier(4, 2, layers=1, head=head)
+    with torch.no_grad():
+        model.angles.zero_()  # the operator is |0><0|
+    x, labels = torch.eye(4)[[1, 0]], torch.tensor([0, 1])
+    found = model(x, labels)
+    assert float(model.success(x).probability[0]) == 0
+    assert found.logits.isfinite().all() and found.loss.isfinite()
+    if head == "projectors":
+        assert found.logits[0, 0] == found.logits[0, 1]
+    (gradient,) = torch.autograd.grad(found.loss, model.angles)
+    torch.testing.assert_close(model.shift_gradient(x, labels), gradient, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_angles_of_any_precision_are_computed_in_float32_or_wider(dtype):
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for head in ("projectors", "affine"):
+        model = ProgramClassifier(4, 2, layers=1, head=head)
+        wanted = model(x).logits
+        torch.testing.assert_close(model.to(dtype)(x).logits.to(wanted), wanted, rtol=0.2, atol=0.2)

@@ -133,3 +133,22 @@ def test_wrong_angles_and_sizes_are_refused():
         strongly_entangling(3, 2, (3, 1))
     with pytest.raises(ConfigError, match="takes no angle"):
         Gate("H", (0,), 0.1)
+
+
+def test_a_state_of_other_qubits_is_refused():
+    layers, circuit = Layers(2, 1), Circuit(2, [("RX", 0), ("CNOT", 0, 1)])
+    for state in (torch.ones(4, 2) + 0j, zero_state(3, 2), torch.ones(4) + 0j):
+        with pytest.raises(ShapeMismatch, match="2 qubits"):
+            layers(torch.zeros(layers.shape), state)
+        with pytest.raises(ShapeMismatch, match="2 qubits"):
+            circuit(torch.zeros(1), state)
+
+
+def test_angles_and_states_of_two_precisions_meet_in_the_wider():
+    layers, circuit = strongly_entangling(3, 2), Circuit(3, [("RX", 0), ("CNOT", 0, 1), ("CRZ", 1, 2)])
+    for run in (layers, circuit):
+        angles = random_angles(run.shape)
+        wanted = run(angles, zero_state(3, 1, torch.complex128))
+        for found in (run(angles, zero_state(3)), run(angles.float(), zero_state(3, 1, torch.complex128))):
+            assert found.dtype == torch.complex128
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)

@@ -69,3 +69,15 @@ def test_an_angle_that_is_not_there_is_refused():
     circuit = program_circuit(1, 1)
     with pytest.raises(ConfigError, match="4 angles"):
         branch_state(circuit, random_angles(circuit.shape), 4)
+
+
+def test_an_observable_of_whole_numbers_is_not_rounded():
+    circuit = program_circuit(1, 1)
+    branches = branch_states(circuit, random_angles(circuit.shape))
+    psi, observable = random_state(1, 2), torch.tensor([1, -1])
+    whole, real = (
+        sampled_gradient(branches, psi, values, 1000, generator(0, "shots"))
+        for values in (observable, observable.double())
+    )
+    assert whole.dtype == torch.float64 and float(whole.abs().max()) > 0
+    torch.testing.assert_close(whole, real)
