@@ -26,7 +26,6 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.term import Term
 from dtheta.core.selection import Site
 from dtheta.data.batches import loader
-from dtheta.data.images import load_fashion_mnist
 
 # Half-decades from which every method's rate is chosen; a search that ends at an end of its part goes on outwards.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -148,7 +147,7 @@ def _odd_and_even(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def _images(data: str, seed: int) -> tuple[Tensor, Tensor]:
     """Return pixels (N, P), unscaled as in the toy's code, and labels (N,), in an order drawn by the seed."""
     if data == "fashion":
-        found = load_fashion_mnist(n_train=25000, n_test=1, seed=seed).train
+        found = dt.load_image_task("fashion", n_train=25000, n_test=1, seed=seed).train
         return found.images.flatten(1).double(), found.labels
     from sklearn.datasets import load_digits
 

@@ -96,6 +96,15 @@ def device_seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def resident(field: str = "VmHWM") -> int:
+    """Return the resident bytes of this process: the most so far (VmHWM), or those of now (VmRSS).
+
+    ``ru_maxrss`` would count those of the process that started this one, too.
+    """
+    with open("/proc/self/status") as lines:
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 def product_rate(m: int, n: int, columns: int, repeat: int = 5) -> float:
     """Return the measured rate, in flops a CPU second, of a float32 product (m, n) by (n, columns)."""
     left, right = torch.ones(m, n), torch.ones(n, columns)

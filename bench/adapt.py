@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from _adaptations import LADDER, SETTINGS, Fitting
-from _runs import Runs
+from _runs import Runs, best_rate
 
 import dtheta as dt
 from dtheta.adapt.sorsa import orthonormality
@@ -85,15 +85,11 @@ def tuned_rate(runs: Trainings, name: str, method: str, field: str) -> float:
     """Return the rate of lowest loss on the tuning seeds; its two neighbors on the ladder are worse."""
     setting = SETTINGS[name]
     tuned = "SORSA" if method.startswith("SORSA") else method
-    low, high = (LADDER.index(rate) for rate in setting.first)
-    loss: dict[int, float] = {}
-    while True:
-        for i in sorted(set(range(low, high + 1)) - set(loss)):
-            loss[i] = _mean([getattr(r, field) for r in runs.many(name, tuned, LADDER[i], setting.tuning_seeds)])
-        best = min(loss, key=lambda i: loss[i])
-        if low < best < high or best in (0, len(LADDER) - 1):
-            return LADDER[best]
-        low, high = min(low, best - 1), max(high, best + 1)
+
+    def loss(rate: float) -> float:
+        return _mean([getattr(r, field) for r in runs.many(name, tuned, rate, setting.tuning_seeds)])
+
+    return best_rate(LADDER, setting.first, loss)
 
 
 def claims(runs: Trainings, name: str, seeds: range) -> list[dict[str, Any]]:

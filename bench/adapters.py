@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _runs import Runs
+from _runs import Runs, best_rate
 from torch import nn
 
 import dtheta as dt
@@ -133,15 +133,11 @@ class Trainings:
 
     def rate(self, method: str) -> float:
         """Return the rate of lowest cross-entropy on held-out texts; its two neighbors on the ladder are worse."""
-        low, high = (LADDER.index(rate) for rate in FIRST[method])
-        loss: dict[int, float] = {}
-        while True:
-            for i in sorted(set(range(low, high + 1)) - set(loss)):
-                loss[i] = mean(self.get(task, method, LADDER[i], 100, True)["loss"] for task in TUNED_ON)
-            best = min(loss, key=lambda i: loss[i])
-            if low < best < high or best in (0, len(LADDER) - 1):
-                return LADDER[best]
-            low, high = min(low, best - 1), max(high, best + 1)
+
+        def loss(rate: float) -> float:
+            return mean(self.get(task, method, rate, 100, True)["loss"] for task in TUNED_ON)
+
+        return best_rate(LADDER, FIRST[method], loss)
 
 
 def claims(runs: Trainings, tasks: Iterable[str], seeds: range) -> list[dict[str, Any]]:

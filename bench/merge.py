@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Row, compare, interleaved, main
+from _measure import Row, compare, interleaved, main, resident
 from torch import Tensor
 
 MODELS, TENSORS = 4, 20
@@ -157,17 +157,11 @@ def child(who: str, method: str, folder: Path, out: Path) -> None:
     if who in ("dtheta", "streamed"):
         import_module("dtheta.compose.sieves").loops()
         import_module("dtheta.core.compiled").loops("topk")
-    before = peak()
+    before = resident()
     start, wall = time.process_time(), time.perf_counter()
     RUN[who](method, folder, out)
     seconds, wall = time.process_time() - start, time.perf_counter() - wall
-    print(json.dumps({"cpu": seconds, "wall": wall, "peak": peak(), "imports": before}))
-
-
-def peak() -> float:
-    """Return the largest resident memory of this process so far, in MiB; ru_maxrss would count its parent's, too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    print(json.dumps({"cpu": seconds, "wall": wall, "peak": resident() / 2**20, "imports": before / 2**20}))
 
 
 # The benchmark.

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Row, compare, interleaved, main
+from _measure import Row, compare, interleaved, main, resident
 from _runs import Runs
 from torch import nn
 
@@ -121,16 +121,11 @@ def peak(run: Callable[[], None]) -> float:
 def _peak(run: Callable[[], None], send: Any) -> None:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     run()
-    send.send(float(_resident("VmHWM") - before))
+    send.send(float(resident() - before))
     send.close()
     os._exit(0)
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def costs(name: str, columns: int, arguments: argparse.Namespace) -> Iterable[Row]:

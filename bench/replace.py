@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from _measure import Row, compare, interleaved, main
+from _texts import unlabeled
 from torch import Tensor, nn
 
 import dtheta as dt
@@ -50,13 +51,6 @@ def loaded(name: str) -> tuple[nn.Module, Any]:
     return dt.load_model(name), dt.load_tokenizer(name)
 
 
-def batches(texts: Sequence[str], tokenizer: Any, size: int = 16, length: int = LENGTH) -> list[dict[str, Tensor]]:
-    """Return texts as batches, without labels."""
-    held = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, length)
-    found = [held.collate([held[i] for i in range(j, min(j + size, len(held)))]) for j in range(0, len(held), size)]
-    return [{k: v for k, v in batch.items() if k != "labels"} for batch in found]
-
-
 def output_error(model: nn.Module, delta: Delta, held: list[dict[str, Tensor]]) -> float:
     """Return the relative squared error of a model's output with a delta attached."""
     before = torch.cat(list(outputs(model, held))).double()
@@ -76,9 +70,9 @@ class Task:
         labeled = Texts(task.train.texts[: FIT + HELD_OUT], task.train.labels[: FIT + HELD_OUT])
         train = EncodedTexts(labeled, self.tokenizer, LENGTH)
         self.test = EncodedTexts(task.test, self.tokenizer, LENGTH)
-        self.fit = batches(task.train.texts[:FIT], self.tokenizer)
-        self.held_out = batches(task.train.texts[FIT : FIT + HELD_OUT], self.tokenizer)
-        self.unlabeled = batches(task.train.texts[FIT + HELD_OUT :], self.tokenizer, 8)
+        self.fit = unlabeled(task.train.texts[:FIT], self.tokenizer, 16, LENGTH)
+        self.held_out = unlabeled(task.train.texts[FIT : FIT + HELD_OUT], self.tokenizer, 16, LENGTH)
+        self.more = unlabeled(task.train.texts[FIT + HELD_OUT :], self.tokenizer, 8, LENGTH)
         probe = logistic_regression(
             pooled_features(self.net, train), torch.tensor(train.labels), len(task.classes), C=1.0
         )
@@ -111,7 +105,7 @@ class Task:
             return missed[batch["attention_mask"].bool()].mean()
 
         with dropout_as(self.net, False):  # else the model's own outputs, the targets, would be noisy
-            dt.fit(adapter, self.unlabeled, steps=steps, lr=5e-4, warmup=0.1, loss=loss, quiet=True)
+            dt.fit(adapter, self.more, steps=steps, lr=5e-4, warmup=0.1, loss=loss, quiet=True)
         made = adapter.delta()
         adapter.detach()
         return made
@@ -160,10 +154,11 @@ def whole_model(arguments: argparse.Namespace) -> Iterator[Row]:
     model, tokenizer = loaded("minilm")
     texts = load_task("bbc", FIT + HELD_OUT, 1).train.texts
     for width in arguments.widths:
-        delta = replace_mlps(model, batches(texts[:FIT], tokenizer), width, sequential=False, sizes=(1,)).delta
+        fit = unlabeled(texts[:FIT], tokenizer, 16, LENGTH)
+        delta = replace_mlps(model, fit, width, sequential=False, sizes=(1,)).delta
         adapter = dt.attach(model, delta)
         for size, length in ((1, 16), (1, 64), (16, 64)):
-            batch = batches(texts[:size], tokenizer, size, length)[0]
+            batch = unlabeled(texts[:size], tokenizer, size, length)[0]
 
             calls = max(1, 32 // size)
             on, off = (_run(model, adapter, enabled, batch, calls) for enabled in (True, False))
@@ -187,7 +182,7 @@ def smollm2(arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield perplexities; of the first MLPs of one sequence, the fits are those of a shorter one."""
     model, tokenizer = loaded("smollm2")
     texts = load_task("bbc", 120, 1).train.texts
-    fit, measure = batches(texts[:80], tokenizer, 4, 128), batches(texts[80:90], tokenizer, 4, 128)
+    fit, measure = (unlabeled(some, tokenizer, 4, 128) for some in (texts[:80], texts[80:90]))
     held = TokenTexts(texts[90:115], tokenizer, 128)
 
     def perplexity(delta: Delta | None) -> float:

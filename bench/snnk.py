@@ -23,12 +23,12 @@ from typing import get_args
 
 import torch
 from _measure import Row, compare, cpu_seconds, interleaved, main
+from _texts import unlabeled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtheta.core.mlps import find_mlps
 from dtheta.core.seeds import generator
-from dtheta.data.batches import EncodedTexts
 from dtheta.data.tasks import load_task
 from dtheta.data.text import Texts
 from dtheta.kernels.bundle import bundle, fold
@@ -126,12 +126,7 @@ class Bbc:
 
     def batches(self, texts: Texts, count: int) -> list[dict[str, Tensor]]:
         """Batches of 32 texts without labels."""
-        some = Texts(texts.texts[:count], texts.labels[:count])
-        encoded = EncodedTexts(some, self.tokenizer, self.length)
-        found = [
-            encoded.collate([encoded[i] for i in range(s, min(s + 32, len(some)))]) for s in range(0, len(some), 32)
-        ]
-        return [{name: part for name, part in batch.items() if name != "labels"} for batch in found]
+        return unlabeled(texts.texts[:count], self.tokenizer, 32, self.length)
 
     @torch.no_grad()
     def embeddings(self, texts: Texts, count: int) -> tuple[Tensor, Tensor]:

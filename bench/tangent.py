@@ -14,14 +14,13 @@ product over outputs and parameters together). Agreement is max |K - K'| / max |
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from _measure import Row, compare, cpu_seconds, interleaved, main
+from _measure import Row, compare, cpu_seconds, interleaved, main, resident
 from torch import Tensor, nn
 
 from dtheta.core.seeds import generator
@@ -171,10 +170,10 @@ def child(examples: int, outputs: Any, select: str | None) -> None:
     lengths = torch.randint(5, 65, (examples, 1), generator=draw)
     mask = (torch.arange(64) < lengths).long()
     tangent_kernel(model, {"input_ids": ids[:3], "attention_mask": mask[:3]}, outputs=outputs, select="@bias")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     batch = {"input_ids": ids * mask, "attention_mask": mask}
     seconds = cpu_seconds(lambda: tangent_kernel(model, batch, outputs=outputs, select=select, memory=2**31))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, before / 2**20, seconds)
+    print(resident() / 2**30, before / 2**30, seconds)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:

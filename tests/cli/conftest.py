@@ -173,6 +173,13 @@ def adapted_language(folders: dict[str, Path], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
+def here(dtheta: Callable[..., Outcome], folders: dict[str, Path], table: Path) -> Path:
+    """The folder of ``table`` that commands run in, with the tiny encoder."""
+    (table.parent / "bert").symlink_to(folders["bert"])
+    return table.parent
+
+
+@pytest.fixture
 def stocked(adapted: Path, adapted_language: Path, folders: dict[str, Path], table: Path) -> Path:
     """The folder of ``table``, with a classifier's delta x, a language model's l, and their models."""
     folder = table.parent

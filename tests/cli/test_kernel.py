@@ -9,16 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import Outcome, sentences, write_table
 
 Run = Callable[..., Outcome]
 GIVEN = ("--model", "bert", "--data", "reviews.csv", "--max-length", 16, "--examples", 30)
-
-
-@pytest.fixture
-def here(dtheta: Run, folders: dict[str, Path], table: Path) -> Path:
-    (table.parent / "bert").symlink_to(folders["bert"])
-    return table.parent
 
 
 def test_its_figures_are_those_of_the_kernel_it_writes(dtheta: Run, here: Path) -> None:
@@ -54,23 +48,41 @@ def test_a_delta_that_would_train_on(dtheta: Run, here: Path) -> None:
     assert done.json["trains"] == "a.delta" and done.json["trace"] > 0
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code", "said"),
     [
-        (("--method", "LoRA", "--delta", "a.delta"), "one of them"),
-        (("--method", "Lora2"), "unknown method"),
-        (("--delta", "none.delta"), "none.delta"),
-        (("--out", "reviews.csv"), "reviews.csv"),
-        (("--data", "fashion"), "pictures"),
+        (("--method", "LoRA", "--delta", "x.delta"), 2, "one of them"),
+        (("--method", "Lora2"), 2, "unknown method"),
+        (("--method", "LoRA on nothing"), 1, "nothing"),
+        (("--method", "LoRA(rank=99)"), 2, "rank 99 does not fit"),
+        (("--method", "PromptTuning on @attention"), 2, "nothing to select"),
+        (("--delta", "none.delta"), 2, "none.delta"),
+        (("--delta", "l.delta"), 2, "no text classifier"),
+        (("--delta", "x.delta", "--model", "llama"), 3, "another base"),
+        (("--delta", "x.delta", "--data", "three.csv"), 3, "tells 2 classes apart, and three has 3"),
+        (("--max-length", 99), 2, "--max-length 99 must lie between 1 and 32"),
+        (("--data", "fashion"), 2, "pictures"),
+        (("--data", "one.csv"), 1, "at least two classes"),
+        (("--out", "reviews.csv"), 1, "reviews.csv"),
     ],
 )
-def test_bad_input_is_refused(dtheta: Run, here: Path, given: tuple[object, ...], said: str) -> None:
-    done = dtheta("kernel", *GIVEN, *given)
-    assert done.code != 0 and said in done.err and done.out == ""
-    assert sorted(p.name for p in here.iterdir()) == ["bert", "reviews.csv"]
+def test_bad_input_is_refused_by_a_dry_run_too(
+    dtheta: Run, stocked: Path, dry: tuple[str, ...], given: tuple[object, ...], code: int, said: str
+) -> None:
+    write_table(stocked / "one.csv", [(text, "good") for text, _ in sentences(40)])
+    write_table(stocked / "three.csv", [(text, str(i % 3)) for i, (text, _) in enumerate(sentences(60))])
+    before = sorted(path.name for path in stocked.iterdir())
+    done = dtheta("kernel", *GIVEN, *given, *dry)
+    assert (done.code, done.out) == (code, "") and said in done.err, done.err
+    assert sorted(path.name for path in stocked.iterdir()) == before
 
 
-def test_a_dry_run_writes_nothing(dtheta: Run, here: Path) -> None:
-    done = dtheta("kernel", *GIVEN, "--out", "k.safetensors", "--dry-run", "--json")
+@pytest.mark.parametrize("trains", [(), ("--delta", "x.delta"), ("--method", "SNNK")])
+def test_a_dry_run_loads_no_weights_and_writes_nothing(
+    dtheta: Run, stocked: Path, trains: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded weights"))
+    done = dtheta("kernel", *GIVEN, *trains, "--out", "k.safetensors", "--dry-run", "--json")
     assert done.code == 0 and done.json["writes"] == {"k.safetensors": 16 * 30**2}
     assert not Path("k.safetensors").exists()

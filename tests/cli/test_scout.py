@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import Outcome, sentences, write_table
 
 Run = Callable[..., Outcome]
 
 
-@pytest.fixture
-def here(dtheta: Run, folders: dict[str, Path], table: Path) -> Path:
-    (table.parent / "bert").symlink_to(folders["bert"])
-    return table.parent
-
-
 GIVEN = ("--model", "bert", "--data", "reviews.csv", "--max-length", 16, "--examples", 40)
+
+
+def _proposed(told: str) -> list[str]:
+    """Return the arguments of the command that a scouting proposes."""
+    line = next(line for line in told.splitlines() if line.startswith("train it:"))
+    return shlex.split(line.removeprefix("train it:"))[1:]
 
 
 def test_it_ranks_the_methods_and_proposes_a_command_that_runs(dtheta: Run, here: Path) -> None:
@@ -36,9 +36,7 @@ def test_it_ranks_the_methods_and_proposes_a_command_that_runs(dtheta: Run, here
     page = Path("scout.html").read_text()
     assert "Whether to believe it" in page and "LoRA(rank=2) on @attention#1" in page
     told = dtheta("scout", *GIVEN, *methods, "--probe", "none")
-    line = next(line for line in told.out.splitlines() if line.startswith("train it:"))
-    command = shlex.split(line.removeprefix("train it:"))
-    assert dtheta(*command[1:], "--steps", 2).code == 0
+    assert dtheta(*_proposed(told.out), "--steps", 2).code == 0
 
 
 def test_the_same_seed_gives_the_same_numbers(dtheta: Run, here: Path) -> None:
@@ -51,38 +49,41 @@ def test_a_method_that_cannot_be_had_is_named(dtheta: Run, here: Path) -> None:
     assert done.code == 0 and "not scouted: LoRA(rank=999)" in done.out
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code", "said"),
     [
-        (("--method", "LoRA(rank=2"), "is not of the form"),
-        (("--method", "Lora2"), "unknown method"),
-        (("--method", "LoRA(ranks=2)"), "rank"),
-        (("--label", "stars"), "stars"),
-        (("--data", "bbb"), "no task 'bbb'"),
-        (("--data", "digits"), "pictures"),
-        (("--examples", 4), "examples"),
-        (("--report", "reviews.csv"), "reviews.csv"),
-        (("--method", "BitFit", "--method", "BitFit"), "twice"),
+        (("--method", "LoRA(rank=2"), 2, "is not of the form"),
+        (("--method", "Lora2"), 2, "unknown method"),
+        (("--method", "LoRA(ranks=2)"), 2, "rank"),
+        (("--method", "BitFit", "--method", "BitFit"), 2, "twice"),
+        (("--method", "LoRA on nothing"), 2, "none of the methods can be scouted"),
+        (("--method", "Full on head.*"), 2, "nothing but the head"),
+        (("--method", "LoRA(rank=99)", "--method", "PiSSA(rank=99)"), 2, "rank 99 does not fit"),
+        (("--method", "PromptTuning on @attention"), 2, "nothing to select"),
+        (("--text", "nope"), 2, "nope"),
+        (("--label", "stars"), 2, "stars"),
+        (("--data", "bbb"), 2, "no task 'bbb'"),
+        (("--data", "missing.csv"), 2, "missing.csv"),
+        (("--data", "digits"), 2, "pictures"),
+        (("--data", "one.csv"), 1, "at least two classes"),
+        (("--examples", 4), 2, "examples"),
+        (("--examples", -5), 2, "examples"),
+        (("--max-length", 0), 2, "max-length"),
+        (("--max-length", 99), 2, "--max-length 99 must lie between 1 and 32"),
+        (("--pooling", "max"), 2, "pooling"),
+        (("--model", "nowhere"), 2, "nowhere"),
+        (("--report", "reviews.csv"), 1, "reviews.csv"),
     ],
 )
-def test_bad_input_is_refused(dtheta: Run, here: Path, given: tuple[object, ...], said: str) -> None:
-    done = dtheta("scout", *GIVEN, *given)
-    assert done.code == (1 if "--report" in given else 2) and said in done.err and done.out == ""
-    assert sorted(p.name for p in here.iterdir()) == ["bert", "reviews.csv"]
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--data", "missing.csv"), "missing.csv"),
-        (("--text", "nope"), "nope"),
-        (("--examples", -5), "examples"),
-        (("--max-length", 0), "max-length"),
-    ],
-)
-def test_a_dry_run_refuses_what_the_run_would(dtheta: Run, here: Path, given: tuple[object, ...], said: str) -> None:
-    done = dtheta("scout", *GIVEN, *given, "--dry-run")
-    assert done.code == 2 and said in done.err
+def test_bad_input_is_refused_by_a_dry_run_too(
+    dtheta: Run, here: Path, dry: tuple[str, ...], given: tuple[object, ...], code: int, said: str
+) -> None:
+    write_table(here / "one.csv", [(text, "good") for text, _ in sentences(40)])
+    before = sorted(path.name for path in here.iterdir())
+    done = dtheta("scout", *GIVEN, *given, *dry)
+    assert (done.code, done.out) == (code, "") and said in done.err, done.err
+    assert sorted(path.name for path in here.iterdir()) == before
 
 
 def test_the_proposed_command_has_the_options_it_was_found_with(dtheta: Run, here: Path, table: Path) -> None:
@@ -90,14 +91,19 @@ def test_the_proposed_command_has_the_options_it_was_found_with(dtheta: Run, her
     arguments = ("--data", "other.csv", "--text", "body", "--label", "stars", "--method", "BitFit", "--probe", "none")
     told = dtheta("scout", *GIVEN, *arguments, "--seed", 3)
     assert told.code == 0, told.err
-    line = next(line for line in told.out.splitlines() if line.startswith("train it:"))
-    command = shlex.split(line.removeprefix("train it:"))
+    command = _proposed(told.out)
     for flag, value in (("--text", "body"), ("--label", "stars"), ("--max-length", "16"), ("--seed", "3")):
         assert command[command.index(flag) + 1] == value
-    assert dtheta(*command[1:], "--steps", 2).code == 0
+    assert dtheta(*command, "--steps", 2).code == 0
 
 
-def test_a_dry_run_reads_nothing_and_writes_nothing(dtheta: Run, here: Path) -> None:
-    done = dtheta("scout", *GIVEN, "--report", "scout.html", "--dry-run", "--json")
+def test_a_dry_run_loads_no_weights_and_writes_nothing(
+    dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded weights"))
+    methods = ("--method", "LoRA(rank=99)", "--method", "BitFit", "--method", "PromptTuning")
+    done = dtheta("scout", *GIVEN, *methods, "--report", "scout.html", "--dry-run", "--json")
     assert done.code == 0 and done.json["dry_run"] and done.json["memory"] > 0
+    (note,) = done.json["notes"]
+    assert note.startswith("not scouted: LoRA(rank=99)") and "does not fit" in note
     assert not Path("scout.html").exists()

@@ -14,6 +14,7 @@ from dtheta.adapt.houlsby import Houlsby
 from dtheta.adapt.snnk import SNNK
 from dtheta.core.delta import Delta
 from dtheta.core.seeds import generator
+from tests.shaken import shaken
 
 WIDTH = 6
 X = torch.randn(9, 5, generator=generator(0, "x"), dtype=torch.float64)
@@ -27,11 +28,8 @@ METHODS: Any = SNNKS | st.builds(Houlsby, st.integers(1, 5), st.sampled_from(["g
 SEEDS, FACTORS = st.integers(0, 3), st.floats(-3, 3)
 
 
-def shaken(method: Any, seed: int, draw: int) -> Delta:
-    adapter = attach(MODEL, method, "*", seed=seed)
-    with torch.no_grad():
-        for name, p in adapter.trainable().items():
-            p.add_(torch.randn(p.shape, generator=generator(draw, name), dtype=p.dtype), alpha=0.3)
+def moved(method: Any, seed: int, draw: int) -> Delta:
+    adapter = shaken(attach(MODEL, method, "*", seed=seed), seed=draw)
     delta = adapter.delta()
     adapter.detach()
     return delta
@@ -66,5 +64,5 @@ def test_nothing_moves_before_training_and_nothing_is_left_behind(method: Any, s
 def test_a_combination_adds_the_combination_of_what_each_adds(
     first: SNNK, second: SNNK, seed: int, other: int, a: float, b: float
 ) -> None:
-    one, two = shaken(first, seed, 1), shaken(second, other, 2)
+    one, two = moved(first, seed, 1), moved(second, other, 2)
     torch.testing.assert_close(added(a * one + b * two), a * added(one) + b * added(two), rtol=1e-9, atol=1e-9)

@@ -8,25 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.method import Method
 from dtheta.core.delta import Delta
-from dtheta.core.seeds import generator
+from tests.shaken import shaken
 
 
-def shake(adapter: Adapter, size: float = 0.05) -> None:
-    """Move every trainable parameter by keyed noise, as training would."""
-    with torch.no_grad():
-        for name, parameter in adapter.trainable().items():
-            noise = torch.randn(parameter.shape, generator=generator(0, name))
-            parameter.add_(noise.to(parameter), alpha=size)
-
-
-def moved(model: nn.Module, method: Method, select: str | None = None, **settings: float) -> Delta:
+def moved(model: nn.Module, method: Method, select: str | None = None, size: float = 0.05) -> Delta:
     """The delta of an adapter whose factors were shaken; the model is left as it was."""
-    adapter = attach(model, method, select)
-    shake(adapter, **settings)
+    adapter = shaken(attach(model, method, select), size)
     delta = adapter.delta()
     adapter.detach()
     return delta

@@ -16,7 +16,8 @@ from dtheta.adapt.pissa import PiSSA
 from dtheta.core.interop import to_peft
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
-from tests.parity.adapted import moved, outputs, shake
+from tests.parity.adapted import moved, outputs
+from tests.shaken import shaken
 
 peft = pytest.importorskip("peft")
 
@@ -57,7 +58,7 @@ def test_reload_of_fast_pissa(encoder, tmp_path):
     assert difference(again, trained) > 0.5 * effect
 
     adapter = attach(encoder, PiSSA(rank=16, accuracy=None))
-    shake(adapter, 1e-3)
+    shaken(adapter, 1e-3)
     ours = outputs(adapter, [TOKENS])
     path = files.save(adapter.delta(), tmp_path / "ours.delta")
     adapter.detach()
@@ -106,7 +107,7 @@ def test_base_after_two_pissa_adapters(encoder):
 
     first, second = attach(encoder, PiSSA(rank=16)), attach(encoder, PiSSA(rank=16))
     assert torch.equal(outputs(second, [TOKENS]), base)
-    shake(first, 1e-3)
+    shaken(first, 1e-3)
     with first.disabled():
         assert torch.equal(outputs(encoder, [TOKENS]), base)
     first.detach()

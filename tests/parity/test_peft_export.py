@@ -21,7 +21,8 @@ from dtheta.adapt.sorsa import SORSA
 from dtheta.core.interop import from_peft, to_peft
 from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
-from tests.parity.adapted import moved, outputs, shake, with_delta
+from tests.parity.adapted import moved, outputs, with_delta
+from tests.shaken import shaken
 
 peft = pytest.importorskip("peft")
 
@@ -128,7 +129,7 @@ def test_module_whose_path_ends_in_another_modules_path_is_left_alone(tmp_path):
 
 def test_head_stored_in_full(tiny_llama, tmp_path):
     adapter = attach(tiny_llama, PiSSA(rank=3), "*.q_proj|*.v_proj", also="lm_head.*")
-    shake(adapter)
+    shaken(adapter, 0.05)
     delta = adapter.delta()
     adapter.detach()
     folder = to_peft(delta, tmp_path / "adapter", model=tiny_llama, modules_to_save=["lm_head"])

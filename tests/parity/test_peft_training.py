@@ -16,7 +16,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.pissa import PiSSA
 from dtheta.core.seeds import generator
-from tests.parity.adapted import shake
+from tests.shaken import shaken
 
 peft = pytest.importorskip("peft")
 
@@ -41,7 +41,7 @@ def assert_close(ours, theirs, relative):
 def pair(minilm_factory):
     """The same moved LoRA on MiniLM, here and in peft."""
     adapter = attach(minilm_factory(), LoRA(rank=8, alpha=16.0), SELECT)
-    shake(adapter, 0.02)
+    shaken(adapter, 0.02)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = peft.get_peft_model(minilm_factory(), peft.LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS))

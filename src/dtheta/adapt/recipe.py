@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -32,6 +32,7 @@ from dtheta.adapt.sorsa import orthonormality
 from dtheta.adapt.term import FactoredTerm
 from dtheta.core.delta import Delta
 from dtheta.core.logistic import logistic_regression
+from dtheta.core.selection import Site
 from dtheta.core.selection import select as select_sites
 from dtheta.data.batches import EncodedTexts, loader
 from dtheta.data.text import Texts, TextTask, keyed_order
@@ -294,7 +295,12 @@ def require_sites(model: nn.Module, recipe: Recipe, select: str | None) -> None:
     if method.new_vectors:
         method.require(model, select)
         return
-    sites = select_sites(model, select if select is not None else method.default_select, matrices=method.matrices)
+    pattern = select if select is not None else method.default_select
+    require_rank(method, select_sites(model, pattern, matrices=method.matrices))
+
+
+def require_rank(method: Method, sites: Iterable[Site]) -> None:
+    """Raise ConfigError unless the rank of a method, if it has one, fits the matrices at all sites."""
     rank = getattr(method, "rank", None)
     for site in sites if isinstance(rank, int) else ():
         check_rank(site, rank)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def _kept(options: Options, header: Header) -> str:
 
 def _plan(options: Options, header: Header, keep: str, console: Console) -> int:
     _require_compressible(options, header, keep)
-    source = Source(options.data, options.text, options.label, options.encoding)
+    source = Source.of(options)
     base = bases_read([header], options.model)
     reads, notes, cost = {str(options.delta): header.nbytes, **base}, [], Cost()
     seconds: float | None = 5 * reading_time(header.nbytes) + (1 if not base else 5)
@@ -210,7 +210,7 @@ def _searched(delta: Delta, options: Options, keep: str, console: Console) -> tu
     task = delta.provenance.task
     name = base_name(task, options.model)
     net, tokenizer = task_model(delta, load_model(name)), load_tokenizer(name)
-    texts = labeled(delta.provenance, Source(options.data, options.text, options.label, options.encoding), options.seed)
+    texts = labeled(delta.provenance, Source.of(options), options.seed)
     choose, test = texts.held_out(options.validate)
     score = on_batches(net, batches(encoded(choose, tokenizer, task)))
     settings: Any = {"scale": _scale(options), "per": options.per, "keep": keep, "new": options.new}

@@ -15,10 +15,11 @@ from dtheta.cli.columns import require_columns
 from dtheta.cli.compress import OF_BOTH, OF_SNNK
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
-from dtheta.cli.networks import require_classifier_of
+from dtheta.cli.labeled import Source
+from dtheta.cli.networks import require_classifier_of, require_model
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
-from dtheta.cli.replaced_effect import BATCH, Given, batches_of, compared, effect, source_of, texts_of, told
+from dtheta.cli.replaced_effect import BATCH, Given, batches_of, compared, effect, texts_of, told
 from dtheta.cli.units import byte_size, count
 from dtheta.errors import ConfigError
 
@@ -37,12 +38,14 @@ def run(options: Options, console: Console) -> int:
     if options.dry_run:
         _plan(options, header).show(console)
         return 0
+    from dtheta.cli.replaceable import replaceable, require_inputs
     from dtheta.core.files import load
     from dtheta.models.load import load_model, load_tokenizer
 
     model, tokenizer = load_model(_name(options)), load_tokenizer(_name(options))
-    _require_replaceable(model, options, header)
+    mlps = replaceable(model, options, header)
     given = texts_of(options, header)
+    require_inputs(mlps, batches_of(given.fit, tokenizer, options), options)
     judged = None if options.judge is None else load(options.judge)
     found, said = _replaced(model, tokenizer, given, judged, options, console)
     delta = _described(found.delta, options)
@@ -60,6 +63,7 @@ def _require_meant(options: Options) -> Header | None:
 
     Raises:
         ConfigError, OutputError: Naming the option, or the file.
+        BaseMismatch: If the delta to judge by was made on another model.
     """
     from dtheta.core.files import read_header
 
@@ -75,7 +79,7 @@ def _require_meant(options: Options) -> Header | None:
     if place is not None and has_image_tower(place):
         raise ConfigError(f"{name} reads images too, and texts alone do not run it; in Python: dt.replace_mlps")
     judge = None if options.judge is None else require_input(options.judge)
-    source = source_of(options)
+    source = Source.of(options)
     if options.data is None and judge is None:
         raise ConfigError("--data is missing: texts to fit to, a file or the name of a packaged task")
     if judge is None and source.path is not None:
@@ -86,6 +90,7 @@ def _require_meant(options: Options) -> Header | None:
         return None
     header = read_header(judge)
     require_classifier_of(header)
+    require_model(header, name)
     source.name(header.provenance)
     return header
 
@@ -95,32 +100,6 @@ def _require_column(path: Path, options: Options) -> None:
 
     path = require_input(path)
     require_columns(path, columns(path, options.encoding), {"--text": options.text})
-
-
-def _require_replaceable(model: nn.Module, options: Options, header: Header | None) -> None:
-    """Raise what replacing would raise, as far as shapes tell.
-
-    Raises:
-        ConfigError, UnsupportedLayer: As ``replace_mlps``; if the delta to judge by moves an MLP that is replaced.
-    """
-    from dtheta.core.mlps import find_mlps
-    from dtheta.kernels.replace import require_width
-
-    mlps = find_mlps(model, options.select)
-    assert options.width is not None, "it was checked"
-    require_width(mlps, options.width, options.variant)
-    if header is None:
-        return
-    touched = {name.removeprefix("encoder.") for name in header.changes}
-    inner = getattr(model, "base_model_prefix", "") + "."
-    for mlp in mlps:
-        moved = [n for n in mlp.parameters if n in touched or n.removeprefix(inner) in touched]
-        if moved:
-            raise ConfigError(
-                f"{header.path} moves {moved[0]}, a weight of an MLP that would be replaced, so its training would be "
-                "lost: train with --select '@attention', leave that MLP out with --select, or write the merged model "
-                "with 'dtheta merge' and compress that"
-            )
 
 
 def _replaced(
@@ -165,37 +144,34 @@ def _described(delta: Delta, options: Options) -> Delta:
 
 def _plan(options: Options, header: Header | None) -> Plan:
     """Return what would be done, after every check that needs no weights."""
-    from dtheta.cli.outline import outline
-    from dtheta.data.sources import is_fetched
-    from dtheta.data.tasks import TASKS
-
-    name, notes = _name(options), []
+    name, source = _name(options), Source.of(options)
     cost, place = Cost.of_model(name), base_path(name, fetch=False)
-    if place is None:
-        notes.append(f"the model {name} is not in the cache yet and would be fetched first")
-        layers = 1
-    else:
-        model = outline(place)
-        _require_replaceable(model, options, header)
-        layers = cost.layers
-    source = source_of(options)
-    if header is not None:
-        absent = not source.fetched(header.provenance)
-    else:
-        absent = options.data in TASKS and not is_fetched(TASKS[options.data].package.name)
-    if absent:
-        notes.append("the data is not in the cache yet and would be fetched first")
-    else:
-        texts_of(options, header)
-    tokens = (options.texts + options.texts // 4) * options.max_length
+    fetched = source.fetched(None if header is None else header.provenance)
+    notes = [] if place is not None else [f"the model {name} is not in the cache yet and would be fetched first"]
+    notes += [] if fetched else ["the data is not in the cache yet and would be fetched first"]
+    memory = _memory(place, fetched, cost, options, header)
     reads = {f"model {name}": cost.nbytes}
     reads |= {} if options.data is None else {options.data: size_of(source.path)}
     reads |= {} if options.judge is None else {str(options.judge): size_of(options.judge)}
-    seconds = cost.seconds(
-        0, tokens * (layers + 3)
-    )  # a pass for every MLP, half of the model, and as much for the sums
-    memory = cost.memory(BATCH * options.max_length)
+    tokens = (options.texts + options.texts // 4) * options.max_length
+    # a pass for every MLP, half of the model, and as much for the sums
+    seconds = cost.seconds(0, tokens * (max(1, cost.layers) + 3))
     return Plan(reads, {str(options.out): None}, memory, seconds, _settings(options), notes)
+
+
+def _memory(place: Path | None, fetched: bool, cost: Cost, options: Options, header: Header | None) -> int | None:
+    """Return about how many bytes are needed; of what is at hand everything is checked on the way."""
+    from dtheta.cli.outline import outline
+    from dtheta.cli.replaceable import fit_memory, replaceable, require_inputs
+    from dtheta.models.load import load_tokenizer
+
+    mlps = [] if place is None else replaceable(outline(place), options, header)
+    if fetched:
+        given = texts_of(options, header)
+        if place is not None:
+            require_inputs(mlps, batches_of(given.fit, load_tokenizer(place), options), options)
+    running = cost.memory(BATCH * options.max_length)
+    return None if running is None else running + fit_memory(mlps, options)
 
 
 def _tell(

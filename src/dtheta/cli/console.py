@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dtheta.core.aligned import aligned
+
 _NARROW = 80  # columns of a terminal; below it columns of a table fold into slivers, or are lost
 
 
@@ -29,17 +31,9 @@ class Table:
     def plain(self) -> str:
         """Return the table as aligned text."""
         names = [name.removesuffix(">") for name in self.headings]
-        lines = [names, *self.rows]
-        widths = [max(len(str(line[i])) for line in lines) for i in range(len(names))]
-        numeric = [name.endswith(">") for name in self.headings]
-        text = [
-            "  ".join(
-                f"{cell:>{w}}" if right else f"{cell:<{w}}"
-                for cell, w, right in zip(line, widths, numeric, strict=True)
-            )
-            for line in lines
-        ]
-        return "\n".join([*([self.title] if self.title else []), *(line.rstrip() for line in text)])
+        rows = [[str(cell) for cell in row] for row in self.rows]
+        lines = aligned(names, rows, [name.endswith(">") for name in self.headings])
+        return "\n".join([self.title, *lines] if self.title else lines)
 
     def stacked(self) -> str:
         """Return the rows one below the other, a cell a line: for a terminal too narrow for columns."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from dtheta.cli.bases import local_place, model_name
 from dtheta.cli.console import Console, Part, Table
@@ -22,13 +22,18 @@ from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import byte_size
-from dtheta.errors import ConfigError
+from dtheta.errors import BaseMismatch, ConfigError
 
 if TYPE_CHECKING:
     from dtheta.adapt.method import Method
+    from dtheta.adapt.recipe import Problem
     from dtheta.cli.labeled import Source
+    from dtheta.core.header import Header
     from dtheta.data.text import TextTask
     from dtheta.scout.kernel_study import KernelStudy
+
+#: What would train: a method with its selection, or a delta, by its header.
+Trains: TypeAlias = "tuple[Method, str | None] | Header"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,33 +59,26 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Take the kernel, write it, and say what it tells."""
-    from dtheta.cli.labeled import Source, labeled_task, require_counts, require_labeled
-    from dtheta.cli.networks import require_classifier_of
+    from dtheta.cli.labeled import Source
+    from dtheta.cli.posed import require_meant, task_of
     from dtheta.cli.scout import written
-    from dtheta.core.files import read_header
     from dtheta.scout.candidates import label
 
     if options.method is not None and options.delta is not None:
         raise ConfigError("--method and --delta both say what would train; give one of them")
-    source = Source(options.data, options.text, options.label, options.encoding)
+    source, delta = Source.of(options), options.delta
     reads = {"--config": options.config, "--model": local_place(options.model), "--data": source.path}
-    if options.delta is not None:
-        reads["--delta"] = require_input(options.delta)
+    if delta is not None:
+        reads["--delta"] = require_input(delta)
     require_outputs({"--out": options.out, "--report": options.report}, reads)
-    require_labeled(source)
-    require_counts(options.examples, options.outputs, options.max_length)
-    method = None
-    if options.delta is not None:
-        require_classifier_of(read_header(options.delta))
-        name = options.delta.name
-    else:
-        method = written(options.method or "LoRA")
-        name = label(*method)
+    require_meant(options, source)
+    trains = written(options.method or "LoRA") if delta is None else _header(delta, options.model)
+    name = label(*trains) if isinstance(trains, tuple) else trains.path.name
     if options.dry_run:
-        _plan(options, source).show(console)
+        _plan(options, trains, source).show(console)
         return 0
-    task = labeled_task(source, options.seed)
-    study = _studied(options, method, task, console)
+    task = task_of(source, options.seed)
+    study = _studied(options, trains, task, console)
     record: dict[str, Any] = {
         "model": model_name(options.model), "data": task.name, "trains": name, **study.figures.to_dict(),
         "settings": options.resolved(),
@@ -96,15 +94,41 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _studied(
-    options: Options, method: tuple[Method, str | None] | None, task: TextTask, console: Console
-) -> KernelStudy:
-    from dtheta.cli.labeled import posed
+def _header(delta: Path, model: str) -> Header:
+    """Return the header of a delta that would train on.
+
+    Raises:
+        ConfigError: If it is of no classifier.
+        BaseMismatch: If it was made on another model.
+    """
+    from dtheta.cli.networks import require_classifier_of, require_model
+    from dtheta.core.files import read_header
+
+    header = read_header(delta)
+    require_classifier_of(header)
+    require_model(header, model)
+    return header
+
+
+def _require_classes(header: Header, task: TextTask) -> None:
+    """Raise BaseMismatch unless the head of a delta is one for the classes of the data."""
+    its = header.provenance.task.get("classes", ())
+    if len(its) != len(task.classes):
+        raise BaseMismatch(
+            f"{header.path} was made for another base: it tells {len(its)} classes apart, and {task.name} has "
+            f"{len(task.classes)}; give labeled texts of its own classes with --data"
+        )
+
+
+def _studied(options: Options, trains: Trains, task: TextTask, console: Console) -> KernelStudy:
+    from dtheta.cli.posed import posed
     from dtheta.core.files import load
     from dtheta.scout.kernel_study import study_kernel
 
+    if not isinstance(trains, tuple):
+        _require_classes(trains, task)
     found = posed(options, task, console)
-    what, select = (load(str(options.delta)), None) if method is None else method
+    what, select = trains if isinstance(trains, tuple) else (load(trains.path), None)
     return study_kernel(
         found.net, found.train, what, select, examples=options.examples, outputs=options.outputs, seed=options.seed
     )
@@ -144,9 +168,14 @@ def _parts(study: KernelStudy, record: dict[str, Any]) -> list[Part]:
     return parts
 
 
-def _plan(options: Options, source: Source) -> Plan:
+def _plan(options: Options, trains: Trains, source: Source) -> Plan:
+    """Return what would be done, after every check that needs no weights."""
     from dtheta.cli.cost import Cost
+    from dtheta.cli.posed import rehearsed
 
+    found, notes = rehearsed(options, source)
+    if found is not None:
+        _require_trains(found, trains)
     cost, tokens = Cost.of_model(options.model), options.examples * options.max_length
     reads = {f"model {options.model}": cost.nbytes}
     if source.path is not None:
@@ -156,5 +185,16 @@ def _plan(options: Options, source: Source) -> Plan:
     writes = {} if options.out is None else {str(options.out): 16 * options.examples**2}
     if options.report is not None:
         writes[str(options.report)] = 100_000
-    memory = cost.memory(tokens)
-    return Plan(reads, writes, memory, cost.seconds(tokens * options.outputs, 2 * tokens), options.resolved())
+    seconds = cost.seconds(tokens * options.outputs, 2 * tokens)
+    return Plan(reads, writes, cost.memory(tokens), seconds, options.resolved(), notes)
+
+
+def _require_trains(found: Problem, trains: Trains) -> None:
+    """Raise what attaching would raise, as far as names and shapes tell."""
+    from dtheta.adapt.recipe import Recipe, require_sites
+
+    if isinstance(trains, tuple):
+        method, select = trains
+        require_sites(found.net, Recipe(method, select), select)
+    else:
+        _require_classes(trains, found.task)

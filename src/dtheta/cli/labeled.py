@@ -19,8 +19,6 @@ from dtheta.cli.columns import require_columns
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from dtheta.adapt.recipe import Problem
-    from dtheta.cli.console import Console
     from dtheta.core.provenance import Provenance
     from dtheta.data.text import Texts, TextTask
 
@@ -33,6 +31,11 @@ class Source:
     text: str = "text"
     label: str | None = None
     encoding: str = "utf-8"
+
+    @classmethod
+    def of(cls, options: Any) -> Source:
+        """Return where the texts are, as the options ``data``, ``text``, ``label`` and ``encoding`` say."""
+        return cls(options.data, options.text, options.label, options.encoding)
 
     @property
     def path(self) -> Path | None:
@@ -64,12 +67,13 @@ class Source:
             )
         return name
 
-    def fetched(self, made: Provenance) -> bool:
-        """Tell whether the texts are at hand."""
+    def fetched(self, made: Provenance | None = None) -> bool:
+        """Tell whether the texts are at hand: those given, or else those of a delta's own task."""
         from dtheta.data.sources import is_fetched
         from dtheta.data.tasks import TASKS
 
-        return self.path is not None or is_fetched(TASKS[self.name(made)].package.name)
+        name = str(self.data) if made is None else self.name(made)
+        return self.path is not None or is_fetched(TASKS[name].package.name)
 
 
 @dataclass(frozen=True)
@@ -142,23 +146,13 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
     if source.path is not None:
         require_labeled(source)
     n_train, n_test = (int(task["train"]), int(task["test"])) if own else (0, None)
-    found = _load(source, name, n_test, made.seed if own and made.seed is not None else seed)
+    found = loaded(source, name, n_test, made.seed if own and made.seed is not None else seed)
     train, test = (_known(texts, found, task["classes"]) for texts in (found.train, found.test))
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
 
 
-def require_counts(examples: int, outputs: int, max_length: int) -> None:
-    """Raise ConfigError unless there are examples to look at, directions to differentiate and tokens to read."""
-    from dtheta.core.arguments import whole
-    from dtheta.scout.examples import LEAST
-
-    whole(examples, "examples", least=LEAST)
-    whole(outputs, "outputs", least=1)
-    whole(max_length, "max_length", least=1)
-
-
 def require_labeled(source: Source) -> None:
-    """Raise what ``labeled_task`` would raise of the names alone; the texts are not read.
+    """Raise what ``loaded`` would raise of the names alone; the texts are not read.
 
     Raises:
         ConfigError: If there is no such task or file, or the file has no such columns.
@@ -183,32 +177,12 @@ def require_labeled(source: Source) -> None:
     require_columns(path, there, {"--text": source.text, "--label": source.classes})
 
 
-def labeled_task(source: Source, seed: int) -> TextTask:
-    """Return the task that ``source.data`` names, or the texts of its file, that ``require_labeled`` has let pass.
+def loaded(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
+    """Return the packaged task of that name, or the texts of the file under that name, split by a seed.
 
     Raises:
-        FormatError: If the file is damaged.
+        ConfigError, FormatError: As the loaders of texts.
     """
-    data, path = str(source.data), source.path
-    return _load(source, data if path is None else path.stem, None, seed)
-
-
-def posed(options: Any, task: TextTask, console: Console) -> Problem:
-    """Return a task with a model under a head, as the options ``model``, ``max_length`` and ``pooling`` say.
-
-    How many of its texts the option ``examples`` takes is told on the console.
-    """
-    from dtheta.adapt.recipe import problem
-    from dtheta.models.load import load_model, load_tokenizer
-
-    net, tokenizer = load_model(options.model), load_tokenizer(options.model)
-    found = problem(net, tokenizer, task, options.max_length, options.pooling)
-    looked = min(options.examples, len(found.train))
-    console.note(f"{task.name}: {len(task.classes)} classes; looking at {looked} of {len(found.train)} training texts")
-    return found
-
-
-def _load(source: Source, name: str, n_test: int | None, seed: int) -> TextTask:
     from dtheta.data.table import load_table
     from dtheta.data.tasks import load_task
 

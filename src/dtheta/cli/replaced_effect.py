@@ -45,11 +45,6 @@ class Given:
     test: Texts | None = None
 
 
-def source_of(options: Options) -> Source:
-    """Return where the texts are, as options say it."""
-    return Source(options.data, options.text, options.label, options.encoding)
-
-
 def texts_of(options: Options, header: Header | None) -> Given:
     """Return texts to fit to, a quarter as many others to measure errors on, and those to judge by.
 
@@ -74,7 +69,7 @@ def _pool(options: Options, header: Header | None) -> tuple[tuple[str, ...], Tex
     from dtheta.data.tasks import TASKS, load_task
 
     if header is not None:
-        own = labeled(header.provenance, source_of(options), options.seed)
+        own = labeled(header.provenance, Source.of(options), options.seed)
         return (*own.fresh.texts, *own.trained.texts), own.test
     assert options.data is not None, "it was checked"
     if options.data in TASKS:

@@ -26,14 +26,20 @@ from dtheta.cli.units import count, duration, percent
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dtheta.adapt.method import Method
+    from dtheta.cli.cost import Cost
+    from dtheta.cli.labeled import Source
     from dtheta.data.text import TextTask
-    from dtheta.scout.scouting import Proposal, Prospect, Scouting
+    from dtheta.scout.scouting import Proposal, Prospect, Refused, Scouting
 
 #: What is compared where nothing is named: one of each way to move, and two ranks.
 USUAL = ("LoRA(rank=2)", "LoRA(rank=16)", "PiSSA(rank=16)", "SORSA(rank=16)", "CLIPSVD", "BitFit", "Full")
 _WRITTEN = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<fields>[^()]*)\))?(?:\s+on\s+(?P<select>\S.*?))?\s*")
 _SHARED = ("text", "label", "encoding", "max_length", "pooling", "seed")  # options that 'dtheta adapt' takes as well
+_CHUNK = 32  # texts a pass, as ``scout`` takes them
+_SIDES = 9  # inputs of the matrices of a layer, in units of its width
 _PASSES = 3  # forward and backward passes over the texts, about, that scouting takes beside the probe
 
 
@@ -64,20 +70,20 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Scout, and draw the page if asked."""
-    from dtheta.cli.labeled import Source, labeled_task, require_counts, require_labeled
+    from dtheta.cli.labeled import Source
+    from dtheta.cli.posed import require_meant, task_of
+    from dtheta.scout.candidates import entries_of
 
-    source = Source(options.data, options.text, options.label, options.encoding)
+    source = Source.of(options)
     entries = [written(text) for text in options.method or USUAL]
-    reads = {"--config": options.config, "--model": local_place(options.model)}
-    if source.path is not None:
-        reads["--data"] = source.path
+    entries_of(entries)
+    reads = {"--config": options.config, "--model": local_place(options.model), "--data": source.path}
     require_outputs({"--report": options.report}, reads)
-    require_labeled(source)
-    require_counts(options.examples, options.outputs, options.max_length)
+    require_meant(options, source)
     if options.dry_run:
-        _plan(options, source.path).show(console)
+        _plan(options, entries, source).show(console)
         return 0
-    task = labeled_task(source, options.seed)
+    task = task_of(source, options.seed)
     scouting = _scouted(options, entries, task, console)
     record: dict[str, Any] = {
         "model": model_name(options.model), "data": task.name, **scouting.to_dict(), "settings": options.resolved(),
@@ -109,7 +115,7 @@ def written(text: str) -> tuple[Method, str | None]:
 
 
 def _scouted(options: Options, entries: list[tuple[Method, str | None]], task: TextTask, console: Console) -> Scouting:
-    from dtheta.cli.labeled import posed
+    from dtheta.cli.posed import posed
     from dtheta.scout.scout import scout
 
     found = posed(options, task, console)
@@ -123,11 +129,15 @@ def _parts(scouting: Scouting, record: dict[str, Any], options: Options) -> list
     heads = ("method", "predicted accuracy>", "gain>", "loss>", "weights>", "alignment>", "rate up to>", "steps>")
     parts: list[Part] = [Table(heads, [_row(row) for row in scouting.rows])]
     parts.append(f"head alone {percent(scouting.head.estimate)} on {scouting.examples} texts, in {_spent(scouting)}")
-    parts += [f"not scouted: {one.name}: {one.reason}" for one in scouting.refused]
+    parts += _left_out(scouting.refused)
     parts += [f"note: {row.name}: {row.note}" for row in scouting.rows if row.note]
     parts += ["", proposed(scouting.proposal), *(check.verdict for check in scouting.checks)]
     parts += ["", f"train it:  {command(scouting, options)}"]
     return parts + ([f"wrote {record['report']}"] if "report" in record else [])
+
+
+def _left_out(refused: Iterable[Refused]) -> list[str]:
+    return [f"not scouted: {one.name}: {one.reason}" for one in refused]
 
 
 def _row(row: Prospect) -> tuple[str, ...]:
@@ -173,16 +183,29 @@ def _spent(scouting: Scouting) -> str:
     return f"{duration(sum(scouting.seconds.values()))} of one core"
 
 
-def _plan(options: Options, path: Path | None) -> Plan:
+def _plan(options: Options, entries: list[tuple[Method, str | None]], source: Source) -> Plan:
+    """Return what would be done, after every check that needs no weights."""
     from dtheta.cli.cost import Cost
+    from dtheta.cli.posed import rehearsed
+    from dtheta.scout.candidates import require_candidates
 
+    found, notes = rehearsed(options, source)
+    if found is not None:
+        notes += _left_out(require_candidates(found.net, entries, "head"))
     cost = Cost.of_model(options.model)
     tokens = options.examples * options.max_length
     reads = {f"model {options.model}": cost.nbytes}
-    if path is not None:
-        reads[options.data] = size_of(path)
+    if source.path is not None:
+        reads[options.data] = size_of(source.path)
     writes = {} if options.report is None else {str(options.report): 100_000}
-    # inputs and gradients of every layer are kept for all texts until the kernels are made
-    memory = cost.memory(tokens * (1 + options.outputs))
     seconds = cost.seconds(trained=tokens * (1 + options.outputs) // 2, run=_PASSES * tokens)
-    return Plan(reads, writes, memory, seconds, options.resolved())
+    return Plan(reads, writes, _memory(cost, options), seconds, options.resolved(), notes)
+
+
+def _memory(cost: Cost, options: Options) -> int | None:
+    """Return about how many bytes are needed: a pass, and inputs and gradients of layers, within a budget."""
+    from dtheta.scout.derivatives import BUDGET
+
+    passed = cost.memory(min(options.examples, _CHUNK) * options.max_length)
+    captured = 4 * _SIDES * cost.width * cost.layers * (1 + options.outputs) * options.examples * options.max_length
+    return None if passed is None else passed + min(BUDGET, captured)

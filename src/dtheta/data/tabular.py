@@ -150,7 +150,13 @@ def _cut(
     return TabularTask(name, classes, features, every.take(train), every.take(test), license, source)
 
 
-def _own(path: Path, label: str, encoding: str) -> Found:
+def read_rows(path: Path, label: str, encoding: str) -> tuple[Float[Tensor, "N F"], list[str], tuple[str, ...]]:
+    """Return the numbers of a file, the class of every row, and the names of the columns of numbers.
+
+    Raises:
+        ConfigError: If there is no such file or column, or its type is not read.
+        FormatError: For a cell that is no finite number, or rows of other columns; the message names the line.
+    """
     numbers: list[list[float]] = []
     labels: list[str] = []
     names: list[str] = []
@@ -164,15 +170,20 @@ def _own(path: Path, label: str, encoding: str) -> Found:
         numbers.append([_number(fields[name], name, where) for name in names])
     if not names:
         raise FormatError(f"{path.name} holds no column of numbers beside {label!r}, or no rows")
-    classes = class_names(labels)
-    if len(classes) < 2:
-        raise FormatError(f"{path.name}: every row has the {label} {classes[0]!r}; a task needs at least two classes")
-    ids = {name: index for index, name in enumerate(classes)}
     x = torch.tensor(numbers, dtype=torch.float64).float()
     if not bool(torch.isfinite(x).all()):
         row, column = (~torch.isfinite(x)).nonzero()[0].tolist()
         raise FormatError(f"{path.name}: row {row + 1} holds a {names[column]} beyond the numbers of float32")
-    return x, torch.tensor([ids[name] for name in labels]), classes, tuple(names)
+    return x, labels, tuple(names)
+
+
+def _own(path: Path, label: str, encoding: str) -> Found:
+    x, labels, names = read_rows(path, label, encoding)
+    classes = class_names(labels)
+    if len(classes) < 2:
+        raise FormatError(f"{path.name}: every row has the {label} {classes[0]!r}; a task needs at least two classes")
+    ids = {name: index for index, name in enumerate(classes)}
+    return x, torch.tensor([ids[name] for name in labels]), classes, names
 
 
 def _number(value: object, name: str, where: str) -> float:

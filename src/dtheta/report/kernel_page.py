@@ -15,7 +15,7 @@ from dtheta.report.charts.dots import Dot, dot_chart
 from dtheta.report.charts.line import Line, line_chart
 from dtheta.report.charts.palette import NEUTRAL, styles
 from dtheta.report.page import Page, Section
-from dtheta.report.quantity import count, fixed, significant
+from dtheta.report.quantity import count, fixed, percent, significant
 from dtheta.scout.kernel_study import KernelFigures, KernelStudy
 
 
@@ -34,8 +34,8 @@ def kernel_page(study: KernelStudy, classes: Sequence[str], name: str, model: st
     """The page, before it is written."""
     found = study.figures
     verdict = (
-        f"Of {found.examples} examples the others predict {_percent(found.accuracy.estimate)} right by the kernel of "
-        f"{name} beside the head, and {_percent(found.head_accuracy.estimate)} by the head alone."
+        f"Of {found.examples} examples the others predict {percent(found.accuracy.estimate)} right by the kernel of "
+        f"{name} beside the head, and {percent(found.head_accuracy.estimate)} by the head alone."
     )
     sections = [_training(found, name), _spectrum(found), _classes(study, classes)]
     return Page(f"The tangent kernel of {name}", verdict, sections, "dtheta kernel", f"{model} on {data}")
@@ -113,7 +113,3 @@ def _likeness(kernel: Tensor, labels: Tensor, classes: int) -> list[list[float |
     return [
         [float(sums[i, j] / pairs[i, j]) if pairs[i, j] > 0 else None for j in range(classes)] for i in range(classes)
     ]
-
-
-def _percent(value: float) -> str:
-    return f"{fixed(100 * value, 1)} %"

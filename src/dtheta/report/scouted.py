@@ -12,7 +12,7 @@ from dtheta.report.charts.dots import Dot, dot_chart
 from dtheta.report.charts.palette import NEUTRAL, styles
 from dtheta.report.charts.svg import WIDTH
 from dtheta.report.page import Page, Section
-from dtheta.report.quantity import count, fixed, significant
+from dtheta.report.quantity import count, fixed, percent, significant
 from dtheta.scout.scouting import Check, Prospect, Scouting
 
 _HEAD = "head alone"
@@ -32,8 +32,8 @@ def scout_page(scouting: Scouting, model: str, data: str) -> Page:
     """The page, before it is written."""
     best, seconds = scouting.best, sum(scouting.seconds.values())
     verdict = (
-        f"{best.name} is predicted to do best on {data}: {_percent(best.accuracy.estimate)}, where the head alone "
-        f"reaches {_percent(scouting.head.estimate)}."
+        f"{best.name} is predicted to do best on {data}: {percent(best.accuracy.estimate)}, where the head alone "
+        f"reaches {percent(scouting.head.estimate)}."
     )
     sections = [_ranking(scouting, seconds), _layers(scouting), _belief(scouting.checks)]
     footer = f"{scouting.examples} examples, {scouting.outputs} directions of the logits, seed {scouting.seed}"
@@ -105,7 +105,3 @@ def _belief(checks: Sequence[Check]) -> Section:
 
 def _label(check: Check) -> str:
     return "believe" if check.believe else "do not believe"
-
-
-def _percent(value: float) -> str:
-    return f"{fixed(100 * value, 1)} %"

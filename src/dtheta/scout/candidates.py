@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from dtheta.adapt.method import Method, check_weight
-from dtheta.adapt.recipe import Recipe, selection
+from dtheta.adapt.recipe import Recipe, require_rank, selection
 from dtheta.adapt.registry import method_class
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind
@@ -79,19 +79,58 @@ def candidates_of(
     """
     found: list[Candidate] = []
     refused: list[Refused] = []
-    entries = [_entry(entry) for entry in methods]
-    if not entries:
-        raise ConfigError("no methods were given; expected some, such as methods=[dt.LoRA(rank=8), dt.BitFit()]")
-    names = [name for name, _, _ in entries]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"{twice} is given twice; what is compared must differ in fields or selection")
-    for name, source, select in entries:
+    for name, source, select in entries_of(methods):
         try:
             found.append(_of_method(model, name, source, select, head, seed) if isinstance(source, Method)
                          else _of_deltas(model, name, source, head))  # fmt: skip
         except DthetaError as error:
             refused.append(Refused(name, str(error)))
     return found, refused
+
+
+def require_candidates(model: nn.Module, methods: Iterable[Entry], head: str) -> list[Refused]:
+    """Return the methods that a model cannot have, as far as names and shapes tell; weights are not looked at.
+
+    Args:
+        model: The network, or its outline on the meta device.
+        methods: What the user named; deltas are let pass.
+        head: Name of the head.
+
+    Raises:
+        ConfigError: As ``candidates_of``; if the model can have none of them.
+    """
+    refused: list[Refused] = []
+    entries = entries_of(methods)
+    for name, source, select in entries:
+        try:
+            if isinstance(source, Method):
+                require_rank(source, _sites_of(model, source, select, head))
+        except DthetaError as error:
+            refused.append(Refused(name, str(error)))
+    if len(refused) == len(entries):
+        raise none_left(refused)
+    return refused
+
+
+def none_left(refused: Iterable[Refused]) -> ConfigError:
+    """Return the error of a model that can have none of the methods."""
+    reasons = "; ".join(f"{one.name}: {one.reason}" for one in refused)
+    return ConfigError(f"none of the methods can be scouted on this model: {reasons}")
+
+
+def entries_of(methods: Iterable[Entry]) -> list[tuple[str, Method | list[Delta], str | None]]:
+    """Return name, source and selection of each of what the user named.
+
+    Raises:
+        ConfigError: As ``candidates_of``.
+    """
+    entries = [_entry(entry) for entry in methods]
+    if not entries:
+        raise ConfigError("no methods were given; expected some, such as methods=[dt.LoRA(rank=8), dt.BitFit()]")
+    names = [name for name, _, _ in entries]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{twice} is given twice; what is compared must differ in fields or selection")
+    return entries
 
 
 def label(method: Method, select: str | None) -> str:
@@ -124,19 +163,24 @@ def _entry(entry: Any) -> tuple[str, Method | list[Delta], str | None]:
 
 
 def _of_method(model: nn.Module, name: str, method: Method, select: str | None, head: str, seed: int) -> Candidate:
-    method.require_selectable(select)
-    if method.new_vectors:
-        method.require(model, select)
-        return Candidate(name, method, select)
-    pattern = selection(model, Recipe(method, select)) if isinstance(model, Classifier) else select
-    pattern = pattern if pattern is not None else method.default_select
-    taken = select_sites(model, pattern, matrices=method.matrices)
-    chosen = [site for site in taken if not _in_head(site, head)]
-    if not chosen:
-        raise ConfigError(f"the selection takes nothing but the head {head!r}, which trains beside every method")
+    chosen = _sites_of(model, method, select, head)
     for site in chosen:
         check_weight(site, finite=False)
     return Candidate(name, method, select, {site.key: site for site in chosen}, method.terms(chosen, seed))
+
+
+def _sites_of(model: nn.Module, method: Method, select: str | None, head: str) -> list[Site]:
+    """Return the weights that a method displaces, without the head's; none of one that brings vectors of its own."""
+    method.require_selectable(select)
+    if method.new_vectors:
+        method.require(model, select)
+        return []
+    pattern = selection(model, Recipe(method, select)) if isinstance(model, Classifier) else select
+    pattern = pattern if pattern is not None else method.default_select
+    chosen = [site for site in select_sites(model, pattern, matrices=method.matrices) if not _in_head(site, head)]
+    if not chosen:
+        raise ConfigError(f"the selection takes nothing but the head {head!r}, which trains beside every method")
+    return chosen
 
 
 def _of_deltas(model: nn.Module, name: str, deltas: list[Delta], head: str) -> Candidate:

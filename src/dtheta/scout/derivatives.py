@@ -4,7 +4,7 @@
     s = sign(J^T r)     the first step of Adam for the residual r = Y - f0;  |J^T r|_1 and J s bound its rate
 
 Coefficients of deltas have the derivatives <J, tau>, one for each parameter of each delta. Large models are gone
-through some sites at a time, so that what is held stays within ``_BUDGET``.
+through some sites at a time, so that what is held stays within ``BUDGET``.
 
 Shape legend: n examples of a half, O directions of the logits, T tokens, d1 and d2 widths in and out.
 """
@@ -31,7 +31,7 @@ from dtheta.scout.candidates import Candidate
 from dtheta.scout.examples import Examples
 from dtheta.scout.head import moved
 
-_BUDGET = 2 << 30  # bytes of captured inputs and gradients
+BUDGET = 2 << 30  # bytes of captured inputs and gradients
 SIGNED = 32  # examples by which the first step of Adam is judged
 _WIDTH = 64  # random features that stand for a wide layer's inputs; the kernel adds up many layers and tokens
 
@@ -235,7 +235,7 @@ def _groups(sites: list[Site], places: int, glance: Glance) -> Iterator[list[Sit
     for site in sites:
         rows, columns = site.shape if site.is_matrix else (site.tensor.numel(), 0)
         own = 4 * places * (outputs * columns if site.kind == "embedding" else columns + outputs * rows)
-        if held and size + own > _BUDGET:
+        if held and size + own > BUDGET:
             yield held
             held, size = [], 0
         held.append(site)

@@ -21,7 +21,7 @@ from dtheta.adapt.recipe import Recipe
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError
 from dtheta.models.classifier import classifier
-from dtheta.scout.candidates import Entry, candidates_of
+from dtheta.scout.candidates import Entry, candidates_of, none_left
 from dtheta.scout.check import checked
 from dtheta.scout.examples import Examples, examples_of
 from dtheta.scout.head import LinearHead, directions, head_of
@@ -76,8 +76,7 @@ def scout(
     evidence, failed = scene.evidence(candidates, view)
     refused += failed
     if not evidence:
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in refused)
-        raise ConfigError(f"none of the methods can be scouted on this model: {reasons}")
+        raise none_left(refused)
     with scene.clock.part("regression"):
         alone = head_alone([scene.half(view, i) for i in (0, 1)])
         rows = judged(evidence, alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dtheta.core.aligned import aligned
 from dtheta.scout.scouting import Prospect, Scouting
 
 _COLUMNS = ("method", "predicted accuracy", "gain", "loss", "weights", "dimension", "alignment", "rate up to")
@@ -9,17 +10,12 @@ _COLUMNS = ("method", "predicted accuracy", "gain", "loss", "weights", "dimensio
 
 def table(scouting: Scouting) -> str:
     """Return the rows as a table, what was refused, the proposal and the verdicts."""
-    rows = [_COLUMNS, *map(_cells, scouting.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = ["  ".join(_placed(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]  # fmt: skip
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append("")
+    lines = [*aligned(_COLUMNS, [_cells(row) for row in scouting.rows]), ""]
     lines.append(f"head alone: {_share(scouting.head.estimate)} on {scouting.examples} examples")
     lines += [f"not scouted: {one.name}: {one.reason}" for one in scouting.refused]
     lines += [f"note: {row.name}: {row.note}" for row in scouting.rows if row.note]
     lines += [_proposed(scouting), *(check.verdict for check in scouting.checks)]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
 
 
 def _cells(row: Prospect) -> tuple[str, ...]:
@@ -28,10 +24,6 @@ def _cells(row: Prospect) -> tuple[str, ...]:
         row.name, accuracy, f"{100 * row.gain.estimate:+.1f}", f"{row.loss:.4f}", f"{row.parameters:,}",
         f"{row.effective_dimension:.1f}", f"{row.alignment:.2f}", f"{row.sign_rate:.1e}",
     )  # fmt: skip
-
-
-def _placed(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
 
 
 def _share(value: float) -> str:

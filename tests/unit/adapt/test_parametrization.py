@@ -22,17 +22,11 @@ from dtheta.core.fingerprint import fingerprint
 from dtheta.core.seeds import generator
 from dtheta.core.selection import Window
 from dtheta.errors import ConfigError, UnsupportedLayer
+from tests.shaken import shaken
 
 
 def drawn(*shape: int, name: str = "x") -> torch.Tensor:
     return torch.randn(*shape, generator=generator(0, name))
-
-
-def shaken(adapter, size=0.3):
-    with torch.no_grad():
-        for name, p in adapter.trainable().items():
-            p.add_(drawn(*p.shape, name=name), alpha=size)
-    return adapter
 
 
 class Doubled(nn.Module):

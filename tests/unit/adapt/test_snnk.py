@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ from dtheta.adapt.inserted.random_features import FeatureMap
 from dtheta.adapt.snnk import SNNK
 from dtheta.core.delta import Delta, total
 from dtheta.core.features import RandomFeatures
-from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, FormatError
 from dtheta.fit.optimizer import parameter_groups
 from dtheta.fit.settings import Settings
+from tests.shaken import shaken
 
 IDS = torch.tensor([[5, 9, 2, 7], [1, 1, 60, 4]])
 PLACES = [f"encoder.layer.{i}.{part}.dropout" for i in range(2) for part in ("attention.output", "output")]
@@ -37,13 +36,6 @@ class Plain(nn.Module):
         phi = (h @ self.G.T).relu() / math.sqrt(len(self.G))
         y = phi @ self.psi.T
         return h + (self.up(y) if self.up is not None else self.gate * y)
-
-
-def shaken(adapter: Any, size: float = 0.5, seed: int = 1) -> Any:
-    with torch.no_grad():
-        for name, p in adapter.trainable().items():
-            p.add_(torch.randn(p.shape, generator=generator(seed, name)), alpha=size)
-    return adapter
 
 
 @pytest.mark.parametrize("size", [None, 3])

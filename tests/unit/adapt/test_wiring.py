@@ -22,17 +22,11 @@ from dtheta.core.apply import merge
 from dtheta.core.seeds import generator
 from dtheta.core.tensors import attached_to
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer
+from tests.shaken import shaken
 
 
 def drawn(*shape: int, name: str = "x") -> torch.Tensor:
     return torch.randn(*shape, generator=generator(0, name))
-
-
-def shaken(adapter, size=0.3):
-    with torch.no_grad():
-        for name, p in adapter.trainable().items():
-            p.add_(drawn(*p.shape, name=name), alpha=size)
-    return adapter
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from dtheta.scout.candidates import candidates_of
 from dtheta.scout.derivatives import Derivatives, Glance, derivatives_of, sketched
 from dtheta.scout.examples import Examples, examples_of
 from dtheta.scout.head import directions, head_of, projected
+from tests.unit.kernels.tangent_reference import jacobian
 from tests.unit.scout.planted import Small, inputs, sentences, tiny_bert
 
 METHODS = [
@@ -28,16 +29,10 @@ METHODS = [
 ]
 
 
-def jacobian(adapter: Adapter, function, examples: Examples, index: Tensor, head: str) -> Tensor:
-    """Return J (n, O, P) by autograd, one example at a time."""
-    trained = [p for name, p in adapter.trainable().items() if not name.startswith(f"{head}.")]
-    rows = []
-    for i in index:
-        f = function(adapter, examples.of(i[None]))[0]
-        found = [torch.autograd.grad(one, trained, retain_graph=True, allow_unused=True) for one in f]
-        flat = [[torch.zeros_like(p) if g is None else g for g, p in zip(gs, trained, strict=True)] for gs in found]
-        rows.append(torch.stack([torch.cat([g.flatten() for g in gs]) for gs in flat]))
-    return torch.stack(rows)
+def jacobian_of(adapter: Adapter, glance: Glance, examples: Examples) -> Tensor:
+    """Return J (n, O, P) by autograd, one example at a time; the head is left out."""
+    moving = [p for name, p in adapter.trainable().items() if not name.startswith("head.")]
+    return jacobian(adapter, examples.of(glance.index), moving, len(glance.index), glance.function)
 
 
 def compare(found: Derivatives, J: Tensor, residual: Tensor) -> None:
@@ -73,7 +68,7 @@ def test_the_kernel_of_a_method_is_that_of_its_explicit_jacobian(method, select)
     assert not refused
     found = derivatives_of(net, examples, [glance], candidates, chunk=4)[0][candidates[0].name]
     adapter = dt.attach(net, method, select, seed=5)
-    compare(found, jacobian(adapter, glance.function, examples, glance.index, "head"), glance.residual)
+    compare(found, jacobian_of(adapter, glance, examples), glance.residual)
 
 
 @pytest.mark.parametrize("method", [dt.LoRA(rank=2), dt.BitFit(), dt.Full()], ids=lambda m: m.name)
@@ -83,7 +78,7 @@ def test_tokens_of_texts_of_several_lengths_and_padding_add_up(method) -> None:
     candidates, _ = candidates_of(net, [method], "head", seed=5)
     found = derivatives_of(net, examples, [glance], candidates, chunk=4)[0][candidates[0].name]
     adapter = dt.attach(net, method, candidates[0].method and _pattern(candidates[0]), seed=5)
-    compare(found, jacobian(adapter, glance.function, examples, glance.index, "head"), glance.residual)
+    compare(found, jacobian_of(adapter, glance, examples), glance.residual)
 
 
 def test_a_method_in_two_selections_has_the_kernels_of_each() -> None:
@@ -108,7 +103,7 @@ def test_a_prompt_is_looked_at_where_it_is_attached(method) -> None:
     examples, glance = scene(net, sentences(24))
     adapter = dt.attach(net, method, seed=5)
     (found,) = derivatives_in(adapter, examples, [glance], chunk=4)
-    compare(found, jacobian(adapter, glance.function, examples, glance.index, "head"), glance.residual)
+    compare(found, jacobian_of(adapter, glance, examples), glance.residual)
 
 
 def test_coefficients_of_deltas_move_the_outputs_along_the_deltas() -> None:

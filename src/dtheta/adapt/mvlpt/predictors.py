@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from dtheta.adapt.attach import attach
 from dtheta.adapt.method import Method
-from dtheta.adapt.mvlpt.transfer import Transfer, aligned
+from dtheta.adapt.mvlpt.transfer import Transfer
 from dtheta.adapt.prompts.image_names import is_mixed
+from dtheta.core.aligned import aligned
 from dtheta.core.delta import Delta
 from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
@@ -54,7 +55,7 @@ class Predictors:
             [one.name, *(text for found in (one.spearman, one.kendall) for text in (_shown(found), f"{found.p:.3f}"))]
             for one in self.of
         ]
-        return aligned(head, rows)
+        return "\n".join(aligned(head, rows))
 
 
 def judge_predictors(transfer: Transfer, similarities: Mapping[str, Tensor], seed: int = 0) -> Predictors:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dtheta.adapt.mvlpt.clusters import average_linkage
+from dtheta.core.aligned import aligned
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, ShapeMismatch, did_you_mean
 from dtheta.score.interval import Interval, mean_interval
@@ -114,7 +115,8 @@ class Transfer:
         A star says that the interval excludes zero; with one seed there is no interval.
         """
         cells = [[self._cell(i, j) for j in range(len(self.tasks))] for i in range(len(self.tasks))]
-        return aligned(["from \\ to", *self.tasks], [[name, *row] for name, row in zip(self.tasks, cells, strict=True)])
+        rows = [[name, *row] for name, row in zip(self.tasks, cells, strict=True)]
+        return "\n".join(aligned(["from \\ to", *self.tasks], rows))
 
     def _cell(self, i: int, j: int) -> str:
         if i == j:
@@ -155,15 +157,3 @@ def measure_transfer(tasks: Sequence[str], seeds: Sequence[int], accuracy: Measu
         for (i, source), (j, target) in itertools.product(enumerate(tasks), repeat=2):
             started[s, i, j] = alone[s, j] if i == j else accuracy(source, target, seed)
     return Transfer(tuple(tasks), alone, started, level)
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as text: the first column on the left, the others on the right."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )

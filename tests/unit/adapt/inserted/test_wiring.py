@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dtheta.adapt.adapter import Adapter
 from dtheta.adapt.attach import attach
 from dtheta.adapt.houlsby import Houlsby
 from dtheta.adapt.lora import LoRA
@@ -25,6 +24,7 @@ from dtheta.core.interop import to_peft
 from dtheta.core.seeds import generator
 from dtheta.errors import BaseMismatch, FormatError, NonFinite, ShapeMismatch, UnknownParameter, UnsupportedLayer
 from dtheta.fit.loop import fit
+from tests.shaken import shaken
 
 METHODS: list[Method] = [SNNK(features=4), SNNK(features=4, size=3), Houlsby(size=3)]
 IDS = torch.tensor([[5, 9, 2, 7], [1, 1, 60, 4]])
@@ -34,13 +34,6 @@ each = pytest.mark.parametrize("method", METHODS, ids=["square", "bottleneck", "
 def run(model: nn.Module) -> Tensor:
     with torch.no_grad():
         return model(IDS).last_hidden_state
-
-
-def shaken(adapter: Adapter, size: float = 0.5, seed: int = 1) -> Adapter:
-    with torch.no_grad():
-        for name, p in adapter.trainable().items():
-            p.add_(torch.randn(p.shape, generator=generator(seed, name)), alpha=size)
-    return adapter
 
 
 def state(model: nn.Module) -> Any:
