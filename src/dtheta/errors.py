@@ -9,6 +9,7 @@
     |-- ConfigError                 exit code 2   an option or argument that cannot be meant
     |-- MissingExtra                              an optional dependency is not installed
     |-- NotConverged                              an iteration stopped short of its accuracy
+    |-- FederationFailed                          too few clients answered, round after round
     |-- NonFinite                                 NaN or infinity where a number is needed
     `-- OutputError                               a result could not be written
 
@@ -61,6 +62,10 @@ class MissingExtra(DthetaError):
 
 class NotConverged(DthetaError):
     """An iteration ended before it reached the accuracy that was asked for."""
+
+
+class FederationFailed(DthetaError):
+    """Rounds of a federation had too few answers, one after the other."""
 
 
 class NonFinite(DthetaError):

@@ -23,6 +23,16 @@ def test_the_lazy_table_and_the_list_of_names_agree() -> None:
     assert set(dtheta.__all__) == eager | set(dtheta._LAZY)
 
 
+def test_the_parts_of_a_federation_load_from_its_package_which_can_be_called() -> None:
+    from dtheta import federate as package_or_function
+    from dtheta.federate import Krum, Quantum, Ternary, dirichlet
+
+    assert callable(package_or_function)
+    assert all((part.__doc__ or "").strip() for part in (Krum, Quantum, Ternary, dirichlet))
+    with pytest.raises(AttributeError, match="no attribute 'Krumm'"):
+        sys.modules["dtheta.federate"].Krumm  # noqa: B018
+
+
 def test_importing_dtheta_loads_neither_torch_nor_transformers() -> None:
     code = "import sys, dtheta; print([m for m in ('torch', 'numpy', 'transformers', 'rich') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

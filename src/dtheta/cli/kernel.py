@@ -61,7 +61,7 @@ def run(options: Options, console: Console) -> int:
     """Take the kernel, write it, and say what it tells."""
     from dtheta.cli.labeled import Source
     from dtheta.cli.posed import require_meant, task_of
-    from dtheta.cli.scout import written
+    from dtheta.cli.written import written_method
     from dtheta.scout.candidates import label
 
     if options.method is not None and options.delta is not None:
@@ -72,7 +72,7 @@ def run(options: Options, console: Console) -> int:
         reads["--delta"] = require_input(delta)
     require_outputs({"--out": options.out, "--report": options.report}, reads)
     require_meant(options, source)
-    trains = written(options.method or "LoRA") if delta is None else _header(delta, options.model)
+    trains = written_method(options.method or "LoRA") if delta is None else _header(delta, options.model)
     name = label(*trains) if isinstance(trains, tuple) else trains.path.name
     if options.dry_run:
         _plan(options, trains, source).show(console)

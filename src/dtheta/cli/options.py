@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from dtheta.cli.values import read_value
+from dtheta.cli.written import flat
 from dtheta.errors import ConfigError, did_you_mean
 
 
@@ -179,8 +180,7 @@ def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
             raise ConfigError(f"{path}: unknown option {key!r}{did_you_mean(name, set(fields) - {'config'})}")
         if name in values:
             raise ConfigError(f"{path}: {key!r} gives a second value to {fields[name].called}; keep one of the two")
-        if isinstance(value, Mapping):  # set: {gamma: 1e-4}
-            value = [f"{k}={v}" for k, v in value.items()]
+        value = flat(value, fields[name].many, f"{path}: {key}")
         values[name] = read_value(value, fields[name].kind, f"{path}: {key}")
     return values
 

@@ -12,7 +12,6 @@ A method is written as its row in the table is: a name of 'dtheta methods', fiel
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +22,7 @@ from dtheta.cli.options import CommonOptions, Flag, fields_of
 from dtheta.cli.places import require_outputs
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import count, duration, percent
-from dtheta.errors import ConfigError
+from dtheta.cli.written import written_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 #: What is compared where nothing is named: one of each way to move, and two ranks.
 USUAL = ("LoRA(rank=2)", "LoRA(rank=16)", "PiSSA(rank=16)", "SORSA(rank=16)", "CLIPSVD", "BitFit", "Full")
-_WRITTEN = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<fields>[^()]*)\))?(?:\s+on\s+(?P<select>\S.*?))?\s*")
 _SHARED = ("text", "label", "encoding", "max_length", "pooling", "seed")  # options that 'dtheta adapt' takes as well
 _CHUNK = 32  # texts a pass, as ``scout`` takes them
 _SIDES = 9  # inputs of the matrices of a layer, in units of its width
@@ -75,7 +73,7 @@ def run(options: Options, console: Console) -> int:
     from dtheta.scout.candidates import entries_of
 
     source = Source.of(options)
-    entries = [written(text) for text in options.method or USUAL]
+    entries = [written_method(text) for text in options.method or USUAL]
     entries_of(entries)
     reads = {"--config": options.config, "--model": local_place(options.model), "--data": source.path}
     require_outputs({"--report": options.report}, reads)
@@ -94,24 +92,6 @@ def run(options: Options, console: Console) -> int:
         record["report"] = str(scout_report(scouting, model_name(options.model), task.name, options.report))
     console.result(record, _parts(scouting, record, options))
     return 0
-
-
-def written(text: str) -> tuple[Method, str | None]:
-    """Return the method and selection of ``NAME(field=value, ...) on SELECT``.
-
-    Raises:
-        ConfigError: If it is not of that form, or for an unknown method or field.
-    """
-    from dtheta.cli.adapt import build_method
-
-    found = _WRITTEN.fullmatch(text)
-    if found is None:
-        raise ConfigError(
-            f"--method {text!r} is not of the form NAME(field=value, ...) on SELECT, such as 'LoRA(rank=8) on "
-            "@attention#4-5'; 'dtheta methods' lists the names and fields"
-        )
-    fields = tuple(field.strip() for field in (found["fields"] or "").split(",") if field.strip())
-    return build_method(found["name"], None, None, fields), found["select"]
 
 
 def _scouted(options: Options, entries: list[tuple[Method, str | None]], task: TextTask, console: Console) -> Scouting:

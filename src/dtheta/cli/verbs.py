@@ -9,9 +9,10 @@ VERBS = {
     "show": "say what a file or folder is: base, size, norms, a table of its layers",
     "extract": "take the delta between two checkpoints, or from a peft adapter",
     "merge": "write the model with deltas added, or a delta as a peft adapter",
-    "compress": "keep the signs of a delta's largest entries and a scale; say what that gained and lost",
+    "compress": "keep the signs of a delta's largest entries, or replace a model's MLPs; say what was lost",
     "compose": "add deltas with weights, or with coefficients learned on labeled texts",
     "compare": "say how alike deltas are: angles and sign conflicts, as a whole and by layer",
+    "federate": "train one delta over parties that keep their data, over classical or quantum channels",
     "scout": "predict which method will do best on your texts, before any of them is trained",
     "kernel": "say what the tangent kernel of a method tells of training on your texts",
     "report": "draw one page from the results of earlier runs",
@@ -22,6 +23,6 @@ VERBS = {
 
 GROUPS = {
     "begin": ("demo", "doctor"),
-    "make and use deltas": ("scout", "adapt", "apply", "extract", "merge", "compress", "compose"),
+    "make and use deltas": ("scout", "adapt", "federate", "apply", "extract", "merge", "compress", "compose"),
     "look": ("show", "compare", "kernel", "report", "methods", "models"),
 }

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dtheta.compress.compeft import check_scale, compress
 from dtheta.compress.plan import Of, balanced
@@ -24,7 +25,7 @@ from dtheta.compress.scales import Scale
 from dtheta.compress.signs import check
 from dtheta.compress.vectors import Per
 from dtheta.core.arguments import one_delta
-from dtheta.core.change import Change, Dense, matrix_shape
+from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -49,12 +50,20 @@ def step(total: Delta, **settings: Any) -> tuple[Delta, Delta]:
             f"{next(iter(total.new))}: a new vector is no displacement and has no residual; send it apart"
         )
     sent = compress(total, **settings)
-    return sent, (total - sent).map(lambda _, change: settled(change))
+    return sent, left_over(total, sent)
+
+
+def left_over(total: Delta, sent: Delta) -> Delta:
+    """Return ``total - sent``, every change as one in float64: what a compression, of any kind, left out."""
+    wide = sent.map(lambda _, change: change.map(Tensor.double) if change.is_new else change)  # a new sum is rounded
+    return (total - wide).map(lambda _, change: settled(change))
 
 
 def settled(change: Change) -> Change:
     """Return a sum as one change in float64: factors where they are smaller than the matrix, else the matrix."""
-    if change.is_new or change.rank is None:
+    if change.is_new:
+        return New(_exact(change))
+    if change.rank is None:
         return Dense(_exact(change))
     wide = change.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     left, right = balanced(wide)
@@ -64,7 +73,7 @@ def settled(change: Change) -> Change:
     return Dense(_exact(change))
 
 
-def _exact(change: Change) -> torch.Tensor:
+def _exact(change: Change) -> Tensor:
     """Return the displacement in float64, without rounding to float32 on the way."""
     total = torch.zeros(matrix_shape(change.shape), dtype=torch.float64, device=change.device)
     change.add_to(total)

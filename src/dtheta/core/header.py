@@ -19,7 +19,7 @@ import torch
 from dtheta.core.change import Change
 from dtheta.core.delta import content_digest
 from dtheta.core.fingerprint import Fingerprint, tensor_digest
-from dtheta.core.kinds import Form, Part, parse
+from dtheta.core.kinds import Form, Part, fits, parse
 from dtheta.core.provenance import Provenance
 from dtheta.core.tensorfile import CODES, TensorFile, encode, existing, header_bytes, open_tensors, parse_json
 from dtheta.errors import FormatError, ShapeMismatch, UnsupportedLayer, did_you_mean
@@ -164,7 +164,11 @@ def _parsed(record: Mapping[str, Any], file: TensorFile) -> Opened:
             forms[name] = parse(meta)
         except FormatError as error:
             raise FormatError(f"{name[:100]!r}: {error}") from None
-    _check_tensors(forms, table, file)
+    parts: dict[str, list[str]] = {}
+    for entry in file.entries:
+        name, _, part = entry.rpartition(":")
+        parts.setdefault(name, []).append(part)
+    _check_tensors(forms, table, file, parts)
     fingerprint = Fingerprint(base["digests"], base["root"])
     stored = {n: {part: table[f"{n}:{part}"] for part in form.parts()} for n, form in forms.items()}
     content = {n: (form.meta, form.identity(stored[n])) for n, form in forms.items()}
@@ -179,10 +183,6 @@ def _parsed(record: Mapping[str, Any], file: TensorFile) -> Opened:
         changes,
         file.path.stat().st_size,
     )
-    parts: dict[str, list[str]] = {}
-    for stored in file.entries:
-        name, _, part = stored.rpartition(":")
-        parts.setdefault(name, []).append(part)
     return Opened(header, file, table, forms, parts)
 
 
@@ -194,22 +194,21 @@ def _is_digests(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_digest(digest) for digest in value.values())
 
 
-def _check_tensors(forms: Mapping[str, Form], table: Mapping[str, str], file: TensorFile) -> None:
+def _check_tensors(
+    forms: Mapping[str, Form], table: Mapping[str, str], file: TensorFile, parts: Mapping[str, list[str]]
+) -> None:
     """Raise unless the file has exactly the tensors that the changes need, each of a right dtype and shape."""
     if set(table) != set(file.entries):
         odd = sorted(set(table) ^ set(file.entries))[0]
         raise FormatError(f"tensor {odd[:100]!r} is {'missing' if odd in table else 'not in the document'}")
     needed: dict[str, Part] = {}
     for name, form in forms.items():
-        needed |= {f"{name}:{part}": spec for part, spec in form.parts().items()}
-        for groups in form.besides():
-            needed |= {f"{name}:{part}": spec for part, spec in _besides(name, groups, table).items()}
+        needed |= {f"{name}:{part}": spec for part, spec in form.needed(parts.get(name, ())).items()}
     for stored, entry in file.entries.items():
         if stored not in needed:
             raise FormatError(f"tensor {stored[:100]!r} belongs to no change")
         dtypes, shape = needed[stored]
-        fits = len(entry.shape) == len(shape) and all(w in (n, None) for n, w in zip(entry.shape, shape, strict=True))
-        if entry.dtype not in dtypes or not fits:
+        if not fits(needed[stored], entry.dtype, entry.shape):
             raise FormatError(
                 f"tensor {stored[:100]!r} is {CODES[entry.dtype]} {list(entry.shape)}, expected "
                 f"{' or '.join(CODES[d] for d in dtypes)} {['any' if n is None else n for n in shape]}"
@@ -217,15 +216,6 @@ def _check_tensors(forms: Mapping[str, Form], table: Mapping[str, str], file: Te
     for stored in needed:
         if stored not in file.entries:
             raise FormatError(f"tensor {stored[:100]!r} is missing")
-
-
-def _besides(name: str, groups: list[dict[str, Part]], table: Mapping[str, str]) -> Mapping[str, Part]:
-    """Return the group of further tensors that a file has, else the first of which it has any: the others are due."""
-    for has in (all, any):
-        for group in groups:
-            if has(f"{name}:{part}" in table for part in group):
-                return group
-    return {}
 
 
 def _what_folder(path: Path) -> str:

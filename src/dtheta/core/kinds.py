@@ -27,7 +27,7 @@ Shape legend: (m, n) the matrix in which a parameter of that shape is seen; r ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +189,14 @@ class Form:
             for groups in child.besides()
         ]
 
+    def needed(self, present: Container[str]) -> dict[str, Part]:
+        """Return ``parts()`` and, of ``besides()``, the groups that are there, else the first that is begun."""
+        found = self.parts()
+        for groups in self.besides():
+            chosen = (g for has in (all, any) for g in groups if has(part in present for part in g))
+            found |= next(chosen, {})
+        return found
+
     def build(self, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> Change:
         """Return the change; ``digests`` of its tensors, already verified, save taking them again."""
         meta = self.meta
@@ -205,6 +213,14 @@ class Form:
         if all(tensors.get(name) is tensor for name, tensor in change.tensors().items()):
             object.__setattr__(change, "digests", {name: digests[name] for name in change.tensors()})
         return change
+
+
+def fits(part: Part, dtype: torch.dtype, shape: Sequence[int]) -> bool:
+    """Tell whether a tensor of this dtype and shape is what a part must be."""
+    dtypes, wanted = part
+    if dtype not in dtypes or len(shape) != len(wanted):
+        return False
+    return all(w in (n, None) for n, w in zip(shape, wanted, strict=True))
 
 
 def _below(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _own(path: Path, label: str, encoding: str) -> Found:
     x, labels, names = read_rows(path, label, encoding)
     classes = class_names(labels)
     if len(classes) < 2:
-        raise FormatError(f"{path.name}: every row has the {label} {classes[0]!r}; a task needs at least two classes")
+        raise FormatError(f"{path.name}: every row has the {label} {labels[0]!r}; a task needs at least two classes")
     ids = {name: index for index, name in enumerate(classes)}
     return x, torch.tensor([ids[name] for name in labels]), classes, names
 

@@ -3,7 +3,7 @@
     g      <- sum_i (n_i / N) grad loss_i        over the micro-batches and processes of a step, N = sum_i n_i
     g      <- g min(1, clip / ||g||)
     g      <- g + the method's own gradient      once a step, after clipping (SORSA's order)
-    theta  <- AdamW(theta, g, lr(t))
+    theta  <- AdamW(theta, g, lr(t)), or SGD
 
 theta are the terms of an adapter; the base gets no gradient and is not written to. With evaluation data the adapter
 ends with the best terms it had at any evaluation, the untrained ones included; of equal scores the lower loss wins.
@@ -28,7 +28,7 @@ from dtheta.fit.evaluate import Evaluator, Scorer
 from dtheta.fit.randomness import kept_generators
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback, Run
-from dtheta.fit.settings import Precision, Schedule, Settings
+from dtheta.fit.settings import Optimizer, Precision, Schedule, Settings
 from dtheta.fit.stream import Stream, as_batches
 from dtheta.fit.trainable import Batch, Loss
 from dtheta.fit.world import world
@@ -48,6 +48,8 @@ def fit(
     schedule: Schedule = "cosine",
     warmup: float = 0.03,
     weight_decay: float = 0.0,
+    optimizer: Optimizer = "adamw",
+    momentum: float = 0.0,
     accumulation: int = 1,
     clip: float | None = 1.0,
     precision: Precision | None = None,
@@ -86,7 +88,9 @@ def fit(
         full_lr: that of parameters that train in full (``attach(..., also=...)``, ``Full``); None for ``lr``.
         schedule: "cosine" or "linear" to zero, or "constant".
         warmup: rising part of the schedule: a share of the steps below 1, else a number of steps.
-        weight_decay: AdamW's; it pulls the trained factors, not the weights, towards zero.
+        weight_decay: AdamW's, or added to the gradient by SGD; it pulls the trained factors, not the weights, to zero.
+        optimizer: "adamw" or "sgd".
+        momentum: of SGD, in [0, 1).
         accumulation: batches a step.
         clip: largest norm of the gradient; None leaves it.
         precision: "fp32", "bf16" or "fp16" (autocast); None for what ``accelerate launch`` was told, else fp32.
@@ -120,9 +124,9 @@ def fit(
     """
     settings = Settings(
         steps=steps, lr=lr, full_lr=full_lr, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
-        accumulation=accumulation, clip=clip, precision=precision or launched_precision(), batch_size=batch_size,
-        eval_every=eval_every, patience=patience, checkpoint_every=checkpoint_every, allow_unused=allow_unused,
-        seed=seed,
+        optimizer=optimizer, momentum=momentum, accumulation=accumulation, clip=clip,
+        precision=precision or launched_precision(), batch_size=batch_size, eval_every=eval_every,
+        patience=patience, checkpoint_every=checkpoint_every, allow_unused=allow_unused, seed=seed,
     )  # fmt: skip
     if eval is None and (metric is not None or patience is not None or eval_every is not None):
         raise ConfigError("metric, patience and eval_every need evaluation data: give eval=...")

@@ -1,7 +1,8 @@
-"""The optimizer: AdamW over the groups that the method wants, the gradient's norm, and clipping.
+"""The optimizer: AdamW or SGD over the groups that the method wants, the gradient's norm, and clipping.
 
-Loshchilov and Hutter 2019, arXiv 1711.05101. Parameters that train in full (``attach(..., also=...)``: a displacement
-itself, not factors of one) may have a rate of their own, ``full_lr``: a good rate for factors is mostly too high there.
+AdamW: Loshchilov and Hutter 2019, arXiv 1711.05101. SGD is that of federated averaging and of theory. Parameters that
+train in full (``attach(..., also=...)``: a displacement itself, not factors of one) may have a rate of their own,
+``full_lr``: a good rate for factors is mostly too high there.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     """Return AdamW over the groups; fused where torch has it, which is several times faster for many small factors."""
     kinds = {p.device.type for group in groups for p in group["params"]}
     return torch.optim.AdamW(groups, fused=kinds <= {"cpu", "cuda"})
+
+
+def made(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings name, over the groups."""
+    return adamw(groups) if settings.optimizer == "adamw" else torch.optim.SGD(groups, momentum=settings.momentum)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -29,7 +29,7 @@ from dtheta.fit.checks import (
 from dtheta.fit.evaluate import Evaluator
 from dtheta.fit.modes import eval_mode, train_mode
 from dtheta.fit.objective import Objective, model_loss
-from dtheta.fit.optimizer import adamw, clip, gradient_norm, parameter_groups, set_rate
+from dtheta.fit.optimizer import clip, gradient_norm, made, parameter_groups, set_rate
 from dtheta.fit.progress import Bar, Log
 from dtheta.fit.randomness import seed_all
 from dtheta.fit.record import Evaluation, Record
@@ -81,7 +81,7 @@ class Run:
         self.sharded = is_sharded(adapter)
         # kept by identity: the optimizer's parameters stay these, whatever a sharded module shows in between
         self.parameters: dict[str, nn.Parameter] = adapter.trainable()
-        self.optimizer = adamw(parameter_groups(adapter, settings))
+        self.optimizer = made(parameter_groups(adapter, settings), settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision == "fp16")
         self.optimizer.zero_grad(set_to_none=True)
         self.versions = {} if self.sharded else versions(adapter.model)

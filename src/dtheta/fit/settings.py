@@ -11,6 +11,7 @@ from dtheta.errors import ConfigError
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Settings:
     schedule: Schedule = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.0
     accumulation: int = 1
     clip: float | None = 1.0
     precision: Precision = "fp32"
@@ -49,6 +52,11 @@ class Settings:
             raise ConfigError(f"allow_unused must be True or False, got {self.allow_unused!r}")
         _choice("schedule", self.schedule, get_args(Schedule))
         _choice("precision", self.precision, get_args(Precision))
+        _choice("optimizer", self.optimizer, get_args(Optimizer))
+        if not (_is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum!r}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ConfigError(f"momentum={self.momentum} goes with optimizer='sgd'; {self.optimizer} has its own")
         if self.warmup_steps > self.steps:
             raise ConfigError(f"warmup={self.warmup} is longer than the run of {self.steps} steps")
 

@@ -21,10 +21,10 @@ def student_cdf(t: float, freedom: float) -> float:
     far = freedom / (freedom + t * t)
     near = t * t / (freedom + t * t)
     if far < near:
-        tail = 0.5 * _incomplete_beta(freedom / 2, 0.5, far, near)
+        tail = 0.5 * incomplete_beta(freedom / 2, 0.5, far, near)
         return 1 - tail if t > 0 else tail
     # Around 0 the tail is almost 1/2 and its argument almost 1: the center's share keeps the digits.
-    return 0.5 + math.copysign(0.5 * _incomplete_beta(0.5, freedom / 2, near, far), t)
+    return 0.5 + math.copysign(0.5 * incomplete_beta(0.5, freedom / 2, near, far), t)
 
 
 def student_quantile(probability: float, freedom: float) -> float:
@@ -42,7 +42,7 @@ def student_quantile(probability: float, freedom: float) -> float:
     return (low + high) / 2
 
 
-def _incomplete_beta(a: float, b: float, x: float, y: float) -> float:
+def incomplete_beta(a: float, b: float, x: float, y: float) -> float:
     """Regularized I_x(a, b) with y = 1 - x given, so that neither loses digits; by the faster of two fractions."""
     if x == 0.0:
         return 0.0

@@ -11,8 +11,10 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
 from dtheta.errors import ConfigError
+from dtheta.fit.loop import fit
 from dtheta.fit.optimizer import adamw, clip, gradient_norm, parameter_groups, set_rate
 from dtheta.fit.settings import Settings
+from tests.unit.fit.models import regression, squared
 
 
 def _rates(adapter: Any, **settings: Any) -> dict[str, float]:
@@ -88,3 +90,46 @@ def test_a_small_gradient_and_no_limit_leave_it_alone() -> None:
     clip([p], None, 5.0)
     clip([p], 6.0, 5.0)
     assert p.grad.tolist() == [3.0, 4.0]
+
+
+def _after(steps: int, **settings: Any) -> dict[str, torch.Tensor]:
+    model = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 8))
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) / 3)
+    adapter = attach(model, Full())
+    rates = {"lr": 0.1, "schedule": "constant", "warmup": 0.0, "optimizer": "sgd", "clip": None, "quiet": True}
+    fit(adapter, regression(5), steps=steps, loss=squared, **rates | settings)
+    return {name: adapter.delta()[name].dense() for name in adapter.delta()} | {"base": model}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_sgd_without_clipping_is_the_loop_written_by_hand(momentum: float, decay: float) -> None:
+    found = _after(4, momentum=momentum, weight_decay=decay)
+    model: Any = found.pop("base")
+    x, y = regression(5)[0]
+    base = {n: p.detach().clone() for n, p in model.state_dict().items() if "parametrizations" not in n}
+    base |= {n.replace("parametrizations.", "").replace(".original", ""): p.detach().clone()
+             for n, p in model.state_dict().items() if n.endswith(".original")}  # fmt: skip
+    move = {n: torch.zeros_like(p, requires_grad=True) for n, p in base.items()}
+    velocity = {n: torch.zeros_like(p) for n, p in base.items()}
+    plain = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 8))
+    for _ in range(4):
+        out = torch.func.functional_call(plain, {n: base[n] + move[n] for n in base}, (x,))
+        gradients = torch.autograd.grad((out - y).square().mean(), list(move.values()))
+        for (name, d), g in zip(list(move.items()), gradients, strict=True):
+            velocity[name] = momentum * velocity[name] + g + decay * d.detach()
+            move[name] = (d.detach() - 0.1 * velocity[name]).requires_grad_()
+    assert found.keys() == move.keys()
+    for name, d in move.items():
+        torch.testing.assert_close(found[name], d.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_momentum_is_refused_beside_adamw_and_where_it_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"momentum=0\.9 goes with optimizer='sgd'"):
+        Settings(steps=1, momentum=0.9)
+    with pytest.raises(ConfigError, match=r"momentum must lie in \[0, 1\)"):
+        Settings(steps=1, optimizer="sgd", momentum=1.0)
+    with pytest.raises(ConfigError, match="optimizer must be one of adamw, sgd"):
+        Settings(steps=1, optimizer="adam")  # type: ignore[arg-type]

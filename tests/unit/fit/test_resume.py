@@ -94,6 +94,15 @@ def test_other_methods_and_precisions_resume_to_the_bit(tmp_path: Path, method: 
     assert again.losses == record.losses
 
 
+@pytest.mark.parametrize("killed", [2, 5])
+def test_sgd_with_momentum_resumes_to_the_bit(tmp_path: Path, killed: int) -> None:
+    sgd = {"optimizer": "sgd", "momentum": 0.9}
+    straight, record = _train(**sgd)
+    _kill(killed, checkpoint=tmp_path, checkpoint_every=1, **sgd)
+    resumed, again = _train(checkpoint=tmp_path, checkpoint_every=1, resume=True, **sgd)
+    assert same(values(resumed), values(straight)) and again.losses == record.losses
+
+
 def test_killed_twice(tmp_path: Path) -> None:
     straight, _ = _train()
     settings = {"checkpoint": tmp_path, "checkpoint_every": 2}

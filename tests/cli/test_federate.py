@@ -1,0 +1,292 @@
+"""``dtheta federate``: from flags and from YAML, over files of parties, interrupted, attacked, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import dtheta as dt
+from dtheta.cli import federated
+from dtheta.data.tabular import load_tabular
+from tests.cli.conftest import Outcome, sentences, write_table
+
+Run = Callable[..., Outcome]
+SMALL = ("--data", "iris", "--clients", 3, "--rounds", 2, "--steps", 2, "--model", "linear", "--quiet")
+
+
+def write_rows(path: Path, rows: list[tuple[float, float, str]], columns: str = "a,b,label") -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns.split(","))
+        writer.writerows(rows)
+    return path
+
+
+def points(count: int, start: int = 0) -> list[tuple[float, float, str]]:
+    """Rows whose class the sign of the first number tells."""
+    found = []
+    for i in range(start, start + count):
+        sign = 1 if i % 2 else -1
+        found.append((sign * (1 + i % 7 / 5), i / 10, "yes" if i % 2 else "no"))
+    return found
+
+
+def test_iris_with_a_quantum_model_baselines_and_a_page(dtheta: Run) -> None:
+    given = ("--data", "iris", "--clients", 3, "--rounds", 2, "--steps", 4, "--model", "quantum(layers=2)")
+    done = dtheta("federate", *given, "--baselines", "--report", "iris.html", "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert [row["round"] for row in found["history"]] == [1, 2] and found["figures"]["answers"] == 6
+    assert [one["examples"] for one in found["parties"]] == [40, 40, 40]
+    assert found["accuracy"]["estimate"] == pytest.approx(found["figures"]["scores"]["accuracy"])
+    baselines = found["baselines"]
+    assert baselines["centralized"]["steps"] == 8 and baselines["centralized"]["examples"] == 120
+    each = [one["scores"]["accuracy"] for one in baselines["alone"]]
+    assert len(each) == 3 and baselines["alone_mean"] == pytest.approx(sum(each) / 3)
+    page = Path("iris.html").read_text()
+    assert "centralized" in page and "Who took part" in page and "quantum(layers=2)" in page
+    assert not Path("federated.delta.run").exists()
+
+
+def test_the_delta_on_the_same_model_gives_the_accuracy_that_was_told(dtheta: Run) -> None:
+    found = dtheta("federate", *SMALL, "--model", "mlp(width=4)", "--json").json
+    delta = dt.load("federated.delta")
+    task = delta.provenance.task
+    test = load_tabular("iris").test
+    x = (test.x.double() - torch.tensor(task["scale"]["mean"])) / torch.tensor(task["scale"]["deviation"])
+    from dtheta.models.perceptron import Perceptron
+
+    net = Perceptron(4, 3, width=4)
+    with dt.applied(net, delta), torch.no_grad():
+        right = float((net(x.float()).logits.argmax(1) == test.labels).double().mean())
+    assert right == pytest.approx(found["accuracy"]["estimate"]) and task["classes"] == found["classes"]
+    assert delta.provenance.settings["command"]["verb"] == "federate"
+
+
+def test_yaml_is_the_same_as_flags_and_flags_win(dtheta: Run) -> None:
+    Path("run.yaml").write_text(
+        "data: iris\nclients: 3\nrounds: 2\nsteps: 2\nmodel: {name: mlp, width: 4}\nquiet: true\n"
+        "codec: {name: ternary, density: 0.5}\npartition:\n  name: dirichlet\n  alpha: 5\n"
+        "server: {name: FedAvgM, momentum: 0.5}\naggregate: {name: NormClip, inner: {name: TrimmedMean, share: 0.1}}\n"
+    )
+    flags = (
+        *SMALL, "--model", "mlp(width=4)", "--codec", "ternary(density=0.5)", "--partition", "dirichlet(alpha=5)",
+        "--server", "fedavgm(momentum=0.5)", "--aggregate", "NormClip(inner=TrimmedMean(share=0.1))",
+    )  # fmt: skip
+    one = dtheta("federate", "--config", "run.yaml", "--json")
+    assert one.code == 0, one.err
+    two = dtheta("federate", *flags, "--json")
+    assert one.json["digest"] == two.json["digest"]
+    three = dtheta("federate", "--config", "run.yaml", "--codec", "sign", "--json").json
+    assert three["settings"]["codec"] == "sign" and three["digest"] != one.json["digest"]
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_bits(
+    dtheta: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dtheta(
+        "federate", *SMALL, "--rounds", 4, "--partition", "shards(each=2)", "--out", "a.delta", "--json"
+    ).json
+    real, calls = federated._accuracy, []
+
+    def interrupted(model: object, **given: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(model, **given)
+
+    monkeypatch.setattr(federated, "_accuracy", interrupted)
+    given = (*SMALL, "--rounds", 4, "--partition", "shards(each=2)", "--out", "b.delta")
+    broken = dtheta("federate", *given)
+    assert broken.code == 130 and Path("b.delta.run/state.json").exists() and not Path("b.delta").exists()
+    again = shlex.split(re.search(r"go on with:  dtheta (.*)", broken.err)[1])  # type: ignore[index]
+    refused = dtheta("federate", *given)
+    assert refused.code == 1 and "--resume" in refused.err
+    done = dtheta(*again, "--json")
+    assert done.code == 0, done.err
+    assert done.json["digest"] == whole["digest"] and len(calls) == 5
+    assert done.json["history"][0] == whole["history"][0] | {"seconds": done.json["history"][0]["seconds"]}
+    assert not Path("b.delta.run").exists()
+
+
+def test_a_kept_folder_goes_on_with_more_rounds_but_not_with_other_settings(dtheta: Run) -> None:
+    assert dtheta("federate", *SMALL, "--folder", "kept").code == 0
+    more = dtheta("federate", *SMALL, "--rounds", 3, "--folder", "kept", "--resume", "--json").json
+    assert len(more["history"]) == 3 and Path("kept/state.json").exists()
+    assert more["digest"] == dtheta("federate", *SMALL, "--rounds", 3, "--out", "x.delta", "--json").json["digest"]
+    other = dtheta("federate", *SMALL, "--rounds", 4, "--folder", "kept", "--resume", "--codec", "sign")
+    assert other.code == 2 and "codec" in other.err
+
+
+def test_the_command_to_go_on_names_what_the_file_does_not(dtheta: Run) -> None:
+    from dtheta.cli.federate import Options, again
+    from dtheta.cli.options import parse
+
+    Path("run.yaml").write_text("data: iris\nrounds: 5\ncodec: {name: ternary, density: 0.5}\nbaselines: true\n")
+    options = parse(Options, ["--config", "run.yaml", "--rounds", "7", "--no-baselines"], "federate", "")
+    assert options is not None
+    command = again(options)
+    assert command == "dtheta federate --config run.yaml --rounds 7 --no-baselines --resume"
+    back = parse(Options, shlex.split(command)[2:], "federate", "")
+    assert back is not None and back.rounds == 7 and back.codec == "ternary(density=0.5)" and not back.baselines
+    party = parse(Options, ["--party", "a b.csv", "--party", "c.csv", "--lr", "1e-4"], "federate", "")
+    assert party is not None and again(party) == "dtheta federate --party 'a b.csv' --party c.csv --lr 0.0001 --resume"
+
+
+def test_a_file_a_party(dtheta: Run) -> None:
+    write_rows(Path("a.csv"), points(40))
+    write_rows(Path("b.csv"), [row for row in points(60, 40) if row[2] == "yes"])  # a party may lack a class
+    write_rows(Path("t.csv"), points(20, 200))
+    done = dtheta("federate", *SMALL[4:], "--party", "a.csv", "--party", "b.csv", "--test", "t.csv", "--json")
+    assert done.code == 0, done.err
+    assert [(one["name"], one["classes"]) for one in done.json["parties"]] == [("a", [20, 20]), ("b", [0, 30])]
+    assert done.json["test"] == 20 and done.json["data"] == "a + b"
+    held = dtheta("federate", *SMALL[4:], "--party", "a.csv", "--party", "b.csv", "--json").json
+    assert held["test"] == 14 and sum(one["examples"] for one in held["parties"]) == 56
+
+
+def test_texts_with_a_local_model(dtheta: Run, here: Path) -> None:
+    given = (
+        "--data", "reviews.csv", "--model", "bert", "--clients", 3, "--rounds", 6, "--steps", 4, "--max-length", 16,
+        "--method", "LoRA(rank=2)", "--lr", 0.05, "--head-lr", 0.05, "--quiet",
+    )  # fmt: skip
+    done = dtheta("federate", *given, "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert found["accuracy"]["estimate"] > 0.6 and found["figures"]["times_fewer_bits"] > 1
+    told = dtheta("apply", "federated.delta", "--model", "bert", "--text", "a great day")
+    assert told.code == 0, told.err
+    other = dtheta("federate", *given, "--codec", "ternary(density=0.1)", "--out", "t.delta", "--json").json
+    assert other["figures"]["bits_up"] < found["figures"]["bits_up"]
+
+
+def test_parties_of_texts(dtheta: Run, here: Path) -> None:
+    rows = sentences(60)
+    write_table(Path("a.csv"), rows[:30])
+    write_table(Path("b.csv"), rows[30:])
+    given = ("--party", "a.csv", "--party", "b.csv", "--model", "bert", "--rounds", 1, "--steps", 1)
+    done = dtheta("federate", *given, "--max-length", 16, "--method", "BitFit", "--json")
+    assert done.code == 0, done.err
+    assert sum(one["examples"] for one in done.json["parties"]) == 48
+
+
+def test_liars_are_named_and_a_robust_aggregate_holds(dtheta: Run) -> None:
+    given = (*SMALL, "--clients", 5, "--rounds", 6, "--steps", 5, "--attack", "sign-flip(clients=1, scale=30)")
+    plain = dtheta("federate", *given, "--json").json
+    robust = dtheta("federate", *given, "--aggregate", "Median", "--out", "r.delta", "--json").json
+    assert sum(one["lies"] for one in plain["parties"]) == 1
+    assert robust["accuracy"]["estimate"] > plain["accuracy"]["estimate"] + 0.2
+
+
+def test_channel_dropout_and_privacy_are_told(dtheta: Run) -> None:
+    channel = "quantum(kilometers=1, error=0.01, eavesdropper=intercept-resend(share=0.1))"
+    done = dtheta("federate", *SMALL, "--clients", 5, "--channel", channel, "--dropout", 0.2, "--report", "q.html")
+    assert done.code == 0, done.err
+    assert "QBER" in done.out and "excluded" in done.out and "qubits" in done.out
+    assert "Errors of qubits" in Path("q.html").read_text()
+    pytest.importorskip("dp_accounting")
+    private = dtheta("federate", *SMALL, "--privacy", "clip=1, noise=2", "--sample", 0.5, "--json", "--out", "p.delta")
+    assert private.code == 0 and private.json["figures"]["epsilon"] > 0
+    least = dtheta(
+        "federate", *SMALL, "--privacy", "clip=1, epsilon=3", "--sample", 0.5, "--json", "--out", "e.delta"
+    ).json
+    assert 2.9 < least["figures"]["epsilon"] <= 3
+
+
+def test_a_federation_in_which_nothing_was_learned_has_failed(dtheta: Run) -> None:
+    channel = "quantum(kilometers=1, eavesdropper=intercept-resend)"
+    done = dtheta("federate", *SMALL, "--downlink", "sign", "--channel", channel)
+    assert done.code == 1 and "nothing was learned" in done.err and "aborted: QBER" in done.err
+    assert not Path("federated.delta").exists()
+    told = dtheta("federate", *SMALL, "--channel", channel, "--out", "other.delta", "--dry-run").out
+    assert "in the rehearsal" in told and "aborted" in told
+
+
+def test_a_secure_sum(dtheta: Run) -> None:
+    pytest.importorskip("cryptography")
+    done = dtheta("federate", *SMALL, "--secure", "scale=0.05, density=1", "--json")
+    assert done.code == 0, done.err
+    assert done.json["figures"]["answers"] == 6 and done.json["figures"]["bits_up"] > 0
+
+
+def test_a_dry_run_counts_what_would_travel_and_writes_nothing(dtheta: Run) -> None:
+    told = dtheta("federate", *SMALL, "--codec", "ternary(density=0.2)", "--dry-run")
+    assert told.code == 0 and "15 entries travel" in told.out and not list(Path().iterdir())
+    planned = dtheta("federate", *SMALL, "--dry-run", "--json").json
+    assert planned["seconds"] > 0 and planned["memory"] > 0
+    said = next(note for note in planned["notes"] if note.startswith("a round sends"))
+    real = dtheta("federate", *SMALL, "--json").json["history"][-1]
+    assert f"{real['bits_up'] // 8} B up and {real['bits_down'] // 8} B down" in said
+
+
+def test_a_dry_run_of_texts_looks_at_the_outline(dtheta: Run, here: Path) -> None:
+    given = ("--data", "reviews.csv", "--model", "bert", "--max-length", 16, "--dry-run")
+    told = dtheta("federate", *given, "--method", "LoRA(rank=2)")
+    assert told.code == 0 and "entries travel" in told.out, told.err
+    assert dtheta("federate", *given, "--method", "LoRA(rank=999)").code == 2
+
+
+def test_the_file_of_the_documentation_can_be_run(dtheta: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "federate.md").read_text()
+    Path("run.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
+    told = dtheta("federate", "--config", "run.yaml", "--dry-run", "--json")
+    assert told.code == 0, told.err
+    assert told.json["settings"]["model"] == "quantum(layers=16)"
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        (("--codec", "ternary(density=2)"), 2, "density"),
+        (("--codec", "ternaryy"), 2, "did you mean 'ternary'"),
+        (("--codec", "ternary(densty=0.1)"), 2, "has no field 'densty'"),
+        (("--codec", "ternary(density=0.1"), 2, "is not of the form"),
+        (("--codec", "ternary(density=much)"), 2, "must be a number"),
+        (("--codec", "amplitude"), 2, "does not pass a classical channel"),
+        (("--channel", "quantum"), 2, "quantum needs kilometers"),
+        (("--channel", "quantum(kilometers=1, eavesdropper=eve(share=1))"), 2, "intercept-resend"),
+        (("--partition", "dirichlet(alpha=-1)"), 2, "alpha"),
+        (("--partition", "shards(k=2)"), 2, "has no field 'k'"),
+        (("--aggregate", "Krum(bad=1)"), 2, "needs 5 clients"),
+        (("--aggregate", "Krum"), 2, "Krum needs bad"),
+        (("--privacy", "clip=1"), 2, "noise=... or epsilon=..."),
+        (("--privacy", "clip=1, noise=1", "--aggregate", "Median"), 2, "plain mean"),
+        (("--attack", "sign-flip(clients=3)"), 2, "honest"),
+        (("--model", "mlpp"), 2, "--model: there is no 'mlpp'"),
+        (("--model", "quantum(qubits=1)"), 2, "qubits"),
+        (("--method", "Lora2"), 2, "unknown method"),
+        (("--clients", 0), 2, "clients"),
+        (("--sample", 2), 2, "sample"),
+        (("--max-length", 9), 2, "--max-length is for texts"),
+        (("--test", "t.csv"), 2, "--test"),
+        (("--party", "a.csv"), 2, "one of the two"),
+        (("--out", "nowhere/a.delta"), 1, "there is no folder"),
+        (("--momentum", 0.5), 2, "momentum"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(dtheta: Run, dry: tuple, given: tuple, code: int, said: str) -> None:
+    done = dtheta("federate", *SMALL, *given, *dry)
+    assert done.code == code and said in done.err, done.err + done.out
+    assert not Path("federated.delta").exists()
+
+
+def test_files_that_do_not_fit_are_refused(dtheta: Run) -> None:
+    write_rows(Path("a.csv"), points(20))
+    write_rows(Path("b.csv"), points(20, 20), "a,c,label")
+    given = (*SMALL[4:], "--party", "a.csv")
+    assert "has the columns a, c" in dtheta("federate", *given, "--party", "b.csv").err
+    assert "one --party is no federation" in dtheta("federate", *given).err
+    write_rows(Path("c.csv"), points(20, 50))
+    write_rows(Path("t.csv"), points(6, 52))
+    done = dtheta("federate", *given, "--party", "c.csv", "--test", "t.csv")
+    assert done.code == 1 and "t.csv, row 1 stands in c, row 3, too" in done.err
+    assert "every --party is one client" in dtheta("federate", *given, "--party", "c.csv", "--clients", 2).err
+    assert "no such file" in dtheta("federate", "--data", "irys").err
+    assert dtheta("federate").code == 2

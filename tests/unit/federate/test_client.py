@@ -1,0 +1,151 @@
+"""A client's round: trained on top of the global delta, the change of the round alone comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import dtheta as dt
+from dtheta.adapt.attach import attach
+from dtheta.adapt.bitfit import BitFit
+from dtheta.adapt.clip_svd import CLIPSVD
+from dtheta.adapt.full import Full
+from dtheta.adapt.lora import LoRA
+from dtheta.adapt.pissa import PiSSA
+from dtheta.core.delta import Delta
+from dtheta.errors import ConfigError
+from dtheta.federate.client import Client
+from dtheta.federate.proximal import squared_norm
+from tests.unit.federate.parties import batch, clients, model, squared
+
+METHODS = [Full(), LoRA(rank=2), LoRA(rank=2, dropout=0.3), BitFit()]
+
+
+def _client(net, method, **settings):
+    select = None if isinstance(method, (Full, BitFit)) else "*.weight"
+    return clients(net, 1, method=method, select=select, steps=4, **settings)[0]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_training_on_top_of_a_delta_is_training_on_the_merged_model(method):
+    net = model()
+    before = {n: p.clone() for n, p in net.named_parameters()}
+    start = _client(net, Full()).train(Delta({}), 1, 0).delta
+    here = _client(net, method).train(start, 2, 0)
+    merged = dt.merge(net, start)
+    there = _client(merged, method).train(Delta({}), 2, 0)
+    assert here.metrics == there.metrics
+    for name in there.delta:
+        assert torch.equal(here.delta[name].dense(), there.delta[name].dense()), name
+    assert all(torch.equal(p, before[n]) and p.requires_grad for n, p in net.named_parameters())
+
+
+@pytest.mark.parametrize("method", [PiSSA(rank=2), CLIPSVD()], ids=repr)
+def test_factors_are_those_of_the_base_in_every_round(method):
+    net = model()
+    start = _client(net, Full()).train(Delta({}), 1, 0).delta
+    update = _client(net, method).train(start, 2, 0)
+    assert update.delta.base.digests == {n: start.base.digests[n] for n in update.delta}
+    plain = attach(net, method, "*.weight")
+    for key in plain.sites:
+        ours, theirs = update.delta[key], plain.term(key).change()
+        if method.name == "PiSSA":  # the second half of its factors is the start, of the base's singular vectors
+            assert torch.equal(ours.left[:, 2:], theirs.left[:, 2:]) and torch.equal(ours.right[2:], theirs.right[2:])
+        else:
+            assert torch.equal(ours.left, theirs.left)
+    plain.detach()
+
+
+def test_a_round_is_keyed_by_seed_round_and_name():
+    net = model()
+    net.insert(1, nn.Dropout(0.5))
+    one = _client(net, Full())
+    first = one.train(Delta({}), 1, 0).delta
+    assert one.train(Delta({}), 1, 0).delta == first
+    others = [one.train(Delta({}), 2, 0), one.train(Delta({}), 1, 1)]
+    others.append(dataclasses.replace(one, name="other").train(Delta({}), 1, 0))
+    assert all(update.delta != first for update in others)
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), PiSSA(rank=3), CLIPSVD(), Full()], ids=repr)
+def test_the_squared_norm_of_a_term_is_that_of_its_matrix_and_so_is_its_gradient(method):
+    adapter = attach(model(), method, "*.weight")
+    for key in adapter.sites:
+        term = adapter.term(key)
+        with torch.no_grad():
+            for i, p in enumerate(term.parameters()):
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        ours, plain = squared_norm(term), term.matrix().square().sum()
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+        wanted = torch.autograd.grad(plain, list(term.parameters()))
+        for a, b in zip(torch.autograd.grad(ours, list(term.parameters())), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_fedprox_is_the_loss_with_the_term_written_by_hand():
+    net, mu = model(), 0.7
+    adapter_loss = []
+
+    def by_hand(adapter, rows):
+        moved = sum(term.matrix().square().sum() for term in adapter.terms.values())
+        adapter_loss.append(1)
+        return squared(adapter, rows) + mu / 2 * moved
+
+    prox = _client(net, LoRA(rank=2), proximal=mu).train(Delta({}), 1, 0).delta
+    plain = _client(net, LoRA(rank=2), loss=by_hand).train(Delta({}), 1, 0).delta
+    assert adapter_loss
+    for name in plain:
+        torch.testing.assert_close(prox[name].dense(), plain[name].dense(), rtol=1e-3, atol=1e-5)
+    far = _client(net, Full(), lr=0.2).train(Delta({}), 1, 0).delta.norm()
+    near = _client(net, Full(), lr=0.2, proximal=100.0).train(Delta({}), 1, 0).delta.norm()
+    assert near < far
+
+
+def test_examples_are_counted_or_told():
+    net, (x, y) = model(), batch(9, 0)
+    for data in ([(x, y), (x[:3], y[:3])], TensorDataset(*batch(12, 0)), lambda: [(x, y), (x[:3], y[:3])]):
+        one = Client("c", net, data, Full(), steps=1, loss=squared)
+        assert one.train(Delta({}), 1, 0).examples == 12
+    one = Client("c", net, [(x, y)], Full(), steps=1, loss=squared, examples=77, evaluate=lambda m: {"a": 1})
+    found = one.train(Delta({}), 1, 0)
+    assert found.examples == 77 and found.metrics["a"] == 1.0
+
+    def endless():
+        while True:
+            yield x, y
+
+    with pytest.raises(ConfigError, match=r"its data has no length; give examples=\.\.\."):
+        Client("c", net, endless(), Full(), steps=1, loss=squared).train(Delta({}), 1, 0)
+
+
+def test_an_error_in_training_leaves_the_model_as_it_was():
+    net = model()
+    before = {n: p.clone() for n, p in net.named_parameters()}
+
+    def bad(adapter, rows):
+        raise RuntimeError("no")
+
+    start = _client(net, Full()).train(Delta({}), 1, 0).delta
+    with pytest.raises(RuntimeError, match="no"):
+        _client(net, Full(), loss=bad).train(start, 2, 0)
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+    assert not any("parametrizations" in n for n, _ in net.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"name": ""}, "the name of a client"),
+        ({"method": "LoRA"}, "expected one such as"),
+        ({"steps": 0}, "steps is 0"),
+        ({"proximal": -1.0}, "proximal is -1.0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change, what):
+    given = {"name": "c", "model": model(), "data": [], "method": Full(), "steps": 1} | change
+    with pytest.raises(ConfigError, match=what):
+        Client(**given)
