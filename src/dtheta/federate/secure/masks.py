@@ -29,7 +29,7 @@ def _cryptography() -> Any:
         import cryptography.hazmat.primitives.hashes as hashes
         import cryptography.hazmat.primitives.kdf.hkdf as hkdf
     except ImportError as error:
-        raise MissingExtra("secure aggregation needs cryptography: pip install 'dtheta[federated]'") from error
+        raise MissingExtra("secure aggregation needs cryptography: pip install 'dtheta[secure]'") from error
     return x25519, ciphers, aead, hashes, hkdf
 
 
