@@ -77,7 +77,39 @@ _LAZY = {
     "iid": "partition",
     "shards": "partition",
 }
-__all__ = list(_LAZY)
+__all__ = [
+    "Amplitude",
+    "Classical",
+    "Dense",
+    "Exact",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "InterceptResend",
+    "Krum",
+    "LowRank",
+    "Mean",
+    "Median",
+    "Noise",
+    "NormClip",
+    "PhotonNumberSplitting",
+    "Pulses",
+    "Quantum",
+    "Scaling",
+    "Sign",
+    "SignFlip",
+    "Ternary",
+    "TopK",
+    "TrimmedMean",
+    "alone",
+    "attacked",
+    "centralized",
+    "dirichlet",
+    "iid",
+    "shards",
+]
 
 
 def __getattr__(name: str) -> Any:
