@@ -36,7 +36,7 @@ from torch.utils.data import Dataset, Subset
 import dtheta as dt
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import problem
+from dtheta.adapt.recipe import Recipe, dropout_as, problem, selection
 from dtheta.data.tabular import Table, TabularTask, load_tabular
 from dtheta.data.tasks import load_task
 from dtheta.federate.attack import SignFlip, attacked
@@ -278,7 +278,7 @@ def texts(runs: Runs, seeds: int, names: Sequence[str]) -> Iterator[Row]:
 
 
 _TERNARY = {"name": "ternary", "density": 0.05}
-_ROUNDS, _STEPS, _LR, _HEAD_LR = 10, 5, 1e-3, 1e-2
+_ROUNDS, _STEPS, _LR, _HEAD_LR = 8, 4, 2e-3, 2e-2
 
 
 def _text_run(name: str, seed: int, codec: Any) -> dict[str, Any]:
@@ -286,10 +286,10 @@ def _text_run(name: str, seed: int, codec: Any) -> dict[str, Any]:
     posed = problem(dt.load_model("minilm"), dt.load_tokenizer("minilm"), task, 32)
     labels = torch.tensor(task.train.labels)
     parts = dirichlet(labels, TEXT_PARTIES, alpha=ALPHA, least=8, seed=seed)
-    where = {"select": "encoder.*", "also": "head.*"}
+    where = {"select": selection(posed.net, Recipe(LoRA(rank=8))), "also": "head.*"}
     clients = [
         Client(f"party {i}", posed.net, Subset(posed.train, part.tolist()), LoRA(rank=8), steps=_STEPS, lr=_LR,
-               full_lr=_HEAD_LR, batch_size=16, collate=posed.train.collate, **where)
+               full_lr=_HEAD_LR, batch_size=8, collate=posed.train.collate, **where)
         for i, part in enumerate(parts)
     ]  # fmt: skip
     batches = [posed.test.collate([posed.test[i] for i in range(s, min(s + 50, len(posed.test)))])
@@ -301,8 +301,9 @@ def _text_run(name: str, seed: int, codec: Any) -> dict[str, Any]:
         return {"accuracy": right / len(posed.test)}
 
     start = time.process_time()
-    found = federate(Server(posed.net, LoRA(rank=8), **where), clients, rounds=_ROUNDS, codec=codec, evaluate=evaluate,
-                     evaluate_every=5, seed=seed)  # fmt: skip
+    with dropout_as(posed.net, False):
+        found = federate(Server(posed.net, LoRA(rank=8), **where), clients, rounds=_ROUNDS, codec=codec,
+                         evaluate=evaluate, evaluate_every=4, seed=seed)  # fmt: skip
     return {"accuracy": found.scores["accuracy"], "bits_up": found.figures["bits_up"],
             "parameters": found.parameters, "cpu": time.process_time() - start}  # fmt: skip
 

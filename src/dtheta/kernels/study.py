@@ -40,8 +40,9 @@ def study(problem: Problem, batch: Any) -> Study:
         UnsupportedLayer: If the outputs of an example depend on the others, or are drawn at random.
     """
     probe = probe_of(batch)
-    require_apart(problem, batch)
+    alone = outputs_alone(problem, batch)
     f, calls = forward(problem, probe, _PROBES)
+    require_apart(alone, f)
     weights = torch.randn(f.shape[1], generator=generator(0, "tangent study"), dtype=torch.float64).to(f)
     gradients = [_gradients(f[n] @ weights, calls) for n in range(_PROBES)]
     layouts = [find_layout([g[i] for g in gradients]) for i in range(len(calls))]
@@ -74,21 +75,30 @@ def study(problem: Problem, batch: Any) -> Study:
     )
 
 
-def require_apart(problem: Problem, batch: Any) -> None:
+def outputs_alone(problem: Problem, batch: Any) -> Tensor:
+    """Return the outputs (3, O) of the probes, each in a pass of its own.
+
+    Call it before a pass that is differentiated: a model may write to its buffers in every pass.
+    """
+    # from the batch itself, since something else in the three may count three
+    some = [n % rows(batch) for n in range(_PROBES)]
+    return torch.cat([problem.outputs(taken(batch, slice(n, n + 1)), 1).detach() for n in some])
+
+
+def require_apart(alone: Tensor, f: Tensor) -> None:
     """Raise unless the outputs of each of the first three examples are what the example gives alone.
 
-    The first example tells whether later ones change it, the last one whether earlier ones do. Call it before a pass
-    that is differentiated: a model may write to its buffers in every pass.
+    The first example tells whether later ones change it, the last one whether earlier ones do.
+
+    Args:
+        alone: What ``outputs_alone`` returned.
+        f: Of all three at once (3, O).
 
     Raises:
         UnsupportedLayer: If those of one are not.
     """
-    # from the batch itself, since something else in the three may count three
-    some = [n % rows(batch) for n in range(_PROBES)]
-    f = problem.outputs(probe_of(batch), _PROBES).detach()
-    alone = torch.cat([problem.outputs(taken(batch, slice(n, n + 1)), 1).detach() for n in some])
-    difference = float((alone - f).abs().max())
-    if not difference <= TOLERANCE.get(f.dtype, 1e-3) * (1e-3 + float(f.abs().max())):
+    difference = float((alone - f.detach()).abs().max())
+    if not difference <= TOLERANCE.get(f.dtype, 1e-3) * (1e-3 + float(f.detach().abs().max())):
         raise UnsupportedLayer(
             f"the outputs of an example change by {difference:.2g} with those beside it, or from one call to the "
             "next: a layer mixes the batch (such as a normalization over it, or an LSTM that takes its first axis for "

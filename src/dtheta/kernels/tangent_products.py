@@ -28,7 +28,7 @@ from dtheta.kernels.assemble import windowed
 from dtheta.kernels.jacobians import Called, differentiable
 from dtheta.kernels.outputs import Function, batch_size, logits, probe_of, require_dependence
 from dtheta.kernels.passes import Problem
-from dtheta.kernels.study import require_apart
+from dtheta.kernels.study import outputs_alone, require_apart
 from dtheta.kernels.subject import Target, still, targets_of
 from dtheta.kernels.sweeps import chunks
 
@@ -53,9 +53,9 @@ class TangentOperator:
         self.examples = rows(batch)
         self.products = 0
         with still(problem.model, list(problem.targets)):
-            probe = probe_of(batch)
-            require_apart(problem, batch)
+            probe, alone = probe_of(batch), outputs_alone(problem, batch)
             f = problem.outputs(probe, rows(probe))
+            require_apart(alone, f)
             require_dependence(f)
         self.outputs = f.shape[1]
         self.size = self.examples * (1 if mean else self.outputs)

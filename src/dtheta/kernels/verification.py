@@ -4,7 +4,8 @@
     results   sum_i <u_i, result of call i>    of random u: every rule, also where no output depends on a result yet
 
 The second tells of parameters whose derivatives vanish for the few examples at hand, such as those below a head of
-zeros or behind a gate that is shut. Where both sums say nothing of a parameter that the outputs depend on, nothing is
+zeros or behind a gate that is shut; it is taken of those, and of what is used more than once, since one of the uses may
+be silent where another speaks. Where both sums say nothing of a parameter that the outputs depend on, nothing is
 known of its uses, and that is a reason against them.
 """
 
@@ -91,7 +92,8 @@ def compared(
     placed, reasons = believed.assembled(believed.targets, dict(enumerate(gradients)))
     targets = [target for target in believed.targets if target.key not in reasons]
     by_outputs = _outputs(f, weights, targets, placed)
-    by_results = _results(believed, targets, gradients, f.dtype)
+    silent = [t for t in targets if len(believed.uses[t.key]) != 1 or not by_outputs[t.key].tells]
+    by_results = _results(believed, silent, gradients, f.dtype)
     untold: list[str] = []
     for key, one in by_outputs.items():
         both = [one, by_results[key]] if key in by_results else [one]

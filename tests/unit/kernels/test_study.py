@@ -61,3 +61,18 @@ def test_examples_on_an_axis_that_a_convolution_runs_over() -> None:
     model = nn.Sequential(layer)
     model.forward = lambda x: layer(x[None, None]).mean(3)[0].mT  # type: ignore[method-assign]
     assert any("another axis" in warning for warning in check(model, drawn(N, 6)))
+
+
+def test_each_of_three_examples_goes_once_alone_and_once_among_them() -> None:
+    """Passes over a large model are what a study costs."""
+    passes: list[int] = []
+
+    def counted(m: Small, x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return m.head(x @ m.w)
+
+    tangent_kernel(small(counted), drawn(7, 4))
+    assert sorted(passes) == [1, 1, 1, 3, 7]
+    passes.clear()
+    tangent_operator(small(counted), drawn(7, 4))
+    assert sorted(passes) == [1, 1, 1, 3]
