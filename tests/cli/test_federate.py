@@ -189,6 +189,7 @@ def test_channel_dropout_and_privacy_are_told(dtheta: Run) -> None:
     done = dtheta("federate", *SMALL, "--clients", 5, "--channel", channel, "--dropout", 0.2, "--report", "q.html")
     assert done.code == 0, done.err
     assert "QBER" in done.out and "excluded" in done.out and "qubits" in done.out
+    assert re.search(r"the first    party \d (dropped|aborted): ", done.out)  # in its own words
     assert "Errors of qubits" in Path("q.html").read_text()
     pytest.importorskip("dp_accounting")
     private = dtheta("federate", *SMALL, "--privacy", "clip=1, noise=2", "--sample", 0.5, "--json", "--out", "p.delta")
@@ -197,6 +198,67 @@ def test_channel_dropout_and_privacy_are_told(dtheta: Run) -> None:
         "federate", *SMALL, "--privacy", "clip=1, epsilon=3", "--sample", 0.5, "--json", "--out", "e.delta"
     ).json
     assert 2.9 < least["figures"]["epsilon"] <= 3
+
+
+def test_an_interruption_before_the_first_round_leaves_nothing(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(federated, "_accuracy", interrupted)
+    assert dtheta("federate", *SMALL).code == 130
+    assert not list(Path().iterdir())
+    Path("kept").mkdir()
+    assert dtheta("federate", *SMALL, "--folder", "kept").code == 130 and Path("kept").is_dir()
+
+
+def test_a_resume_of_nothing_says_that_it_begins(dtheta: Run) -> None:
+    done = dtheta("federate", *SMALL[:-1], "--resume", "--json")
+    assert done.code == 0 and "holds no run to go on with" in done.err
+    assert len(done.json["history"]) == 2
+
+
+def test_the_scale_that_is_saved_can_divide(dtheta: Run) -> None:
+    with Path("a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("a", "same", "label"), *((a, 7, c) for a, _, c in points(40))])
+    done = dtheta("federate", *SMALL[2:], "--data", "a.csv")
+    assert done.code == 0, done.err
+    scale = dt.load("federated.delta").provenance.task["scale"]
+    assert scale["mean"][1] == 7 and scale["deviation"][1] == 1
+
+
+def test_a_model_of_numbers_is_none_of_texts(dtheta: Run, here: Path) -> None:
+    done = dtheta("federate", "--data", "reviews.csv", "--model", "mlp(width=4)")
+    assert done.code == 2 and "mlp(width=4) is for numbers" in done.err
+    told = dtheta("federate", "--party", "nowhere", "--party", "reviews.csv").err
+    assert "nowhere: only .csv" in told and "there is no task" not in told
+
+
+def test_a_delta_of_numbers_says_that_it_runs_in_python(dtheta: Run) -> None:
+    assert dtheta("federate", *SMALL, "--rounds", 1).code == 0
+    assert "over 3 parties and 1 round in" in dtheta("federate", *SMALL, "--rounds", 1, "--out", "b.delta").out
+    for verb in ("show", "compress", "compare"):
+        more = {"show": (), "compress": ("--out", "c.delta"), "compare": ("b.delta",)}[verb]
+        assert dtheta(verb, "federated.delta", *more).code == 0
+    for more in ((), ("--model", "minilm"), ("--dry-run",)):
+        done = dtheta("apply", "federated.delta", "--text", "a", *more)
+        assert done.code == 2 and "a classifier of numbers, which runs in Python alone" in done.err
+
+
+def test_a_dry_run_makes_up_no_answers_of_a_huge_model(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dtheta.cli.federated_plan._LARGEST", 10)
+    told = dtheta("federate", *SMALL, "--dry-run").out
+    assert "15 entries travel" in told and "a round sends" not in told
+    refused = dtheta("federate", *SMALL, "--dry-run", "--aggregate", "Krum(bad=1)")
+    assert refused.code == 2 and "needs 5 clients" in refused.err
+
+
+def test_yes_and_no_in_yaml(dtheta: Run) -> None:
+    Path("run.yaml").write_text("data: {name: iris}\nasynchronous: yes\nsecure: no\nprivacy: false\n")
+    done = dtheta("federate", *SMALL[2:], "--config", "run.yaml", "--json")
+    assert done.code == 0, done.err
+    assert done.json["settings"]["asynchronous"] == "yes" and done.json["settings"]["secure"] is None
+    Path("run.yaml").write_text("data: iris\ncodec: true\n")
+    assert "there is no 'yes'" in dtheta("federate", *SMALL[2:], "--config", "run.yaml").err
 
 
 def test_a_federation_in_which_nothing_was_learned_has_failed(dtheta: Run) -> None:
@@ -269,6 +331,11 @@ def test_the_file_of_the_documentation_can_be_run(dtheta: Run) -> None:
         (("--party", "a.csv"), 2, "one of the two"),
         (("--out", "nowhere/a.delta"), 1, "there is no folder"),
         (("--momentum", 0.5), 2, "momentum"),
+        (("--label", "species"), 2, "--label is for files of one's own"),
+        (("--secure", "scale=0.1", "--codec", "sign"), 2, "--codec does nothing"),
+        (("--model", "minilm"), 2, "--model minilm is for texts"),
+        (("--out", "a.delta", "--folder", "a.delta"), 1, "choose another name"),
+        (("--n-test", 500), 2, "distinct examples"),
     ],
 )  # fmt: skip
 def test_what_is_refused(dtheta: Run, dry: tuple, given: tuple, code: int, said: str) -> None:

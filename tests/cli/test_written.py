@@ -30,6 +30,12 @@ def test_names_and_fields_make_the_class() -> None:
     assert made("top-k(density=0.1)") == made("TopK(density=0.1)") == made("top_k(density=0.1)") == TopK(0.1)
 
 
+def test_a_table_of_a_name_alone_is_the_name() -> None:
+    assert text_of({"name": "iris"}, "data") == "iris" and flat({"name": "FedAvg"}, False, "server") == "FedAvg"
+    assert [flat(value, False, "secure", part=True) for value in (True, False, None)] == ["yes", None, None]
+    assert flat(True, False, "json") is True
+
+
 def test_parts_in_parts() -> None:
     found = made("NormClip(limit=2, inner=trimmed-mean(share=0.1))", AGGREGATES)
     assert found == NormClip(2.0, TrimmedMean(0.1))

@@ -31,13 +31,14 @@ An interrupted run leaves a folder beside the output, from which --resume goes o
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, fields_of, parse
-from dtheta.cli.places import require_outputs
+from dtheta.cli.places import require_distinct, require_outputs
 from dtheta.errors import ConfigError, OutputError
 
 
@@ -121,12 +122,19 @@ def run(options: Options, console: Console) -> int:
     _require_places(options, kind)
     folder = folder_of(options)
     _require_folder(folder, options.resume)
+    if options.resume and not (folder / NAME).exists():
+        console.note(f"{folder} holds no run to go on with, so this one begins with the first round")
     if options.dry_run:
         federated_plan.plan(options, kind, parts).show(console)
         return 0
+    there = folder.exists()
     try:
         federated_run.run(options, kind, parts, folder, console)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not there and not (folder / NAME).exists():  # not even the first round was done
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         if (folder / NAME).exists():
             said = f"; {folder} holds the rounds so far, go on with:  {again(options)}"
             raise KeyboardInterrupt(said) from None
@@ -165,8 +173,15 @@ def _require_meant(options: Options, kind: str) -> None:
         if getattr(options, name) != fields[name].default:
             of = "texts" if kind == "rows" else "numbers"
             raise ConfigError(f"{fields[name].called} is for {of}, and the data hold {_held(kind)}")
+    _require_model(options, kind)
+    if options.secure is not None and options.codec != fields["codec"].default:
+        raise ConfigError("--secure sums ternary answers of its own, so --codec does nothing; leave it out")
     from dtheta.cli.federated import packaged
 
+    if packaged(options):
+        for name in ("text", "label", "encoding"):
+            if getattr(options, name) != fields[name].default:
+                raise ConfigError(f"{fields[name].called} is for files of one's own, and {options.data} is packaged")
     if options.party:
         for name in ("clients", "partition", "n_train"):
             if getattr(options, name) != fields[name].default:
@@ -175,6 +190,25 @@ def _require_meant(options: Options, kind: str) -> None:
             raise ConfigError("one --party is no federation; give --party again for every further one")
     elif packaged(options) and options.test is not None:
         raise ConfigError(f"--test goes with files of one's own; the task {options.data} has a test part")
+
+
+def _require_model(options: Options, kind: str) -> None:
+    """Raise for a model of the other kind of data.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    from dtheta.cli.bases import packages
+    from dtheta.cli.federated_models import is_of_rows
+
+    if options.model is None:
+        return
+    if kind == "rows" and options.model in packages():
+        raise ConfigError(
+            f"--model {options.model} is for texts, and the data hold numbers; --text COLUMN says where texts are"
+        )
+    if kind == "texts" and is_of_rows(options.model) and not Path(options.model).expanduser().is_dir():
+        raise ConfigError(f"--model {options.model} is for numbers, and the data hold texts; try --model minilm")
 
 
 def _held(kind: str) -> str:
@@ -192,6 +226,10 @@ def _require_places(options: Options, kind: str) -> None:
     if kind == "texts":
         reads["--model"] = local_place(options.model)
     require_outputs({"--out": options.out, "--report": options.report}, reads)
+    if options.folder is not None:
+        for name, path in {"--out": options.out, "--report": options.report}.items():
+            if path is not None:
+                require_distinct(name, path, "--folder", options.folder.expanduser())
 
 
 def again(options: Options) -> str:

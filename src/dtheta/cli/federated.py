@@ -87,7 +87,7 @@ def kind_of(options: Options) -> Kind:
     if options.data in TABULAR_TASKS or options.data in TASKS:
         return "rows" if options.data in TABULAR_TASKS else "texts"
     file = options.party[0] if options.party else Path(str(options.data)).expanduser()
-    if not file.exists() and not file.suffix:
+    if not options.party and not file.exists() and not file.suffix:
         known = [*TABULAR_TASKS, *TASKS]
         raise ConfigError(
             f"there is no task {str(file)!r} and no such file; packaged tasks: {', '.join(known)}"
@@ -157,7 +157,8 @@ def _partition(options: Options) -> Callable[..., list[Tensor]]:
 
 def _scale(task: TabularTask) -> dict[str, list[float]]:
     x = task.train.x.double()
-    return {"mean": x.mean(0).tolist(), "deviation": x.std(0, correction=0).tolist()}
+    deviation = x.std(0, correction=0)
+    return {"mean": x.mean(0).tolist(), "deviation": deviation.where(deviation > 0, 1.0).tolist()}  # what divides
 
 
 # the model on the data

@@ -79,6 +79,12 @@ class _Models:
         return Perceptron(self.features, self.classes, width=None, seed=self.seed)
 
 
+def is_of_rows(text: str) -> bool:
+    """Tell whether a model that an option names is one of rows."""
+    name = text.partition("(")[0].strip().lower()
+    return name in _RATES
+
+
 def rate_of(options: Options) -> float:
     """Return the learning rate of a classifier of rows where none is given."""
     name = parsed(options.model or "quantum", "--model", _SUCH_AS).name

@@ -12,7 +12,7 @@ from dtheta.cli.bases import model_name
 from dtheta.cli.console import Part, Table
 from dtheta.cli.federated import Divided
 from dtheta.cli.federated_parts import Parts
-from dtheta.cli.units import byte_size, count, duration, percent
+from dtheta.cli.units import byte_size, count, duration, percent, plural
 
 if TYPE_CHECKING:
     from dtheta.cli.federate import Options
@@ -124,7 +124,8 @@ def draw(options: Options, parts: Parts, cut: Divided, done: Done) -> Path:
 
     assert options.report is not None
     of_others = _OF_TEXTS if cut.kind == "rows" else _OF_ROWS
-    kept = {name: value for name, value in remembered(options).items() if name not in of_others | _OUTPUTS}
+    given = {**remembered(options), "standardize": bool(cut.scale)}  # never done to digits, whatever is asked for
+    kept = {name: value for name, value in given.items() if name not in of_others | _OUTPUTS}
     settings = {name: _plain(value) for name, value in kept.items() if value not in (None, [], "")}
     channel = parts.settings["channel"]
     found = Federated(
@@ -157,8 +158,9 @@ def told(options: Options, cut: Divided, done: Done, record: dict[str, Any]) -> 
         rows.append(("privacy", f"epsilon {figures['epsilon']:.3g}"))
     rows += [("wrote", record[name]) for name in ("report",) if name in record]
     first = (
-        f"{options.out}: {count(figures['parameters'])} entries over {len(cut.parts)} parties and "
-        f"{figures['rounds']} rounds in {duration(figures['seconds'])}"
+        f"{options.out}: {plural(figures['parameters'], 'entry', 'entries')} over "
+        f"{plural(len(cut.parts), 'party', 'parties')} and {plural(figures['rounds'], 'round')} in "
+        f"{duration(figures['seconds'])}"
     )
     return [_rounds(done), "", "\n".join([first, *(f"{name:<12} {text}" for name, text in rows)])]
 
@@ -175,11 +177,13 @@ def _compared(done: Done) -> list[tuple[str, str]]:
 
 def _trouble(done: Done) -> list[tuple[str, str]]:
     figures = done.federation.figures
-    found = [("excluded", ", ".join(f"{reason} {n} times" for reason, n in figures["excluded"].items()))]
+    found = [("excluded", ", ".join(f"{reason} {plural(n, 'time')}" for reason, n in figures["excluded"].items()))]
     found = found if figures["excluded"] else []
+    first = next((f"{name} {why}" for row in done.federation.history for name, why in row.excluded.items()), None)
+    found += [("the first", first)] if first is not None else []
     liars = [one.name for one in done.parties if one.lies]
     found += [("lied", ", ".join(liars))] if liars else []
-    return found + ([("skipped", f"{figures['skipped']} rounds")] if figures["skipped"] else [])
+    return found + ([("skipped", plural(figures["skipped"], "round"))] if figures["skipped"] else [])
 
 
 def _rounds(done: Done) -> Table:

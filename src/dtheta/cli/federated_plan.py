@@ -19,7 +19,8 @@ from dtheta.cli.federated_output import remembered
 from dtheta.cli.federated_parts import Parts
 from dtheta.cli.federated_run import clients_of, training
 from dtheta.cli.plan import PROGRAM, Plan, size_of
-from dtheta.cli.units import byte_size, count
+from dtheta.cli.units import byte_size, count, plural
+from dtheta.errors import FederationFailed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,9 +67,13 @@ def _of_rows(options: Options, parts: Parts) -> Plan:
     select, also, rates = training(options, parts, cut, scene)
     server = parts.server_of(scene.net, select, also)
     clients = clients_of(options, parts, scene, select, also, rates)
-    rows = _rehearsed(server, clients, parts)
     numel = sum(p.numel() for p in scene.net.parameters())
-    notes = [_entries(numel), _traffic(rows, options), *_excluded(rows)]
+    notes = [_entries(numel)]
+    if numel <= _LARGEST:
+        rows, trouble = _rehearsed(server, clients, parts)
+        notes += [*([_traffic(rows, options)] if rows else []), *trouble]
+    else:
+        notes += _stand_in(parts, len(clients))
     seconds = _trained(options, len(clients)) * _step(scene, options) + _ROUND * _asked(options, len(clients))
     memory = PROGRAM + 64 * numel * (len(clients) + 4)
     return _plan(options, {}, memory, seconds, notes)
@@ -98,8 +103,8 @@ def _asked(options: Options, clients: int) -> float:
     return options.rounds * max(1, round(options.sample * clients))
 
 
-def _rehearsed(server: Server, clients: Sequence[Client], parts: Parts) -> Sequence[Round]:
-    """Return two rounds of made-up answers.
+def _rehearsed(server: Server, clients: Sequence[Client], parts: Parts) -> tuple[Sequence[Round], list[str]]:
+    """Return two rounds of made-up answers, none where no answer counted, and what is to be said of them.
 
     Raises:
         DthetaError: As the run.
@@ -118,7 +123,11 @@ def _rehearsed(server: Server, clients: Sequence[Client], parts: Parts) -> Seque
 
     fields = [field.name for field in dataclasses.fields(Client)]
     held = [Rehearsing(**{name: getattr(one, name) for name in fields}) for one in clients]
-    return federate(server, held, **{**parts.settings, "rounds": 2, "dropout": 0.0, "timeout": None}).history
+    try:
+        rows = federate(server, held, **{**parts.settings, "rounds": 2, "dropout": 0.0, "timeout": None}).history
+    except FederationFailed as error:  # by chance, perhaps: the run is longer
+        return [], [f"in the rehearsal the federation failed: {error}"]
+    return rows, _excluded(rows)
 
 
 def _excluded(rows: Sequence[Round]) -> list[str]:
@@ -136,7 +145,7 @@ def _entries(numel: int) -> str:
 def _traffic(rows: Sequence[Round], options: Options) -> str:
     last = rows[-1]
     said = f"a round sends about {byte_size(last.bits_up / 8)} up and {byte_size(last.bits_down / 8)} down"
-    return said + (f", and {count(last.qubits)} qubits" if last.qubits else "") + f"; {options.rounds} rounds"
+    return said + (f", and {count(last.qubits)} qubits" if last.qubits else "") + f"; {plural(options.rounds, 'round')}"
 
 
 def _plan(
@@ -190,7 +199,7 @@ def _stand_in(parts: Parts, clients: int) -> list[str]:
     net, method = Perceptron(4, 2, width=4), Full()
     server = dataclasses.replace(parts.server_of(net, None, None), method=method)
     held = [Client(f"party {i}", net, [], method, steps=1) for i in range(clients)]
-    return _excluded(_rehearsed(server, held, parts))
+    return _rehearsed(server, held, parts)[1]
 
 
 def _outlined(options: Options, parts: Parts, cut: Divided, place: Any) -> list[str]:
@@ -211,7 +220,7 @@ def _outlined(options: Options, parts: Parts, cut: Divided, place: Any) -> list[
         return [_entries(numel)]
     bits = _bits(shapes, parts)
     asked = max(1, round(options.sample * len(clients)))
-    return [_entries(numel), f"a round sends about {byte_size(asked * bits / 8)} up; {options.rounds} rounds"]
+    return [_entries(numel), f"a round sends about {byte_size(asked * bits / 8)} up; {plural(options.rounds, 'round')}"]
 
 
 def _shapes(net: nn.Module, parts: Parts, select: str | None) -> dict[str, tuple[int, ...]]:

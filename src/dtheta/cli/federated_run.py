@@ -18,7 +18,6 @@ from dtheta.cli.units import duration, percent
 if TYPE_CHECKING:
     from dtheta.cli.federate import Options
     from dtheta.federate.client import Client
-    from dtheta.federate.federation import Federation
     from dtheta.report.federated import Party
 
 
@@ -57,30 +56,12 @@ def _federated(options: Options, parts: Parts, cut: Divided, scene: Scene, folde
             return scores
 
         federation = federate(server, clients, evaluate=evaluate, folder=folder, resume=options.resume, **given)
-    _require_learned(federation)
     central, each = None, list[Any]()
     if options.baselines:
         asked = {"rounds": options.rounds, "evaluate": scene.evaluate, "seed": options.seed}
         console.note(f"federated in {duration(federation.figures['seconds'])}; training the baselines ...")
         central, each = centralized(server, clients[0], scene.data, **asked), alone(server, clients, **asked)
     return Done(federation, central, each, _parties(cut, clients))
-
-
-def _require_learned(federation: Federation) -> None:
-    """Raise if no round counted: the delta would be none.
-
-    Raises:
-        FederationFailed: With what the clients said.
-    """
-    from dtheta.errors import FederationFailed
-
-    rows = federation.history
-    if any(row.skipped is None for row in rows):
-        return
-    why = "; ".join(f"{name} {reason}" for name, reason in list(rows[-1].excluded.items())[:3])
-    raise FederationFailed(
-        f"no round counted, so nothing was learned ({rows[-1].skipped}): {why or 'nobody was asked'}"
-    )
 
 
 def training(

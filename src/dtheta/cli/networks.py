@@ -22,6 +22,8 @@ def base_name(task: Mapping[str, Any], model: str | None) -> str:
     from dtheta.models.zoo import ZOO
 
     name = model or task.get("model", "")
+    if task.get("kind") == "row-classification":
+        raise ConfigError("the delta is of a classifier of numbers, which runs in Python alone: see docs/federate.md")
     if not model and name not in ZOO:
         said = f"the delta was made on a model called {name!r}" if name else "the delta does not name its model"
         raise ConfigError(f"{said}, which 'dtheta models' does not know; give its folder with --model")

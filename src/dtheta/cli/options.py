@@ -180,7 +180,7 @@ def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
             raise ConfigError(f"{path}: unknown option {key!r}{did_you_mean(name, set(fields) - {'config'})}")
         if name in values:
             raise ConfigError(f"{path}: {key!r} gives a second value to {fields[name].called}; keep one of the two")
-        value = flat(value, fields[name].many, f"{path}: {key}")
+        value = flat(value, fields[name].many, f"{path}: {key}", fields[name].said.name == "PART")
         values[name] = read_value(value, fields[name].kind, f"{path}: {key}")
     return values
 

@@ -25,6 +25,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def plural(number: int, noun: str, many: str | None = None) -> str:
+    """Return ``1 round``, ``3 rounds``."""
+    return f"{count(number)} {noun if number == 1 else many or noun + 's'}"
+
+
 def count(value: int) -> str:
     """Return a whole number with separators: 22,713,216."""
     return f"{value:,}"

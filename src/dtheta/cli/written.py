@@ -108,7 +108,7 @@ def text_of(value: Any, where: str) -> str:
         inside = ", ".join(f"{key}={text_of(inner, where)}" for key, inner in table.items())
         if name is None:
             return inside
-        return f"{name}({inside})" + ("" if select is None else f" on {select}")
+        return (f"{name}({inside})" if inside else str(name)) + ("" if select is None else f" on {select}")
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(text_of(item, where) for item in value)}]"
     if value is None or isinstance(value, bool):
@@ -118,17 +118,20 @@ def text_of(value: Any, where: str) -> str:
     return str(value)
 
 
-def flat(value: Any, many: bool, where: str) -> Any:
+def flat(value: Any, many: bool, where: str, part: bool = False) -> Any:
     """Return a value of a YAML file with its tables as text.
 
     Args:
         value: Of an option.
         many: Whether the option may be given several times; a table without a name is then FIELD=VALUE, one by one.
         where: The option, for messages.
+        part: Whether a part is described, so that ``yes`` takes it as it is and ``no`` leaves it out.
 
     Raises:
         ConfigError: As ``text_of``.
     """
+    if part and isinstance(value, bool):
+        return "yes" if value else None
     if isinstance(value, Mapping):
         return [f"{k}={v}" for k, v in value.items()] if many and "name" not in value else text_of(value, where)
     if isinstance(value, list):

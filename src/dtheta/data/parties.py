@@ -74,6 +74,7 @@ def load_parties(
     rows, columns = _read(files, text, label, encoding)
     classes = class_names(row.label for row in rows)
     name = " + ".join(names)
+    _require_one_spelling(rows, label)
     if len(classes) < 2:
         raise FormatError(f"{name}: every row has the {label} {rows[0].label!r}; a task needs at least two classes")
     train, measured = _divided(rows, columns, classes, name, text, label, test, n_test, seed, encoding)
@@ -83,6 +84,26 @@ def load_parties(
         if not part:
             raise FormatError(f"{party}: all its rows were held out to test on; give a smaller n_test or another seed")
     return Parties(_task(name, classes, columns, train, measured), parts)
+
+
+def _require_one_spelling(rows: Sequence[_Held], label: str) -> None:
+    """Raise where two parties write one number in two ways, as 1 and 1.0: these would be two classes.
+
+    Raises:
+        FormatError: Naming both rows.
+    """
+    seen: dict[float, _Held] = {}
+    for row in rows:
+        try:
+            value = float(row.label)
+        except ValueError:
+            continue
+        first = seen.setdefault(value, row)
+        if first.label != row.label:
+            raise FormatError(
+                f"{row.party}, row {row.number}: the {label} is {row.label!r}, and in {first.party}, row "
+                f"{first.number}, it is {first.label!r}; write one class in one way"
+            )
 
 
 def _task(
@@ -106,9 +127,7 @@ def _divided(
     if test is None:
         return split(rows, n_test, seed, name)  # type: ignore[return-value]  # the rows that it is given
     file = Path(test).expanduser()
-    measured, there = _read([file], text, label, encoding)
-    if there != columns:
-        raise FormatError(f"{file.name} has the columns {', '.join(there)}; expected {', '.join(columns)}")
+    measured, _ = _read([file], text, label, encoding, columns)
     _check(rows, measured, classes, label, file)
     ordered: list[_Held] = shuffled(rows, seed, f"train/{name}")  # type: ignore[assignment]
     return ordered, take(shuffled(measured, seed, f"test/{name}"), n_test, "n_test")  # type: ignore[return-value]
@@ -129,19 +148,20 @@ def _check(rows: Sequence[_Held], measured: Sequence[_Held], classes: Sequence[s
             )
 
 
-def _read(files: Sequence[Path], text: str | None, label: str, encoding: str) -> tuple[list[_Held], tuple[str, ...]]:
-    """Return the rows of all files, and the columns of numbers."""
+def _read(
+    files: Sequence[Path], text: str | None, label: str, encoding: str, columns: tuple[str, ...] = ()
+) -> tuple[list[_Held], tuple[str, ...]]:
+    """Return the rows of all files, and the columns of numbers: as given, or in the order of the first file."""
     if text is not None:
         return [row for file in files for row in _texts(file, text, label, encoding)], ()
-    rows, columns = list[_Held](), tuple[str, ...]()
+    rows = list[_Held]()
     for file in files:
         x, labels, names = read_rows(file, label, encoding)
         columns = columns or names
-        if names != columns:
-            raise FormatError(
-                f"{file.name} has the columns {', '.join(names)}; expected those of {files[0].name}: "
-                f"{', '.join(columns)}"
-            )
+        if set(names) != set(columns):
+            of = "" if file is files[0] else f"those of {files[0].name}: "
+            raise FormatError(f"{file.name} has the columns {', '.join(names)}; expected {of}{', '.join(columns)}")
+        x = x[:, [names.index(name) for name in columns]]
         for i, (values, one) in enumerate(zip(x, labels, strict=True), 1):
             rows.append(_Held(values.numpy().tobytes().hex(), one, file.stem, i, tuple(values.tolist())))
     return rows, columns

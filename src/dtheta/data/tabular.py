@@ -165,7 +165,7 @@ def read_rows(path: Path, label: str, encoding: str) -> tuple[Float[Tensor, "N F
         labels.append(label_field(fields, label, where))
         here = [name for name in fields if name != label]
         names = names or here
-        if here != names:
+        if set(here) != set(names):
             raise FormatError(f"{where}: expected the columns {', '.join(names)}, found {', '.join(here)}")
         numbers.append([_number(fields[name], name, where) for name in names])
     if not names:
@@ -193,7 +193,8 @@ def _number(value: object, name: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise FormatError(f"{where}: {name} is {value!r:.60}; expected a finite number")
+        empty = "" if str(value).strip() else "; fill the cell in, or leave the row out"
+        raise FormatError(f"{where}: {name} is {value!r:.60}; expected a finite number{empty}")
     return found
 
 

@@ -94,7 +94,7 @@ def held_out_count(texts: Sequence[str], n_test: int | None, name: str) -> int:
     count = max(1, round(TEST_FRACTION * len(texts))) if n_test is None else n_test
     if not 1 <= count < len(texts):
         raise ConfigError(
-            f"{name}: n_test={count} must lie between 1 and {len(texts) - 1}: it has {len(texts)} distinct texts"
+            f"{name}: n_test={count} must lie between 1 and {len(texts) - 1}: it has {len(texts)} distinct examples"
         )
     return count
 

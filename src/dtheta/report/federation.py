@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _learned(found: Federated) -> Section:
     if figures["qubits"]:
         tiles.append(Tile("qubits sent", significant(figures["qubits"], 3), "payloads, keys and tests"))
     blocks: list[Block] = [Tiles(tiles), *_findings(found)]
-    if any(row.scores for row in found.rounds):
+    if len(_scored(found)) > 1:  # a curve of one point shows nothing that the tiles do not
         look = styles([_FEDERATED, *_reference_names(found)])
         charts = [_by_round(found, look), _by_traffic(found, look)]
         caption = "Reference lines are trained without a federation, for as many steps as a client takes in all rounds."
@@ -95,7 +96,8 @@ def _learned(found: Federated) -> Section:
             Panels(charts, caption if found.centralized or found.alone else "", styles=look, lines=True,
                    tables=[_score_table(found)])
         )  # fmt: skip
-    return Section("What was learned", blocks, "The global delta is measured on test data that no party trains on.")
+    measured = "The global delta is measured on test data that no party trains on."
+    return Section("What was learned", blocks, "" if found.last is None else measured)
 
 
 def _against_dense(fewer: float | None) -> str:
@@ -175,7 +177,8 @@ def _scores(
     ends = [points[0][0], points[-1][0]]
     lines = [Line(_FEDERATED, points)]
     lines += [Line(name, [(x, found.drawn(value)) for x in dict.fromkeys(ends)]) for name, value in _references(found)]
-    return line_chart(title, lines, look, x_name=x_name, y_name=found.unit, logarithmic=False)
+    bounds = (0.0, 100.0) if found.shares else (-math.inf, math.inf)
+    return line_chart(title, lines, look, x_name=x_name, y_name=found.unit, logarithmic=False, bounds=bounds)
 
 
 def _score_table(found: Federated) -> Table:

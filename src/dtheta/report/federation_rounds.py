@@ -32,7 +32,7 @@ def traveled(found: Federated) -> Section:
         Line("to the server", [(float(row.round), row.bits_up / 8 / scale) for row in rows]),
         Line("to clients", [(float(row.round), row.bits_down / 8 / scale) for row in rows]),
     ]
-    charts = [line_chart("Bits by round", lines, look, x_name="round", y_name=unit, zero=True, logarithmic=False)]
+    charts = [line_chart("Sent by round", lines, look, x_name="round", y_name=unit, zero=True, logarithmic=False)]
     if any(row.qubits for row in rows):
         look |= {"qubits": styles(["", " ", "qubits"])["qubits"]}
         qubits = Line("qubits", [(float(row.round), float(row.qubits)) for row in rows])
@@ -40,6 +40,8 @@ def traveled(found: Federated) -> Section:
             line_chart("Qubits by round", [qubits], look, x_name="round", y_name="qubits", zero=True, logarithmic=False)
         )
     lead = "Payloads are counted as they are sent, also those that were lost; headers of messages are not in it."
+    if len(rows) == 1:
+        return Section("What traveled", [_traffic(rows)], lead)
     return Section("What traveled", [Panels(charts, styles=look, lines=True, tables=[_traffic(rows)])], lead)
 
 

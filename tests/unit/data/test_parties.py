@@ -42,6 +42,25 @@ def test_rows_keep_their_party_and_the_test_part_is_nobodys(tmp_path: Path) -> N
     assert again.train.x.equal(task.train.x) and not load_parties(files, seed=1).task.test.x.equal(task.test.x)
 
 
+def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.csv", numbers(0, 30))
+    two = write(tmp_path / "two.csv", [(b, label, a) for a, b, label in numbers(100, 20)], "b,label,a")
+    test = write(tmp_path / "t.csv", [(label, b, a) for a, b, label in numbers(200, 8)], "label,b,a")
+    task = load_parties([one, two], test=test).task
+    assert isinstance(task, TabularTask) and task.features == ("a", "b")
+    for part in (task.train, task.test):
+        assert bool((part.x[:, 0] / 4 == part.x[:, 1]).all())
+    with pytest.raises(FormatError, match=r"one\.csv, row 1 stands in two, row 1"):
+        load_parties([write(tmp_path / "two.csv", [(0.0, "x", 0), (9, "y", 1)], "b,label,a")], test=one)
+
+
+def test_one_class_written_in_two_ways_is_refused(tmp_path: Path) -> None:
+    files = [write(tmp_path / "one.csv", [(i, i, i % 2) for i in range(20)])]
+    files.append(write(tmp_path / "two.csv", [(i, i, float(i % 2)) for i in range(20, 40)]))
+    with pytest.raises(FormatError, match=r"two, row 1: the label is '0\.0', and in one, row 1, it is '0'"):
+        load_parties(files)
+
+
 def test_equal_rows_of_two_parties_land_on_one_side(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}.csv", numbers(0, 30)) for name in ("one", "two")]
     task = load_parties(files, n_test=6).task

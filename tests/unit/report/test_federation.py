@@ -59,7 +59,7 @@ def test_scores_by_round_and_by_what_was_sent_up_to_it() -> None:
     assert points(page, "Accuracy by round", "federated") == [(1, 60), (2, 70), (3, 80), (4, 90)]
     sent = points(page, "Accuracy by traffic", "federated")  # 0.1 megabytes a round up, growing, and 0.05 down
     assert sent == [(0.15, 60), (0.4, 70), (0.75, 80), (1.2, 90)]
-    assert points(page, "Bits by round", "to the server") == [(1, 100), (2, 200), (3, 300), (4, 400)]
+    assert points(page, "Sent by round", "to the server") == [(1, 100), (2, 200), (3, 300), (4, 400)]
 
 
 def test_the_first_sentence_and_escaping() -> None:
@@ -67,6 +67,34 @@ def test_the_first_sentence_and_escaping() -> None:
     assert "2 parties train one delta in 4 rounds: it reaches accuracy 90.0\u202f%" in page or "90.0" in page
     assert "iris &amp; co" in page and "&lt;out of luck&gt;" in page and "<out of luck>" not in page
     assert "raised an error, or its process ended" in page
+
+
+def test_who_answered_is_printed_as_whole_numbers() -> None:
+    drawn = re.search(r"<title>Who answered</title>.*?</svg>", html(), re.DOTALL)
+    assert drawn is not None and ">1</text>" in drawn[0] and ">1.00<" not in drawn[0]
+
+
+def ticks(page: str, title: str) -> list[str]:
+    drawn = re.search(rf"<title>{title}</title>.*?</svg>", page, re.DOTALL)
+    assert drawn is not None
+    return re.findall(r"<text[^>]*>([\d.,]+)</text>", drawn[0])
+
+
+def test_axes_of_rounds_are_whole_and_those_of_shares_end_at_100() -> None:
+    page = html(rounds(12, scores={"accuracy": 1.0}))
+    assert "150" not in ticks(page, "Accuracy by round") and "100" in ticks(page, "Accuracy by round")
+    assert ticks(page, "Sent by round")[-3:] == ["0", "5", "10"]
+
+
+def test_one_round_is_told_without_curves() -> None:
+    page = html(rounds(1), test=100)
+    assert "60.0" in page and "Who answered" in page and "Rounds as a table" in page
+    assert "Accuracy by round" not in page and "Sent by round" not in page
+
+
+def test_what_was_not_measured_is_not_said_to_be() -> None:
+    page = html(rounds(3, scores={}))
+    assert "was not measured" in page and "measured on test data" not in page
 
 
 def baseline(name: str, accuracy: float) -> Baseline:
@@ -102,8 +130,7 @@ def test_rounds_that_did_not_count_and_scores_that_were_not_asked_for() -> None:
     assert "loss 0.25" in other and points(other, "Loss by round", "federated") == [(i, 0.25) for i in range(1, 5)]
 
 
-def test_one_round_and_many_clients() -> None:
-    assert "Accuracy by round" in html(rounds(1))
+def test_many_clients_are_not_drawn() -> None:
     names = [f"c{i}" for i in range(300)]
     page = html(rounds(asked=names, answered=names, excluded={}), {"names": names})
     assert "Who answered" not in page and "Nobody was excluded" in page

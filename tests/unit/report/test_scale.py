@@ -48,6 +48,12 @@ def test_percent_labels_share_their_decimals() -> None:
     assert linear_scale([0.9, 0.95], 0, 1, ticks=3).labels(percent=True) == ["90.0", "92.5", "95.0"]
 
 
+def test_whole_ticks() -> None:
+    assert linear_scale([0, 12], 0, 1, ticks=6, tight=True).ticks == (0, 2.5, 5, 7.5, 10)
+    assert linear_scale([0, 12], 0, 1, ticks=6, tight=True, whole=True).ticks == (0, 5, 10)
+    assert linear_scale([1, 3], 0, 1, ticks=6, tight=True, whole=True).ticks == (1, 2, 3)
+
+
 @pytest.mark.parametrize(("rough", "step"), [(0.9, 1), (1, 1), (1.1, 2), (2.2, 2.5), (3, 5), (6, 10), (0.03, 0.05)])
 def test_steps_are_round(rough: float, step: float) -> None:
     assert round_step(rough) == pytest.approx(step)

@@ -86,7 +86,8 @@ def _cell(hover: str, share: float, text: str, signed: bool, box: tuple[float, f
 def _texts(cells: Cells, full: float, width: float) -> list[list[str]]:
     """Values with one number of decimals, as many as have room: three or two digits of the full shade, else none."""
     digits = -math.floor(math.log10(full))
-    for decimals in (digits + 2, digits + 1):
+    whole = all(float(v).is_integer() for line in cells for v in line if v is not None)
+    for decimals in (0,) if whole else (digits + 2, digits + 1):
         texts = [["" if v is None else fixed(v, max(0, decimals)) for v in line] for line in cells]
         if all(text_width(text, 10.5) <= width - _GAP - 2 for line in texts for text in line):
             return texts

@@ -5,6 +5,7 @@ Hover text lists every series at that step, so curves are compared where the eye
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,20 +40,30 @@ def line_chart(
     zero: bool = False,
     logarithmic: bool | None = None,
     height: float = 250,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Chart:
-    """Lines over a common x. ``y_name`` holds the unit; ``logarithmic`` None decides by the spread of the values."""
+    """Lines over a common x. ``y_name`` holds the unit; ``logarithmic`` None decides by the spread of the values.
+
+    ``bounds`` are ends that y cannot pass, as 0 and 100 of a share in percent.
+    """
     values = [y for line in lines for y in _all_values(line)]
     log = spread(y for line in lines for _, y in line.points) if logarithmic is None else logarithmic
     top, bottom = 30, height - 44
-    y = log_scale(values, bottom, top) if log else linear_scale(values, bottom, top, zero=zero)
+    y = log_scale(values, bottom, top) if log else linear_scale(values, bottom, top, zero=zero, bounds=bounds)
     frame = Frame(left_margin(y), WIDTH - 10, top, bottom)
     steps = [step for line in lines for step, _ in line.points]
     from_zero = 0 <= min(steps) < 0.1 * max(steps)
-    x = linear_scale(steps, frame.left, frame.right, ticks=6, zero=from_zero, tight=True)
+    x = linear_scale(
+        steps, frame.left, frame.right, ticks=6, zero=from_zero, tight=True, whole=all(map(_is_whole, steps))
+    )
     axes = [*frame.y_axis(y, y_name + (" (log scale)" if log else "")), *frame.x_axis(x, x_name)]
     curves = [_curve(line, style[line.name], x, y, place) for place, line in enumerate(lines)]
     columns = hover_columns(lines, style, x, y, frame, x_name)
     return chart(title, description(lines, x_name, y_name), height, [*axes, *curves, *columns])
+
+
+def _is_whole(value: float) -> bool:
+    return float(value).is_integer()
 
 
 def _all_values(line: Line) -> list[float]:

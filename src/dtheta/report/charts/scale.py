@@ -55,8 +55,12 @@ def linear_scale(
     zero: bool = False,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     tight: bool = False,
+    whole: bool = False,
 ) -> Scale:
-    """A linear scale over ``values`` and, with ``zero``, over 0; round ends (unless ``tight``) inside ``bounds``."""
+    """A linear scale over ``values`` and, with ``zero``, over 0; round ends (unless ``tight``) inside ``bounds``.
+
+    With ``whole`` all ticks are whole numbers.
+    """
     found = _finite(values)
     low, high = min(found + [0.0] * zero), max(found + [0.0] * zero)
     if low == high:
@@ -65,6 +69,8 @@ def linear_scale(
         low, high = max(low, bounds[0]), min(high, bounds[1])
         low, high = (low, high) if low < high else (low - pad, high + pad)
     step = round_step((high - low) / max(1, ticks - 1))
+    if whole and step % 1:
+        step = max(1.0, 2 * step)  # of 2.5 five
     if not tight:
         low, high = (
             max(bounds[0], math.floor(low / step + 1e-9) * step),
