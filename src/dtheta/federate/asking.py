@@ -15,7 +15,7 @@ from dtheta.federate.message import Failure, Reply, Task
 from dtheta.federate.party import identity
 from dtheta.federate.plan import Plan, plain
 from dtheta.federate.privacy import sampled
-from dtheta.federate.server.admission import matched
+from dtheta.federate.server.admission import matched, refusal
 from dtheta.federate.server.downlink import Downlink
 from dtheta.federate.state import Pending, State
 from dtheta.federate.traffic import Traffic
@@ -35,12 +35,20 @@ def ask(
     silent = {t.client: Failure(t.client, number, "dropped", "simulated") for t in tasks if drops(plan, t)}
     working = [task for task in tasks if task.client not in unreached and task.client not in silent]
     came, odd = matched(working, engine.run(working, plan.timeout) if working else [])
-    answers: dict[str, Reply | Failure] = {task.client: traffic.up(came[task.client], task) for task in working}
+    answers: dict[str, Reply | Failure] = {
+        task.client: _sent(came[task.client], task, frame, traffic) for task in working
+    }
     answers |= silent | unreached
     for task in tasks:
         at = state.clock + duration(plan, task, traffic.seconds.get(task.client, 0.0))
         state.pending.append(Pending(at, replace(task, payloads=()), answers[task.client]))
     return names, odd
+
+
+def _sent(answer: Reply | Failure, task: Task, frame: Frame, traffic: Traffic) -> Reply | Failure:
+    """Return an answer as it arrives; what the channel would do for false claims, it is not asked."""
+    refused = refusal(answer, task, frame) if isinstance(answer, Reply) else None
+    return traffic.up(refused or answer, task)
 
 
 def chosen(plan: Plan, clients: Sequence[str], busy: set[str], number: int) -> list[str]:

@@ -27,12 +27,14 @@ from dtheta.adapt.method import Method
 from dtheta.core.apply import applied
 from dtheta.core.arguments import number, whole
 from dtheta.core.delta import Delta
+from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError
 from dtheta.federate.proximal import proximal_loss
 from dtheta.fit.batch import item_counter, rows
 from dtheta.fit.loop import fit
-from dtheta.fit.settings import Optimizer, Schedule
+from dtheta.fit.randomness import kept_generators, seed_all
+from dtheta.fit.settings import Optimizer, Schedule, Settings
 from dtheta.fit.trainable import Loss
 
 
@@ -80,7 +82,7 @@ class Client:
         collate: As in ``dt.fit``.
 
     Raises:
-        ConfigError: For a name that is none, or a number that cannot be meant.
+        ConfigError: For a name that is none, or settings that cannot be meant, as in ``dt.fit``.
     """
 
     name: str
@@ -107,13 +109,16 @@ class Client:
     collate: Callable[[list[Any]], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"the name of a client is {self.name!r}; expected text")
+        check_name(self.name)
         if not isinstance(self.method, Method):
             raise ConfigError(f"client {self.name}: method is {self.method!r}; expected one such as dt.LoRA(rank=8)")
         whole(self.steps, f"client {self.name}: steps", least=1)
         if number(self.proximal, f"client {self.name}: proximal") < 0:
             raise ConfigError(f"client {self.name}: proximal is {self.proximal}; expected zero or more")
+        Settings(  # what cannot train is told here, and not as a client that dies in every round
+            self.steps, self.lr, self.full_lr, self.schedule, self.warmup, self.weight_decay, self.optimizer,
+            self.momentum, clip=self.clip, batch_size=self.batch_size,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers and names of the configuration, without model, data and functions."""
@@ -149,7 +154,7 @@ class Client:
         drawn = key(seed, f"federate/{round}/{self.name}/train")
         with self._attached(model, global_delta, drawn) as (adapter, continued):
             record = self._fit(adapter, data, drawn, continued)
-            measured = self._measured(adapter)
+            measured = self._measured(adapter, model, drawn)
             delta = adapter.delta()
         delta = delta - global_delta if continued else delta
         losses = {"loss_before": record.losses[0][1], "loss": record.losses[-1][1]}
@@ -182,8 +187,12 @@ class Client:
             count=item_counter(adapter, own_loss=self.loss is None),
         )  # fmt: skip
 
-    def _measured(self, adapter: Adapter) -> dict[str, float]:
-        return {} if self.evaluate is None else numbers(self.evaluate(adapter), f"evaluate of client {self.name}")
+    def _measured(self, adapter: Adapter, model: nn.Module, drawn: int) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        with kept_generators(), kept_modes(model):
+            seed_all(drawn)
+            return numbers(self.evaluate(adapter), f"evaluate of client {self.name}")
 
     def _count(self, data: Any) -> int:
         """Return how many examples there are.
@@ -200,6 +209,16 @@ class Client:
             return len(held)
         except TypeError:
             raise ConfigError(f"client {self.name}: its data has no length; give examples=...") from None
+
+
+def check_name(name: Any) -> None:
+    """Check the name of a client.
+
+    Raises:
+        ConfigError: If it is no text that keys could be made of.
+    """
+    if not isinstance(name, str) or not name or any("\ud800" <= sign <= "\udfff" for sign in name):
+        raise ConfigError(f"the name of a client is {name!r}; expected text")
 
 
 def _makes(data: Any) -> bool:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, DthetaError
-from dtheta.federate.client import Client
+from dtheta.federate.client import Client, check_name
 from dtheta.federate.frame import Frame
-from dtheta.federate.message import Failure, Reply, Task
+from dtheta.federate.message import Failure, Reply, Task, message
 from dtheta.federate.party import Knowledge, Left, failure, respond
 from dtheta.federate.secure.client import SecureClient
 from dtheta.federate.secure.session import Phase, Session
@@ -73,7 +73,7 @@ class InProcess:
 
     def __init__(self, clients: Clients) -> None:
         if isinstance(clients, Mapping):
-            self._makers = dict(clients)
+            self._makers = _checked_makers(clients)
         else:
             self._makers = {one.name: _Held(one) for one in _checked(clients)}
             if len(self._makers) != len(clients):
@@ -130,9 +130,20 @@ class InProcess:
 
     def _answer(self, task: Task) -> Reply | Failure:
         task = Task.from_bytes(task.to_bytes())  # as over a wire
-        answer, left = self._respond(task)
+        data, left = self._answered(task)
         self._keep(task.client, left)
-        return type(answer).from_bytes(answer.to_bytes())
+        return message(data)  # type: ignore[return-value]  # a client answers no task
+
+    def _answered(self, task: Task) -> tuple[bytes, Left]:
+        """Return a client's answer as bytes, and what stays with it; one that is no message is a failure."""
+        residual = self._residuals.get(task.client)
+        answer, left = self._respond(task)
+        try:
+            data = answer.to_bytes()
+            message(data)
+            return data, left
+        except (DthetaError, TypeError, ValueError, OverflowError) as error:  # such as a metric that is no number
+            return failure(task, error).to_bytes(), Left(residual)
 
     def _respond(self, task: Task) -> tuple[Reply | Failure, Left]:
         residual = self._residuals.get(task.client)
@@ -152,6 +163,8 @@ class InProcess:
     def _client(self, name: str) -> Client:
         """Return a client with its model made."""
         client = self._makers[name]()
+        if client.name != name:
+            raise ConfigError(f"what was to make the client {name!r} made {client.name!r}; the name keys its draws")
         return dataclasses.replace(client, model=client.module())
 
     def _frame(self, client: Client) -> Frame:
@@ -189,3 +202,11 @@ def _checked(clients: Sequence[Any]) -> Sequence[Client]:
         if not isinstance(one, Client):
             raise ConfigError(f"a client is {one!r:.80}; expected dt.Client(...)")
     return clients
+
+
+def _checked_makers(clients: Mapping[Any, Any]) -> dict[str, Callable[[], Client]]:
+    for name, make in clients.items():
+        check_name(name)
+        if isinstance(make, Client) or not callable(make):
+            raise ConfigError(f"{name!r}: {make!r:.80} is no function that makes a client; or give a list of clients")
+    return dict(clients)

@@ -79,7 +79,8 @@ def federate(
             says, and all clients count alike.
         timeout: Seconds that a client has; each then runs in a process of its own, see ``Processes``.
         min_clients: Fewest answers with which a round counts; with fewer it is skipped.
-        patience: Rounds skipped one after the other after which the federation is given up.
+        patience: Rounds skipped one after the other after which the federation is given up; asynchronously, as many
+            answers in a row that do not count as there are in so many rounds.
         engine: What runs the clients; None for this process, or processes where there is a timeout.
         folder: Where each round's state is kept, whole at every moment; None keeps none.
         resume: Go on from the folder if something is in it; ``rounds`` may be larger than before, all else must be the
@@ -91,7 +92,8 @@ def federate(
 
     Raises:
         ConfigError: For an argument that cannot be meant, a resume of another federation, or a folder that holds one.
-        FederationFailed: If ``patience`` rounds in a row had too few answers; the folder keeps what there is.
+        FederationFailed: If ``patience`` rounds in a row had too few answers, or no answer counted in any round; the
+            folder keeps what there is.
         DthetaError: As ``evaluate``, and the method on the server's model.
     """
     if not isinstance(server, Server):
@@ -156,3 +158,18 @@ def _check(plan: Plan, server: Server, engine: Engine, folder: Any, resume: bool
         raise ConfigError("a secure sum gives a round's plain mean alone: leave asynchronous and aggregate out")
     if plan.privacy is not None and plan.min_clients > 1:
         raise ConfigError("with privacy no round may be skipped for who took part in it: leave min_clients out")
+    _check_reachable(plan, server, len(engine.names))
+
+
+def _check_reachable(plan: Plan, server: Server, clients: int) -> None:
+    """Raise if no round could ever have the answers that it needs."""
+    if plan.asynchronous is not None:
+        asked, needed, what = plan.asynchronous.buffer, server.aggregate.least, "asynchronous.buffer"
+    elif plan.privacy is not None:  # each takes part by chance, so all may
+        asked, needed, what = clients, 1, "clients"
+    else:
+        asked, needed, what = plan.at_work(clients), max(plan.min_clients, server.aggregate.least), "sample"
+    if plan.secure is not None:
+        needed = max(needed, plan.secure.threshold or 2)
+    if asked < needed:
+        raise ConfigError(f"a round asks {asked} of {clients} clients and needs {needed} answers; raise {what}")

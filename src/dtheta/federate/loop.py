@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,13 +29,13 @@ from dtheta.federate.frame import Frame
 from dtheta.federate.history import Round
 from dtheta.federate.joining import Arrived, joined, summed
 from dtheta.federate.message import Failure, Reply, Task
-from dtheta.federate.party import identity
+from dtheta.federate.party import identity, with_basis
 from dtheta.federate.plan import Plan
 from dtheta.federate.secure.session import BelowThreshold
-from dtheta.federate.server.admission import admitted, refusal
+from dtheta.federate.server.admission import admitted
 from dtheta.federate.server.downlink import Downlink
 from dtheta.federate.server.server import Server
-from dtheta.federate.state import Pending, State, check_new, load, save
+from dtheta.federate.state import Pending, State, check_new, held, load, save
 from dtheta.federate.traffic import Traffic
 from dtheta.fit.checkpoint import check_same_run
 from dtheta.fit.randomness import kept_generators, seed_all
@@ -78,14 +79,19 @@ class Loop:
 
     def run(self, resume: bool) -> Federation:
         """Run to the last round and return the result."""
-        if self.folder is not None:
-            self._open(self.folder, resume)
-        else:
-            self.engine.restore({}, [])
+        with contextlib.nullcontext() if self.folder is None else held(self.folder):
+            if self.folder is not None:
+                self._open(self.folder, resume)
+            else:
+                self.engine.restore({}, [])
+            return self._run()
+
+    def _run(self) -> Federation:
         for number in range(len(self.state.history) + 1, self.plan.rounds + 1):
             self._round(number)
             self._give_up_or_go_on()
-        delta = self.server.labeled(self.state.downlink.delta, self.template)
+        self._require_learned()
+        delta = with_basis(self._global(), self.server.model)
         return Federation(delta, tuple(self.state.history), self.config, self.frame.numel)
 
     def _open(self, folder: Path, resume: bool) -> None:
@@ -101,13 +107,18 @@ class Loop:
             self.state.downlink.known.clear()  # clients elsewhere may have lost what they knew: they get all of it
 
     def _give_up_or_go_on(self) -> None:
-        last = self.state.history[-self.plan.patience :]
-        if len(last) == self.plan.patience and all(row.skipped is not None for row in last):
-            why = "; ".join(f"{name} {reason}" for name, reason in list(last[-1].excluded.items())[:3])
+        patience = self.plan.most_skipped(len(self.names))
+        last = self.state.history[-patience:]
+        if len(last) == patience and all(row.skipped is not None for row in last):
             raise FederationFailed(
-                f"round {last[-1].round}: {len(last)} rounds in a row were skipped ({last[-1].skipped}): {why}. See "
-                "what the clients say, or raise timeout; with fewer min_clients begin in another folder"
+                f"round {last[-1].round}: {len(last)} rounds in a row were skipped {_why(last)}. See what the clients "
+                "say, or raise timeout; with fewer min_clients begin in another folder"
             )
+
+    def _require_learned(self) -> None:
+        rows = self.state.history
+        if not any(row.answered and row.skipped is None for row in rows):  # with privacy, noise alone is no result
+            raise FederationFailed(f"no answer counted in {len(rows)} rounds, so nothing was learned {_why(rows)}")
 
     def _round(self, number: int) -> None:
         began = time.perf_counter()
@@ -164,7 +175,7 @@ class Loop:
     def _admitted(self, answer: Reply, task: Task) -> Delta | Failure:
         if self.plan.secure is None:
             return admitted(answer, task, self.frame, self.server.model)
-        return refusal(answer, task) or Delta({}, self.frame.base)  # the delta itself stays with the client
+        return Delta({}, self.frame.base)  # the delta itself stays with the client
 
     # join and step
 
@@ -204,10 +215,11 @@ class Loop:
             return {}
         total = sum(one.reply.examples for one in arrived)
         shared = set.intersection(*(set(one.reply.metrics) for one in arrived))
-        return {
-            name: sum(one.reply.metrics[name] * one.reply.examples for one in arrived) / total
+        means = {
+            name: sum(one.reply.metrics[name] * (one.reply.examples / total) for one in arrived)
             for name in sorted(shared)
         }
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}  # liars may claim any number
 
     def _scores(self, number: int) -> dict[str, float]:
         due = number % self.plan.evaluate_every == 0 or number == self.plan.rounds
@@ -217,9 +229,9 @@ class Loop:
         with contextlib.ExitStack() as stack:
             stack.enter_context(kept_generators())
             stack.enter_context(kept_modes(model))
-            held = stack.enter_context(self.server.with_delta(self._global()))
+            model = stack.enter_context(self.server.with_delta(self._global()))
             seed_all(key(self.plan.seed, "federate/evaluate", number))
-            return numbers(self.evaluate(held), "evaluate")
+            return numbers(self.evaluate(model), "evaluate")
 
     def _global(self) -> Delta:
         return self.server.labeled(self.state.downlink.delta, self.template)
@@ -228,3 +240,10 @@ class Loop:
         if self.plan.privacy is None or not self.plan.privacy.noise:
             return None
         return self.plan.privacy.epsilon(number, self.plan.sample)
+
+
+def _why(rows: Sequence[Round]) -> str:
+    """Return why the last of some rounds was skipped, and what clients said in the last in which one failed."""
+    told = next((row.excluded for row in reversed(rows) if row.excluded), {})
+    said = "; ".join(f"{name} {reason}" for name, reason in list(told.items())[:3]) or "no client failed"
+    return f"({rows[-1].skipped or 'nobody answered'}): {said}"

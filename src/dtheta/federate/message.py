@@ -21,6 +21,7 @@ from dtheta.errors import FormatError
 from dtheta.federate.payload import Payload
 
 _MAGIC, _LIMIT = b"DTFM", 1 << 20  # a header holds names, digests and numbers, and no tensors
+_MOST = 1 << 62  # that something is counted to: a double holds about so much, and 64 bits do
 _HEAD = struct.Struct("<4sI")
 _COUNTS = tuple(one.name for one in fields(Payload) if one.name != "data")
 M = TypeVar("M", bound="_Message")
@@ -198,8 +199,15 @@ def _check(kind: type[_Message], record: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, _TYPES[str(known[name])]):
             raise FormatError(f"the field {name} of a {kind.kind} is {value!r:.60}")
     for name, value in record.get("metrics", {}).items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
             raise FormatError(f"the metric {name!r} is {value!r:.60}; expected a number")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _payloads(rows: Sequence[Any], rest: memoryview) -> tuple[Payload, ...]:
@@ -217,4 +225,4 @@ def _payloads(rows: Sequence[Any], rest: memoryview) -> tuple[Payload, ...]:
 def _counts(row: Sequence[Any]) -> bool:
     """Tell whether these are counts; only those of copies may be missing."""
     given = [n for i, n in enumerate(row) if n is not None or i < 3]
-    return all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in given)
+    return all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _MOST for n in given)

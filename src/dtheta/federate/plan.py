@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ class Plan:
     def at_work(self, clients: int) -> int:
         """Return how many of the clients train at a time."""
         return max(1, round(self.sample * clients))
+
+    def most_skipped(self, clients: int) -> int:
+        """Return how many updates in a row may fail: asynchronously, those that ``patience`` rounds would make up."""
+        each = 1 if self.asynchronous is None else math.ceil(self.at_work(clients) / self.asynchronous.buffer)
+        return self.patience * each
 
     def to_dict(self) -> dict[str, Any]:
         """Return what two runs must share to be one; not how long they are, nor how patient."""

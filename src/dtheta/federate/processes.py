@@ -12,6 +12,7 @@ bits.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -85,9 +86,10 @@ class Processes(InProcess):
             return None
 
     def _child(self, task: Task, frame: Frame | None, pipe: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its processes
         torch.set_num_threads(1)  # threads do not come along through a fork
-        answer, left = self._respond(task)
-        pipe.send_bytes(answer.to_bytes())
+        data, left = self._answered(task)
+        pipe.send_bytes(data)
         pipe.send_bytes(_packed(left.residual, frame, task))
         pipe.send_bytes(b"" if left.vector is None else left.vector.to(torch.int8).numpy().tobytes())
         pipe.close()

@@ -2,6 +2,7 @@
 
     state.json            the last round's: configuration, versions, who knows what, and the names of the other files
     history.jsonl         a line a round
+    lock                  held by the process that runs
     global-V.delta        the global delta as of version V, and earlier ones that clients may build upon
     update-V.bin          the update that led to version V, as it travels
     optimizer-*.delta, feedback-*.delta, residual-*.delta, pending-*.bin
@@ -13,13 +14,20 @@ draw is keyed.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, nothing keeps two runs apart
+    fcntl = None
 
 from dtheta.core.delta import Delta
 from dtheta.core.files import load as load_delta
@@ -33,7 +41,7 @@ from dtheta.federate.payload import Payload
 from dtheta.federate.server.downlink import Downlink, Version
 from dtheta.federate.server.optimizer import State as OptimizerState
 
-NAME, HISTORY, FORMAT = "state.json", "history.jsonl", 1
+NAME, HISTORY, LOCK, FORMAT = "state.json", "history.jsonl", "lock", 2
 _KEPT = ("global-*.delta", "update-*.bin", "optimizer-*.delta", "feedback-*.delta", "residual-*.delta", "pending-*.bin")
 
 
@@ -62,7 +70,9 @@ class State:
     history: list[Round] = field(default_factory=list)
     clock: float = 0.0
     written: dict[str, tuple[Any, str]] = field(default_factory=dict)  # what lies in which file already
+    sums: dict[str, int] = field(default_factory=dict)  # CRC-32 of files without one of their own
     length: int = 0  # bytes of the history that count
+    history_sum: int = 0  # CRC-32 of these bytes
 
 
 @dataclass(frozen=True)
@@ -75,19 +85,40 @@ class Found:
     known: list[tuple[int, Delta]]
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder for this process alone, as long as the block runs, or the process.
+
+    A record lock: the processes of clients do not inherit it, so one that outlives a killed server holds nothing up.
+
+    Raises:
+        ConfigError: If another process runs a federation in it.
+        OutputError: If it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+    with handle:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ConfigError(f"another process runs a federation in {folder}; wait for it, or take another") from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+
+
 def check_new(folder: Path) -> None:
-    """Make a folder for a federation that begins.
+    """Check that a folder holds no federation.
 
     Raises:
         ConfigError: If it holds one already.
-        OutputError: If it cannot be made.
     """
     if (folder / NAME).exists():
         raise ConfigError(f"{folder} holds a federation; resume=True goes on with it, another folder starts anew")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def save(folder: Path, state: State, config: Mapping[str, Any], residuals: Mapping[str, Delta]) -> None:
@@ -103,6 +134,8 @@ def save(folder: Path, state: State, config: Mapping[str, Any], residuals: Mappi
         "format": FORMAT,
         "rounds": len(state.history),
         "length": state.length,
+        "history_sum": state.history_sum,
+        "sums": state.sums,
         "clock": state.clock,
         "versions": [[v.number, v.digest, _counts(v.update)] for v in down.versions],
         "known": down.known,
@@ -111,11 +144,11 @@ def save(folder: Path, state: State, config: Mapping[str, Any], residuals: Mappi
         "config": config,
     }
     with write_file(folder / NAME) as handle:
-        handle.write(encode(record))
-    held = {name for part in names.values() for name in part.values()}
+        handle.write(encode({"sum": zlib.crc32(encode(record)), **record}))
+    named = {name for part in names.values() for name in part.values()}
     for pattern in _KEPT:
         for path in folder.glob(pattern):
-            if path.name not in held:
+            if path.name not in named:
                 path.unlink(missing_ok=True)
 
 
@@ -124,6 +157,7 @@ def _write_parts(
 ) -> dict[str, dict[str, str]]:
     """Write what is not in a file yet; return the files' names by part and key."""
     before, state.written = state.written, {}
+    sums = state.sums = dict[str, int]()
     round, down = len(state.history), state.downlink
 
     def kept(label: str, value: Any, suffix: str) -> str:
@@ -132,6 +166,11 @@ def _write_parts(
         if found is None or found[0] is not value:
             _write(folder / name, value)
         state.written[label] = (value, name)
+        return name
+
+    def summed(label: str, value: Any, data: bytes) -> str:
+        name = kept(label, value, ".bin")
+        sums[name] = zlib.crc32(data)
         return name
 
     versions = [v for v in down.versions if v.digest]
@@ -145,7 +184,7 @@ def _write_parts(
     return {
         "global": globals_,
         "update": {
-            str(v.number): kept(f"update-{v.number}", v.update.data, ".bin")
+            str(v.number): summed(f"update-{v.number}", v.update.data, v.update.data)
             for v in down.versions
             if v.update is not None
         },
@@ -153,7 +192,7 @@ def _write_parts(
         "feedback": {} if left is None else {"": kept("feedback", left, f"-{round}.delta")},
         "residual": {n: kept(f"residual-{place[n]}", d, f"-{round}.delta") for n, d in residuals.items()},
         "pending": {
-            str(i): kept(f"pending-{place[one.task.client]}-{one.task.round}", one, ".bin")
+            str(i): summed(f"pending-{place[one.task.client]}-{one.task.round}", one, _framed(one))
             for i, one in enumerate(state.pending)
         },
     }
@@ -178,10 +217,11 @@ def _append(path: Path, state: State) -> None:
         with path.open("r+b" if path.exists() else "wb") as handle:
             handle.truncate(state.length)
             handle.seek(state.length)
-            handle.write((state.history[-1].to_json() + "\n").encode())
+            line = (state.history[-1].to_json() + "\n").encode()
+            handle.write(line)
             handle.flush()
             os.fsync(handle.fileno())
-            state.length = handle.tell()
+            state.length, state.history_sum = handle.tell(), zlib.crc32(line, state.history_sum)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -207,6 +247,8 @@ def load(folder: Path, fresh: State, model: nn.Module) -> Found | None:
     record = parse_json(path.read_bytes(), str(path))
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FormatError(f"{path} is no state of a federation of format {FORMAT}")
+    if record.pop("sum", None) != zlib.crc32(encode(record)):
+        raise _damaged(path)
     try:
         return _found(folder, record, fresh, model)
     except (KeyError, TypeError, ValueError, IndexError, OSError, ConfigError) as error:
@@ -217,12 +259,13 @@ def _found(folder: Path, record: Mapping[str, Any], fresh: State, model: nn.Modu
     files, written = record["files"], dict[str, tuple[Any, str]]()
 
     def delta(label: str, name: str) -> Delta:
-        found = with_basis(load_delta(folder / name), model)
+        found = load_delta(folder / name)
+        found = found if label.startswith("global") else with_basis(found, model)  # as it travels, without a basis
         written[label] = (found, name)
         return found
 
     def data(label: str, name: str) -> bytes:
-        found = (folder / name).read_bytes()
+        found = _read(folder / name, record["sums"][name])
         written[label] = (found, name)
         return found
 
@@ -242,15 +285,31 @@ def _found(folder: Path, record: Mapping[str, Any], fresh: State, model: nn.Modu
     pending = []
     for i, arrival in enumerate(record["pending"]):
         name = files["pending"][str(i)]
-        one = _pending(float(arrival), (folder / name).read_bytes())
+        one = _pending(float(arrival), _read(folder / name, record["sums"][name]))
         written[f"pending-{clients[one.task.client]}-{one.task.round}"] = (one, name)
         pending.append(one)
-    lines = (folder / HISTORY).read_bytes()[: record["length"]].decode().splitlines()
+    lines = _read(folder / HISTORY, record["history_sum"], record["length"]).decode().splitlines()
     history = [Round.from_dict(parse_json(line, HISTORY)) for line in lines]
     if len(history) != record["rounds"]:
         raise FormatError(f"{folder / HISTORY} has {len(history)} rounds; expected {record['rounds']}")
-    state = State(down, optimizer, pending, history, float(record["clock"]), written, int(record["length"]))
+    state = State(
+        down, optimizer, pending, history, float(record["clock"]), written, length=record["length"],
+        history_sum=record["history_sum"],
+    )  # fmt: skip
     return Found(state, record["config"], residuals, known)
+
+
+def _read(path: Path, sum: int, length: int | None = None) -> bytes:
+    data = path.read_bytes()[:length]
+    if zlib.crc32(data) != sum:
+        raise _damaged(path)
+    return data
+
+
+def _damaged(path: Path) -> FormatError:
+    return FormatError(
+        f"{path} is damaged: its CRC-32 does not match; take the folder from a backup, or begin in another"
+    )
 
 
 def _pending(arrival: float, data: bytes) -> Pending:

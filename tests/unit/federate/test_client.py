@@ -149,3 +149,60 @@ def test_what_cannot_be_meant_is_refused(change, what):
     given = {"name": "c", "model": model(), "data": [], "method": Full(), "steps": 1} | change
     with pytest.raises(ConfigError, match=what):
         Client(**given)
+
+
+def test_an_evaluation_of_a_client_leaves_modes_and_generators_as_they_were():
+    net = model()
+    seen = []
+
+    def evaluate(adapter):
+        adapter.eval()
+        seen.append(float(torch.rand(())))
+        return torch.tensor(0.5)
+
+    (party,) = clients(net, 1, evaluate=evaluate)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert net.training and party.train(Delta({}), 1, 0).metrics["score"] == 0.5
+    assert all(module.training for module in net.modules()) and torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(4)
+    party.train(Delta({}), 1, 0)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("where", ["loss", "evaluate"])
+def test_a_client_that_raises_leaves_the_base_as_it_was(where):
+    net = model()
+    calls = []
+
+    def fails(*given):
+        calls.append(given)
+        if where == "loss" and len(calls) < 3:
+            return squared(*given)
+        raise RuntimeError("enough")
+
+    (party,) = clients(net, 1, steps=5, **{where: fails})
+    (other,) = clients(net, 1)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    learned = other.train(Delta({}), 1, 0).delta
+    for start in (Delta({}), learned):
+        calls.clear()
+        with pytest.raises(RuntimeError, match="enough"):
+            party.train(start, 2, 0)
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+        assert all(module.training for module in net.modules()) and all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"momentum": 0.9}, "momentum=0.9 goes with optimizer='sgd'"),
+        ({"lr": -1.0}, "lr must be a positive number"),
+        ({"warmup": 9}, "warmup=9 is longer than the run"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"schedule": "cosin"}, "schedule must be one of"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused_before_any_round(settings, what):
+    with pytest.raises(ConfigError, match=what):
+        clients(model(), 1, **settings)

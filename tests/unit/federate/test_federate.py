@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -25,7 +26,9 @@ from dtheta.federate.federate import federate
 from dtheta.federate.processes import Processes
 from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.program import ProgramClassifier
+from dtheta.federate.secure.ternary import Secure
 from dtheta.federate.server.adaptive import FedAdam
+from dtheta.federate.server.krum import Krum
 from dtheta.federate.server.optimizer import FedAvgM
 from tests.unit.federate.parties import batch, bits, clients, loss_of, model, server, squared
 
@@ -278,3 +281,47 @@ def test_dropout_in_the_model_is_off_while_it_is_judged():
     found = federate(server(net), clients(net), rounds=1, evaluate=lambda m: seen.append(m.training) or 0)
     assert seen == [False] and net.training and found.scores == {"score": 0.0}
     assert squared(net.eval(), batch(3, 0)).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"sample": 0.5, "min_clients": 3}, "a round asks 2 of 4 clients and needs 3 answers; raise sample"),
+        (
+            {"asynchronous": Asynchronous(buffer=1), "aggregate": Krum(bad=0)},
+            "needs 3 answers; raise asynchronous.buffer",
+        ),
+        ({"secure": Secure(scale=0.1, threshold=5)}, "a round asks 4 of 4 clients and needs 5 answers"),
+        ({"sample": 0.25, "secure": Secure(scale=0.1)}, "a round asks 1 of 4 clients and needs 2 answers"),
+    ],
+)
+def test_rounds_that_could_never_count_are_refused(settings, what):
+    net = model()
+    made = server(net, **{"aggregate": settings.pop("aggregate")} if "aggregate" in settings else {})
+    with pytest.raises(ConfigError, match=what):
+        federate(made, clients(net), rounds=2, **settings)
+
+
+@pytest.mark.parametrize("makers", [{1: lambda: None}, {"": lambda: None}, {"\ud800": lambda: None}, {"a": 3}])
+def test_what_makes_no_client_by_name_is_refused(makers):
+    with pytest.raises(ConfigError):
+        federate(server(model()), makers, rounds=1)
+
+
+def test_a_client_that_is_made_has_the_name_it_was_made_for():
+    net = model()
+    one, two = clients(net, 2)
+    found = federate(server(net), {"c0": lambda: one, "c1": lambda: one, "c2": lambda: two}, rounds=1)
+    assert found.history[0].answered == ["c0"]
+    assert "made 'c0'; the name keys its draws" in found.history[0].excluded["c1"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../../etc", "c\n0", "ключ", "federate/1/c1", " ", "🙂"])
+def test_names_of_any_signs_are_names(tmp_path, name):
+    net = model()
+    parties = [dataclasses.replace(one, name=name) if i == 1 else one for i, one in enumerate(clients(net, 3))]
+    settings = {"codec": "ternary", "folder": tmp_path / "f", "dropout": 0.2, "min_clients": 1}
+    federate(server(net), parties, rounds=1, **settings)
+    found = federate(server(net), parties, rounds=3, resume=True, **settings)
+    assert any(name in row.answered for row in found.history)
+    assert not [p for p in (tmp_path / "f").rglob("*") if p.is_dir()]

@@ -75,3 +75,14 @@ def test_damage_is_refused_or_stays_a_message(at, noise):
 def test_another_kind_is_refused():
     with pytest.raises(FormatError, match="kind 'failure'; expected 'task'"):
         Task.from_bytes(MESSAGES[2].to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"loss":0.5', b'"loss":1' + b"0" * 400), (b"[[3,24,", b"[[3,1" + b"0" * 30 + b",")]
+)
+def test_numbers_that_nothing_can_hold_are_refused(old, new):
+    whole = Reply("a", 1, "f", "", 2, {"loss": 0.5}, (Payload(b"abc", 24),)).to_bytes()
+    header = whole[8:-3].replace(old, new)
+    assert header != whole[8:-3]
+    with pytest.raises(FormatError):
+        message(b"DTFM" + len(header).to_bytes(4, "little") + header + b"abc")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.core import output
 from dtheta.errors import ConfigError, FormatError
 from dtheta.federate import loop, state
@@ -179,7 +180,7 @@ def test_the_folder_holds_no_more_than_it_names(tmp_path):
     _run(tmp_path / "f", rounds=4)
     record = json.loads((tmp_path / "f" / "state.json").read_text())
     named = {name for part in record["files"].values() for name in part.values()}
-    assert {p.name for p in (tmp_path / "f").iterdir()} == named | {"state.json", "history.jsonl"}
+    assert {p.name for p in (tmp_path / "f").iterdir()} == named | {"state.json", "history.jsonl", "lock"}
 
 
 @pytest.mark.parametrize("damage", ["state", "global", "residual", "history", "update"])
@@ -192,3 +193,53 @@ def test_a_damaged_folder_is_a_format_error(tmp_path, damage):
         next((tmp_path / "f").glob(f"{damage}-*")).unlink()
     with pytest.raises(FormatError):
         _run(tmp_path / "f", resume=True)
+
+
+@pytest.mark.parametrize("part", ["state.json", "history.jsonl", "update", "pending", "residual"])
+def test_a_flipped_bit_is_a_format_error(tmp_path, part):
+    settings = {"asynchronous": Asynchronous(), "dropout": 0.0}
+    _run(tmp_path / "f", rounds=2, **settings)
+    path = next(p for p in (tmp_path / "f").iterdir() if p.name.startswith(part))
+    data = path.read_bytes()
+    for at in range(len(data) // 9, len(data), len(data) // 4):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(FormatError):
+            _run(tmp_path / "f", rounds=3, resume=True, **settings)
+    path.write_bytes(data)
+    assert len(_run(tmp_path / "f", rounds=3, resume=True, **settings).history) == 3
+
+
+_HOLDS = """
+import fcntl, sys
+with open(sys.argv[1], "ab") as handle:
+    fcntl.lockf(handle, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_run_in_one_folder(tmp_path):
+    (tmp_path / "f").mkdir()
+    command = [sys.executable, "-c", _HOLDS, str(tmp_path / "f" / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another process runs a federation in"):
+            _run(tmp_path / "f", rounds=1, resume=True)
+        assert {p.name for p in (tmp_path / "f").iterdir()} == {"lock"}
+        other.kill()
+    assert len(_run(tmp_path / "f", rounds=1, resume=True).history) == 1
+
+
+def test_spectral_deltas_resume_to_the_same_bits_and_come_out_with_their_basis(tmp_path):
+    def run(rounds: int, folder: Path | None) -> Any:
+        net = model()
+        parties = clients(net, 3, method=CLIPSVD())
+        return federate(
+            server(net, CLIPSVD()), parties, rounds=rounds, codec="exact", folder=folder, resume=bool(folder)
+        )
+
+    straight = run(3, None)
+    run(2, tmp_path / "f")
+    found = run(3, tmp_path / "f")
+    assert found.delta.digest == straight.delta.digest and _told(found) == _told(straight)
+    assert bits(found.delta) == bits(straight.delta)  # dense without being bound first

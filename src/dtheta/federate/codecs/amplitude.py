@@ -22,7 +22,7 @@ from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, FormatError
-from dtheta.federate.codecs.codec import Codec
+from dtheta.federate.codecs.codec import Codec, counted
 from dtheta.federate.codecs.entries import entries
 from dtheta.federate.codecs.reader import Reader, number_bytes
 from dtheta.federate.frame import Frame
@@ -64,6 +64,13 @@ class Amplitude(Codec):
         copies = self.shots if state.norm else 0
         qubits = quantum.gradient_cost(frame.numel, copies).qubits if copies else 0
         return Payload(data, 8 * (HEADER + len(norm)), qubits, copies)
+
+    def check_counts(self, payload: Payload, frame: Frame) -> None:
+        """Check that the copies of one state travel, or none for a zero delta; see ``Codec.check_counts``."""
+        copies = self.shots if payload.copies else 0
+        qubits = quantum.gradient_cost(frame.numel, copies).qubits if copies else 0
+        if payload != Payload(payload.data, 8 * (HEADER + 8), qubits, copies):
+            raise FormatError(f"a state of {frame.numel:,} entries in {self.shots} copies claims {counted(payload)}")
 
     def decode(self, payload: Payload, frame: Frame, *, cap: int, seed: int, key: str) -> Delta:
         """Return what measuring the copies shows; see ``Codec.decode``."""

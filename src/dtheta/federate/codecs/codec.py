@@ -79,6 +79,14 @@ class Codec(ABC):
             BaseMismatch: If it is of another base.
         """
 
+    @abstractmethod
+    def check_counts(self, payload: Payload, frame: Frame) -> None:
+        """Check what a payload, as its sender hands it to the channel, claims to count for.
+
+        Raises:
+            FormatError: If it claims other bits, qubits or copies than its codec needs.
+        """
+
     def _opened(self, payload: Payload, frame: Frame, cap: int) -> Reader:
         room = cap - len(payload.data)
         if room < 0:
@@ -88,6 +96,11 @@ class Codec(ABC):
     def _delta(self, changes: dict[str, Change], frame: Frame) -> Delta:
         uses = {} if frame.uses is None else {"uses": frame.uses}
         return Delta(changes, frame.base, Provenance("decode", settings={"codec": self.to_dict(), **uses}))
+
+
+def counted(payload: Payload) -> str:
+    """Return what a payload claims to count for, in words."""
+    return f"{payload.bits:,} bits, {payload.qubits:,} qubits, {payload.copies} copies, {payload.mixed} of them mixed"
 
 
 class BitCodec(Codec):
@@ -105,6 +118,11 @@ class BitCodec(Codec):
         changes = self._changes(body, frame)
         body.end()
         return self._delta(changes, frame)
+
+    def check_counts(self, payload: Payload, frame: Frame) -> None:
+        """Check that eight bits a byte travel and no qubits; see ``Codec.check_counts``."""
+        if payload != Payload(payload.data, 8 * len(payload.data)):
+            raise FormatError(f"a payload of {len(payload.data):,} bytes claims {counted(payload)}")
 
     @abstractmethod
     def _body(self, delta: Delta, frame: Frame) -> bytes:

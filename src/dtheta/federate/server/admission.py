@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from dtheta.core.delta import Delta
-from dtheta.errors import BaseMismatch, DthetaError, NonFinite
+from dtheta.errors import BaseMismatch, DthetaError, FormatError, NonFinite
 from dtheta.federate.codecs import codec_of
 from dtheta.federate.frame import Frame
 from dtheta.federate.message import Failure, Reply, Task
 from dtheta.federate.party import answer_key, cap_of, failure, with_basis
 
 LARGEST = 1 << 40  # examples that a client may claim
+LONGEST = 2.0**64  # norm of an answer: sums of many such are far from the end of float32, and no training leads there
 
 
 def matched(
@@ -39,8 +40,8 @@ def matched(
     return {name: found[name] for name in asked}, odd
 
 
-def refusal(reply: Reply, task: Task) -> Failure | None:
-    """Return why an answer cannot be one to a task, before anything in its payload is looked at."""
+def refusal(reply: Reply, task: Task, frame: Frame) -> Failure | None:
+    """Return why an answer cannot be one to a task, before anything in its payload is looked at, or travels."""
 
     def refused(reason: str, detail: str) -> Failure:
         return Failure(task.client, task.round, reason, detail)
@@ -56,18 +57,24 @@ def refusal(reply: Reply, task: Task) -> Failure | None:
     wanted = 0 if task.secure else 1
     if len(reply.payloads) != wanted:
         return refused("corrupted", f"it has {len(reply.payloads)} payloads, expected {wanted}")
+    try:
+        for payload in reply.payloads:
+            codec_of(dict(task.codec)).check_counts(payload, frame)
+    except FormatError as error:
+        return refused("corrupted", str(error))
     return None
 
 
 def admitted(reply: Reply, task: Task, frame: Frame, model: nn.Module) -> Delta | Failure:
-    """Return the delta that an answer carries, or why it does not count."""
-    if why := refusal(reply, task):
-        return why
+    """Return the delta that an answer carries, which ``refusal`` has let through, or why it does not count."""
     try:
         codec = codec_of(dict(task.codec))
         found = codec.decode(reply.payloads[0], frame, cap=cap_of(frame), seed=task.seed, key=answer_key(task))
         frame.require(found)
-        return with_basis(found, model)
+        found = with_basis(found, model)
+        if not (norm := found.norm()) <= LONGEST:
+            raise NonFinite(f"its delta has the norm {norm:.3g}, to which no training leads")
+        return found
     except DthetaError as error:
         known = isinstance(error, (BaseMismatch, NonFinite))
         why = failure(task, error)

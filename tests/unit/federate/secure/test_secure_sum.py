@@ -393,5 +393,5 @@ def test_vectors_are_ternary_and_of_one_length(vector, error):
 
 def test_without_cryptography_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.x25519", None)
-    with pytest.raises(MissingExtra, match=r"dtheta\[federated\]"):
+    with pytest.raises(MissingExtra, match=r"dtheta\[secure\]"):
         secure_sum(_vectors(3))
