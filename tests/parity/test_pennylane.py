@@ -5,14 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dtheta.adapt.full import Full
 from dtheta.core.seeds import generator
+from dtheta.data.tabular import load_tabular
+from dtheta.federate.client import Client
+from dtheta.federate.federate import federate
+from dtheta.federate.partition import dirichlet
 from dtheta.federate.quantum import density as exact
 from dtheta.federate.quantum.circuit import Circuit
+from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.encode import amplitude, angle
 from dtheta.federate.quantum.layers import strongly_entangling
 from dtheta.federate.quantum.measure import expectation, expectation_z, z_values
 from dtheta.federate.quantum.noise import amplitude_damping, depolarizing, phase_damping
+from dtheta.federate.quantum.qnode import QNodeLayer
 from dtheta.federate.quantum.statevector import zero_state
+from dtheta.federate.server.server import Server
+from dtheta.models.classifier import Prediction
 
 qml = pytest.importorskip("pennylane", reason="pip install 'dtheta[quantum]'")
 
@@ -87,3 +96,47 @@ def test_channels_are_pennylanes(name, kraus):
     rho = exact.evolve(circuit, angles, exact.density(zero_state(3, dtype=torch.complex128)), kraus)
     expected = torch.tensor([float(value) for value in peer()], dtype=torch.float64)
     torch.testing.assert_close(z_values(exact.outcomes(rho))[0], expected, atol=1e-12, rtol=0)
+
+
+class Foreign(torch.nn.Module):
+    """A user's own classifier: a circuit of PennyLane under a linear head, starting where ours does."""
+
+    def __init__(self, ours: QuantumClassifier) -> None:
+        super().__init__()
+        qubits = ours.circuit.qubits
+
+        @qml.qnode(qml.device("default.qubit", wires=qubits), interface="torch", diff_method="backprop")
+        def circuit(inputs, angles):
+            qml.AmplitudeEmbedding(inputs, wires=range(qubits), normalize=True, pad_with=0.0)
+            qml.StronglyEntanglingLayers(angles, wires=range(qubits))
+            return [qml.expval(qml.PauliZ(q)) for q in range(qubits)]
+
+        self.layer = QNodeLayer(circuit, {"angles": tuple(ours.angles.shape)})
+        self.head = torch.nn.Linear(qubits, ours.classes)
+        with torch.no_grad():
+            self.layer.angles.copy_(ours.angles)
+            self.head.load_state_dict(ours.head.state_dict())
+
+    def forward(self, x, labels=None):
+        logits = self.head(self.layer(x))
+        return Prediction(None if labels is None else torch.nn.functional.cross_entropy(logits, labels), logits)
+
+
+def test_a_circuit_of_pennylane_is_a_client_like_any_module() -> None:
+    task = load_tabular("iris").standardized()
+    parts = [task.train.take(part) for part in dirichlet(task.train.labels, 3, alpha=1.0, least=4)]
+    ours = QuantumClassifier(4, 3, layers=2)
+    found = {}
+    for model in (ours, Foreign(ours)):
+        clients = [
+            Client(f"c{i}", model, [{"x": part.x, "labels": part.labels}], Full(), select="*", steps=2, lr=0.2,
+                   optimizer="sgd")
+            for i, part in enumerate(parts)
+        ]  # fmt: skip
+        result = federate(Server(model, Full(), select="*"), clients, rounds=3)
+        found[type(model)] = {name.split(".", 1)[-1]: c.dense() for name, c in result.delta.changes.items()}
+    mine, theirs = found[QuantumClassifier], found[Foreign]
+    assert set(mine) == set(theirs) == {"angles", "weight", "bias"}
+    for name, change in mine.items():
+        assert float(change.norm()) > 0.01
+        torch.testing.assert_close(theirs[name].float(), change.float(), atol=1e-4, rtol=0)
