@@ -94,12 +94,7 @@ def clients_of(
     """
     from dtheta.federate.attack import attacked
     from dtheta.federate.client import Client
-    from dtheta.fit.settings import Settings
 
-    Settings(  # a client that cannot train would only be left out of every round
-        options.steps, rates["lr"], rates["full_lr"], warmup=0, optimizer=options.optimizer, momentum=options.momentum,
-        batch_size=options.batch_size,
-    )  # fmt: skip
     clients = [
         Client(
             name, scene.net, data, parts.method, steps=options.steps, batch_size=options.batch_size,

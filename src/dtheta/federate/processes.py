@@ -22,14 +22,11 @@ from typing import Any
 import torch
 
 from dtheta.core.arguments import whole
-from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError
-from dtheta.federate.codecs import Exact
 from dtheta.federate.engine import Clients, InProcess
 from dtheta.federate.frame import Frame
 from dtheta.federate.message import Failure, Reply, Task, message
-from dtheta.federate.party import Left, cap_of
-from dtheta.federate.payload import Payload
+from dtheta.federate.party import Left, from_own_bytes, own_bytes
 
 _LARGEST = 1 << 31
 
@@ -90,7 +87,7 @@ class Processes(InProcess):
         torch.set_num_threads(1)  # threads do not come along through a fork
         data, left = self._answered(task)
         pipe.send_bytes(data)
-        pipe.send_bytes(_packed(left.residual, frame, task))
+        pipe.send_bytes(b"" if left.residual is None or frame is None else own_bytes(left.residual, frame))
         pipe.send_bytes(b"" if left.vector is None else left.vector.to(torch.int8).numpy().tobytes())
         pipe.close()
 
@@ -110,7 +107,8 @@ class Processes(InProcess):
                 return Failure(one.task.client, one.task.round, "hung", f"no answer after {seconds}")
             answer, residual, vector = (one.pipe.recv_bytes(_LARGEST) for _ in range(3))
             integers = torch.frombuffer(bytearray(vector), dtype=torch.int8).int() if vector else None
-            self._keep(one.task.client, Left(_unpacked(residual, one.frame, one.task), integers))
+            left_out = from_own_bytes(residual, one.frame) if residual and one.frame is not None else None
+            self._keep(one.task.client, Left(left_out, integers))
             return message(answer)  # type: ignore[return-value]  # what the child sent is no task
         except (EOFError, OSError):
             one.process.join(1.0)
@@ -118,19 +116,6 @@ class Processes(InProcess):
             return Failure(one.task.client, one.task.round, "died", f"its process ended with code {code}")
         finally:
             one.end()
-
-
-def _packed(residual: Delta | None, frame: Frame | None, task: Task) -> bytes:
-    if residual is None or frame is None:
-        return b""
-    return Exact().encode(residual, frame, seed=task.seed, key="residual").data
-
-
-def _unpacked(data: bytes, frame: Frame | None, task: Task) -> Delta | None:
-    if not data or frame is None:
-        return None
-    cap = 4 * cap_of(frame) + 2 * len(data)  # from a process of our own; float64
-    return Exact().decode(Payload(data, 8 * len(data)), frame, cap=cap, seed=task.seed, key="residual")
 
 
 class _Running:
