@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from dtheta.core.tensors import base_tensors, why_unreadable
 from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
 
-_FEW = 1 << 16  # entries that one thread has read before others are there
-
 
 def tensor_digest(tensor: Tensor) -> str:
     """Return the sha256 of a tensor's dtype, shape and bytes, as hex; the same on every device.
@@ -57,8 +55,6 @@ def tensor_digests(tensors: Mapping[str, Tensor], names: Iterable[str] | None = 
             raise UnsupportedLayer(f"{name}: {error}") from None
 
     names = list(tensors if names is None else names)
-    if isinstance(tensors, dict) and sum(tensors[name].numel() for name in names if name in tensors) < _FEW:
-        return {name: digest(name) for name in names}  # threads take longer to start
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(names, pool.map(digest, names), strict=True))
 
