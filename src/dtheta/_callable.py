@@ -1,13 +1,15 @@
-"""Packages that can be called: ``dtheta.fit`` is both the public function and the folder that it lives in.
+"""What packages are beside folders of files: some can be called, some load their names on first use.
 
-Importing any file of a package binds the package's name in its parent, where the public function of that name should
-be. So the package is made to act as the function under either meaning.
+``dtheta.fit`` is both the public function and the folder that it lives in. Importing any file of a package binds the
+package's name in its parent, where the public function of that name should be. So the package is made to act as the
+function under either meaning.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -34,3 +36,16 @@ def make_callable(package: str, file: str) -> None:
     module: Any = sys.modules[package]
     module.__class__ = _CallablePackage
     module._function_file = file
+
+
+def lazy(package: str, table: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__``; ``table`` holds the module that each name comes from."""
+
+    def load(name: str) -> Any:
+        if name not in table:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(table[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load

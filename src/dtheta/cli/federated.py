@@ -10,8 +10,7 @@ heads is what the global delta holds after it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -84,7 +83,7 @@ def kind_of(options: Options) -> Kind:
 
     if (options.data is None) == (not options.party):
         raise ConfigError("give --data FILE or the name of a task, or --party FILE for each party; one of the two")
-    if options.data in TABULAR_TASKS or options.data in TASKS:
+    if packaged(options):
         return "rows" if options.data in TABULAR_TASKS else "texts"
     file = options.party[0] if options.party else Path(str(options.data)).expanduser()
     if not options.party and not file.exists() and not file.suffix:
@@ -123,8 +122,10 @@ def divided(options: Options, kind: Kind) -> Divided:
     if kind == "texts":
         return Divided(kind, task, parts)
     standardize = options.standardize and options.data != "digits"  # whose pixels share one unit
-    scale = _scale(task) if standardize else {}  # type: ignore[arg-type]
-    return Divided(kind, task.standardized() if standardize else task, parts, scale)  # type: ignore[union-attr]
+    if not standardize:
+        return Divided(kind, task, parts)
+    mean, deviation = task.scale
+    return Divided(kind, task.standardized(), parts, {"mean": mean.tolist(), "deviation": deviation.tolist()})
 
 
 def _loaded(options: Options, kind: Kind) -> tuple[Any, dict[str, list[int]] | None]:
@@ -153,12 +154,6 @@ def _partition(options: Options) -> Callable[..., list[Tensor]]:
 
     known = {"iid": iid, "dirichlet": dirichlet, "shards": shards}
     return call(parsed(options.partition, "--partition", "dirichlet(alpha=0.5)"), known, "--partition")
-
-
-def _scale(task: TabularTask) -> dict[str, list[float]]:
-    x = task.train.x.double()
-    deviation = x.std(0, correction=0)
-    return {"mean": x.mean(0).tolist(), "deviation": deviation.where(deviation > 0, 1.0).tolist()}  # what divides
 
 
 # the model on the data
@@ -224,12 +219,3 @@ def _right_texts(model: Any, *, test: Any) -> dict[str, float]:
 
     right = predicted_logits(model, test).argmax(1) == torch.tensor(test.labels)
     return {"accuracy": float(right.double().mean())}
-
-
-@contextlib.contextmanager
-def without_dropout(scene: Scene) -> Iterator[None]:
-    """Run a block with the model's own dropout switched off, as ``dtheta adapt`` trains."""
-    from dtheta.adapt.recipe import dropout_as
-
-    with dropout_as(scene.net, False):
-        yield

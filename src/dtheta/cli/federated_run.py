@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.console import Console
-from dtheta.cli.federated import Divided, Kind, Scene, divided, scene_of, without_dropout
+from dtheta.cli.federated import Divided, Kind, Scene, divided, scene_of
 from dtheta.cli.federated_models import rate_of
 from dtheta.cli.federated_output import Done, draw, record_of, save, told
 from dtheta.cli.federated_parts import Parts
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 def run(options: Options, kind: Kind, parts: Parts, folder: Path, console: Console) -> None:
     """Federate, and write what came out."""
+    from dtheta.adapt.recipe import dropout_as
+
     cut = divided(options, kind)
     clients = len(cut.parts)
     console.note(
@@ -30,7 +32,7 @@ def run(options: Options, kind: Kind, parts: Parts, folder: Path, console: Conso
         f"{clients} parties, {len(cut.task.test.labels)} to test on"
     )
     scene = scene_of(options, cut)
-    with without_dropout(scene) if kind == "texts" else nullcontext():
+    with dropout_as(scene.net, False) if kind == "texts" else nullcontext():  # as ``dtheta adapt`` trains
         done = _federated(options, parts, cut, scene, folder, console)
     delta = save(options, cut, done)
     record = record_of(options, cut, done, delta)

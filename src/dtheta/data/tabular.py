@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dtheta.data.lines import label_field, numbered_lines
 from dtheta.data.scikit import data_file
-from dtheta.data.text import class_names, held_out_count, keyed_order
+from dtheta.data.text import class_names, held_out_of, keyed_order
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 _BRIGHTEST = 16  # of scikit-learn's digits
@@ -77,14 +77,19 @@ class TabularTask:
     license: str
     source: str
 
+    @property
+    def scale(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+        """Means and divisors of the columns over the training rows, float64: deviations, 1 where one is constant."""
+        x = self.train.x.double()
+        deviation = x.std(0, correction=0)
+        return x.mean(0), deviation.where(deviation > 0, 1.0)
+
     def standardized(self) -> TabularTask:
         """Return the task with features of mean 0 and deviation 1 over the training rows; a constant one becomes 0.
 
         Parties that pool nothing can have the same numbers from two sums a feature, sum x and sum x^2, of each party.
         """
-        x = self.train.x.double()
-        mean, deviation = x.mean(0), x.std(0, correction=0)
-        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        mean, deviation = self.scale
         parts = {
             name: Table(((part.x.double() - mean) / deviation).float(), part.labels)
             for name, part in (("train", self.train), ("test", self.test))
@@ -136,7 +141,7 @@ def _cut(
     distinct = list(dict.fromkeys(rows))
     if len(distinct) < 2:
         raise FormatError(f"{name}: every row holds the same numbers; a split needs two different rows")
-    count = held_out_count(["row"] * len(distinct), n_test, name)
+    count = held_out_of(len(distinct), n_test, name)
     place = {distinct[index]: order for order, index in enumerate(keyed_order(len(distinct), seed, f"split/{name}"))}
     order = sorted(range(len(rows)), key=lambda index: place[rows[index]])
     test, train = ([i for i in order if (place[rows[i]] < count) is held] for held in (True, False))

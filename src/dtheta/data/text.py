@@ -91,10 +91,19 @@ def held_out_count(texts: Sequence[str], n_test: int | None, name: str) -> int:
     if len(texts) < 2:
         what = f"every row holds the text {texts[0][:_SHOWN]!r}" if texts else "there is no text"
         raise FormatError(f"{name}: {what}; a split needs two different texts, or a test file of its own")
-    count = max(1, round(TEST_FRACTION * len(texts))) if n_test is None else n_test
-    if not 1 <= count < len(texts):
+    return held_out_of(len(texts), n_test, name)
+
+
+def held_out_of(examples: int, n_test: int | None, name: str) -> int:
+    """Return how many of so many distinct examples to hold out: ``n_test``, or a fifth.
+
+    Raises:
+        ConfigError: nothing would be left to train on, or to test on.
+    """
+    count = max(1, round(TEST_FRACTION * examples)) if n_test is None else n_test
+    if not 1 <= count < examples:
         raise ConfigError(
-            f"{name}: n_test={count} must lie between 1 and {len(texts) - 1}: it has {len(texts)} distinct examples"
+            f"{name}: n_test={count} must lie between 1 and {examples - 1}: it has {examples} distinct examples"
         )
     return count
 

@@ -4,10 +4,9 @@
 that one chooses from stand here too, loaded on first use: ``from dtheta.federate import Krum, Ternary, dirichlet``.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dtheta._callable import make_callable
+from dtheta._callable import lazy, make_callable
 
 if TYPE_CHECKING:
     from dtheta.federate.attack import Noise as Noise
@@ -45,37 +44,37 @@ if TYPE_CHECKING:
 make_callable(__name__, "federate")
 
 _LAZY = {
-    "Amplitude": "codecs",
-    "Classical": "channels",
-    "Dense": "codecs",
-    "Exact": "codecs",
-    "FedAdagrad": "server.adaptive",
-    "FedAdam": "server.adaptive",
-    "FedAvg": "server.optimizer",
-    "FedAvgM": "server.optimizer",
-    "FedYogi": "server.adaptive",
-    "InterceptResend": "channels",
-    "Krum": "server.krum",
-    "LowRank": "codecs",
-    "Mean": "server.aggregate",
-    "Median": "server.coordinatewise",
-    "Noise": "attack",
-    "NormClip": "server.aggregate",
-    "PhotonNumberSplitting": "channels",
-    "Pulses": "channels",
-    "Quantum": "channels",
-    "Scaling": "attack",
-    "Sign": "codecs",
-    "SignFlip": "attack",
-    "Ternary": "codecs",
-    "TopK": "codecs",
-    "TrimmedMean": "server.coordinatewise",
-    "alone": "baselines",
-    "attacked": "attack",
-    "centralized": "baselines",
-    "dirichlet": "partition",
-    "iid": "partition",
-    "shards": "partition",
+    "Amplitude": "dtheta.federate.codecs",
+    "Classical": "dtheta.federate.channels",
+    "Dense": "dtheta.federate.codecs",
+    "Exact": "dtheta.federate.codecs",
+    "FedAdagrad": "dtheta.federate.server.adaptive",
+    "FedAdam": "dtheta.federate.server.adaptive",
+    "FedAvg": "dtheta.federate.server.optimizer",
+    "FedAvgM": "dtheta.federate.server.optimizer",
+    "FedYogi": "dtheta.federate.server.adaptive",
+    "InterceptResend": "dtheta.federate.channels",
+    "Krum": "dtheta.federate.server.krum",
+    "LowRank": "dtheta.federate.codecs",
+    "Mean": "dtheta.federate.server.aggregate",
+    "Median": "dtheta.federate.server.coordinatewise",
+    "Noise": "dtheta.federate.attack",
+    "NormClip": "dtheta.federate.server.aggregate",
+    "PhotonNumberSplitting": "dtheta.federate.channels",
+    "Pulses": "dtheta.federate.channels",
+    "Quantum": "dtheta.federate.channels",
+    "Scaling": "dtheta.federate.attack",
+    "Sign": "dtheta.federate.codecs",
+    "SignFlip": "dtheta.federate.attack",
+    "Ternary": "dtheta.federate.codecs",
+    "TopK": "dtheta.federate.codecs",
+    "TrimmedMean": "dtheta.federate.server.coordinatewise",
+    "alone": "dtheta.federate.baselines",
+    "attacked": "dtheta.federate.attack",
+    "centralized": "dtheta.federate.baselines",
+    "dirichlet": "dtheta.federate.partition",
+    "iid": "dtheta.federate.partition",
+    "shards": "dtheta.federate.partition",
 }
 __all__ = [
     "Amplitude",
@@ -111,10 +110,4 @@ __all__ = [
     "shards",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _LAZY)

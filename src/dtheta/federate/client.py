@@ -130,13 +130,9 @@ class Client:
         """Return the base."""
         return self.model if isinstance(self.model, nn.Module) else self.model()
 
-    def template(self, model: nn.Module, seed: int = 0) -> Delta:
+    def template(self, model: nn.Module) -> Delta:
         """Return a delta of what would train on a model, before it trains."""
-        adapter = attach(model, self.method, self.select, also=self.also, seed=seed)
-        try:
-            return adapter.delta()
-        finally:
-            adapter.detach()
+        return untrained(model, self.method, self.select, self.also)
 
     def train(self, global_delta: Delta, round: int, seed: int) -> Update:
         """Train for one round.
@@ -209,6 +205,15 @@ class Client:
             return len(held)
         except TypeError:
             raise ConfigError(f"client {self.name}: its data has no length; give examples=...") from None
+
+
+def untrained(model: nn.Module, method: Method, select: str | None, also: str | None, seed: int = 0) -> Delta:
+    """Return a delta of what a method would train on a model, before it trains; the model is as it was."""
+    adapter = attach(model, method, select, also=also, seed=seed)
+    try:
+        return adapter.delta()
+    finally:
+        adapter.detach()
 
 
 def check_name(name: Any) -> None:

@@ -108,7 +108,7 @@ class InProcess:
         found: dict[str, bytes | Failure] = {}
         for name, text in messages.items():
             try:
-                found[name] = _answered(self._sums[name], phase, text, self._vectors[name])
+                found[name] = self._sums[name].respond(phase, text, self._vectors[name])
             except (DthetaError, KeyError) as error:
                 found[name] = Failure(name, session.round, "left", f"{type(error).__name__}: {error}"[:500])
         return found
@@ -130,20 +130,19 @@ class InProcess:
 
     def _answer(self, task: Task) -> Reply | Failure:
         task = Task.from_bytes(task.to_bytes())  # as over a wire
-        data, left = self._answered(task)
+        answer, _, left = self._answered(task)
         self._keep(task.client, left)
-        return message(data)  # type: ignore[return-value]  # a client answers no task
+        return answer  # type: ignore[return-value]  # a client answers no task
 
-    def _answered(self, task: Task) -> tuple[bytes, Left]:
-        """Return a client's answer as bytes, and what stays with it; one that is no message is a failure."""
-        residual = self._residuals.get(task.client)
+    def _answered(self, task: Task) -> tuple[Task | Reply | Failure, bytes, Left]:
+        """Return a client's answer as it arrives, as bytes, and what stays with it; what is no message is a failure."""
         answer, left = self._respond(task)
         try:
             data = answer.to_bytes()
-            message(data)
-            return data, left
+            return message(data), data, left
         except (DthetaError, TypeError, ValueError, OverflowError) as error:  # such as a metric that is no number
-            return failure(task, error).to_bytes(), Left(residual)
+            data = failure(task, error).to_bytes()
+            return message(data), data, Left(self._residuals.get(task.client))
 
     def _respond(self, task: Task) -> tuple[Reply | Failure, Left]:
         residual = self._residuals.get(task.client)
@@ -175,14 +174,6 @@ class InProcess:
         if form not in held:
             held[form] = Frame.of(client.template(model))
         return held[form]
-
-
-def _answered(client: SecureClient, phase: Phase, text: bytes, vector: Tensor) -> bytes:
-    if phase is Phase.KEYS:
-        return client.advertise()
-    if phase is Phase.SHARES:
-        return client.share(text)
-    return client.mask(vector, text) if phase is Phase.MASKED else client.unmask(text)
 
 
 class _Held:

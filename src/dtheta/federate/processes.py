@@ -85,7 +85,7 @@ class Processes(InProcess):
     def _child(self, task: Task, frame: Frame | None, pipe: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its processes
         torch.set_num_threads(1)  # threads do not come along through a fork
-        data, left = self._answered(task)
+        _, data, left = self._answered(task)
         pipe.send_bytes(data)
         pipe.send_bytes(b"" if left.residual is None or frame is None else own_bytes(left.residual, frame))
         pipe.send_bytes(b"" if left.vector is None else left.vector.to(torch.int8).numpy().tobytes())

@@ -5,6 +5,8 @@ Shape legend: N entries of all parameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,15 +16,19 @@ from dtheta.core.codec.payload import decode, encode
 from dtheta.core.delta import Delta
 from dtheta.core.planes import Planes, concatenate, trusted
 from dtheta.core.ternary import ternary
-from dtheta.federate.codecs.entries import entries
 from dtheta.federate.codecs.reader import Reader
 from dtheta.federate.frame import Frame
 
 
-def kept(delta: Delta, frame: Frame, density: float) -> Signs:
-    """Return the signs of the largest of all N entries, as ``dt.compress`` chooses them; new vectors count as well."""
-    shapes = frame.shapes
-    whole = Delta({name: Dense(values.reshape(shapes[name])) for name, values in entries(delta, frame)})
+def kept(rows: Mapping[str, Tensor], frame: Frame, density: float) -> Signs:
+    """Return the signs of the largest of all N entries, as ``dt.compress`` chooses them; new vectors count as well.
+
+    Args:
+        rows: The entries of every parameter, by name; what ``entries`` yields.
+        frame: What travels.
+        density: Share that is kept.
+    """
+    whole = Delta({name: Dense(values.reshape(frame.shapes[name])) for name, values in rows.items()})
     return signs(whole, density, of="product")
 
 

@@ -22,6 +22,7 @@ from dtheta.compress.signs import check
 from dtheta.core.change import Change
 from dtheta.core.delta import Delta
 from dtheta.federate.codecs.codec import BitCodec
+from dtheta.federate.codecs.entries import entries
 from dtheta.federate.codecs.planes import coded, decoded, kept, new_bytes, ternary_changes, together
 from dtheta.federate.codecs.reader import Reader, number_bytes
 from dtheta.federate.frame import Frame
@@ -56,7 +57,7 @@ class Ternary(BitCodec):
         return int(self.per == "tensor")
 
     def _body(self, delta: Delta, frame: Frame) -> bytes:
-        found = kept(delta, frame, self.density)
+        found = kept(dict(entries(delta, frame)), frame, self.density)
         scales = finished(found, base_scales(replace(found, per=self.per), self.scale), self.alpha)
         scale = {vector.name: number for vector, number in zip(found.vectors, scales, strict=True)}
         sent = [scale[name] for name in frame.shapes][: None if self.per == "tensor" else 1]

@@ -48,10 +48,11 @@ class TopK(BitCodec):
         return NUMBERS.index(self.dtype)
 
     def _body(self, delta: Delta, frame: Frame) -> bytes:
-        planes = together(kept(delta, frame, self.density), frame)
+        rows = dict(entries(delta, frame))
+        planes = together(kept(rows, frame, self.density), frame)
         signs = torch.from_numpy(planes.to_signs())
         sizes = []
-        for name, values in entries(delta, frame):
+        for name, values in rows.items():
             part = signs[slice(*frame.spans[name])]
             sizes.append(number_bytes(values[part != 0].abs(), self.dtype, name))
         code = coded(planes)

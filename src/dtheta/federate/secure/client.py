@@ -48,6 +48,14 @@ class SecureClient:
         self._keys: dict[int, bytes] = {}  # of all: public key for boxes, public key for masks
         self._shares: dict[int, bytes] = {}  # for this client, of all: of the seed, of the mask secret
 
+    def respond(self, phase: Phase, message: bytes, vector: Tensor) -> bytes:
+        """Return the message of a phase, from the server's; only ``MASKED`` looks at the vector."""
+        if phase is Phase.KEYS:
+            return self.advertise()
+        if phase is Phase.SHARES:
+            return self.share(message)
+        return self.mask(vector, message) if phase is Phase.MASKED else self.unmask(message)
+
     def advertise(self) -> bytes:
         """Return the message with the public keys."""
         return self._answer(Phase.KEYS, self._public)

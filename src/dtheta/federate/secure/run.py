@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dtheta.errors import ConfigError, FormatError
 from dtheta.federate.secure.client import SecureClient
-from dtheta.federate.secure.server import SecureServer
+from dtheta.federate.secure.server import SecureServer, conducted
 from dtheta.federate.secure.session import Phase, Session, default_threshold
 
 Drop = Literal["keys", "shares", "masked", "unmask"]
@@ -71,37 +71,33 @@ class _Run:
     def __init__(
         self, session: Session, drops: Mapping[str, Drop], tamper: Callable[[str, Phase, bytes], bytes] | None
     ) -> None:
-        self.drops, self.tamper, self.server = drops, tamper, SecureServer(session)
+        self.session, self.drops, self.tamper = session, drops, tamper
         self.clients = {name: SecureClient(session, name) for name in session.clients}
         self.sent, self.received = dict.fromkeys(session.clients, 0), dict.fromkeys(session.clients, 0)
         self.reasons: dict[str, str] = {}
 
     def sum(self, vectors: Mapping[str, Tensor]) -> SecureSum:
         """Run the four phases."""
-        self._phase(lambda client, _: client.advertise(), dict.fromkeys(self.clients, b""))
-        self._phase(SecureClient.share, dict.fromkeys(self.clients, self.server.keys()))
-        boxes = self.server.boxes()
-        self._phase(lambda client, found: client.mask(vectors[client.session.clients[client.index]], found), boxes)
-        self._phase(SecureClient.unmask, dict.fromkeys(self.clients, self.server.survivors()))
-        total, included = self.server.sum()
+        total, included = conducted(self.session, lambda server, texts: self._exchange(server, texts, vectors))
         return SecureSum(total, included, self._in_bits(self.sent), self._in_bits(self.received), self.reasons)
 
-    def _phase(self, answer: Callable[[SecureClient, bytes], bytes], messages: Mapping[str, bytes]) -> None:
-        """Give every client that is left its message, and the server the answer."""
-        phase = self.server.phase
-        for name, client in self.clients.items():
-            if name in self.reasons:
-                continue
+    def _exchange(
+        self, server: SecureServer, messages: Mapping[str, bytes], vectors: Mapping[str, Tensor]
+    ) -> Collection[str]:
+        """Give every client its message, and the server the answer; return who has left."""
+        phase = server.phase
+        for name, text in messages.items():
             if self.drops.get(name) == phase.name.lower():
                 self.reasons[name] = f"silent from phase {phase.name.lower()} on"
                 continue
-            self.received[name] += len(messages[name])
+            self.received[name] += len(text)
             try:
-                sent = answer(client, messages[name])
+                sent = self.clients[name].respond(phase, text, vectors[name])
                 self.sent[name] += len(sent)
-                self.server.receive(self.tamper(name, phase, sent) if self.tamper else sent)
+                server.receive(self.tamper(name, phase, sent) if self.tamper else sent)
             except FormatError as error:
                 self.reasons[name] = f"phase {phase.name.lower()}: {error}"
+        return self.reasons
 
     @staticmethod
     def _in_bits(nbytes: Mapping[str, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ raises and changes nothing, so that its sender can be left out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -171,3 +172,30 @@ class SecureServer:
         self.session.enough(count, phase)
         if phase != Phase.UNMASK:
             self.phase = Phase(phase + 1)
+
+
+def conducted(
+    session: Session, exchange: Callable[[SecureServer, Mapping[str, bytes]], Collection[str]]
+) -> tuple[Tensor, list[str]]:
+    """Return the sum of a session and whose vectors are in it.
+
+    Args:
+        session: The terms.
+        exchange: Brings the messages of the server's phase to clients, by name, and their answers to ``receive``;
+            returns the names of all who have left up to then.
+
+    Raises:
+        BelowThreshold: If too few clients last.
+        FormatError: If the sum cannot be unmasked because of a wrong share.
+    """
+    server, left = SecureServer(session), list(session.clients)
+
+    def phase(messages: Mapping[str, bytes]) -> None:
+        gone = exchange(server, {name: messages[name] for name in left})
+        left[:] = [name for name in left if name not in gone]
+
+    phase(dict.fromkeys(left, b""))
+    phase(dict.fromkeys(left, server.keys()))
+    phase(server.boxes())
+    phase(dict.fromkeys(left, server.survivors()))
+    return server.sum()

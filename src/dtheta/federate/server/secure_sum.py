@@ -6,7 +6,7 @@ client whose message does not come, or is none, leaves; the sum is had as long a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from dtheta.errors import FormatError
 from dtheta.federate.engine import Engine
 from dtheta.federate.message import Failure
-from dtheta.federate.secure.server import SecureServer
-from dtheta.federate.secure.session import Phase, Session, default_threshold
+from dtheta.federate.secure.server import SecureServer, conducted
+from dtheta.federate.secure.session import Session, default_threshold
 from dtheta.federate.traffic import Traffic
 
 
@@ -54,26 +54,20 @@ def secure_sum(
         MissingExtra: Without cryptography.
     """
     session = Session(tuple(names), default_threshold(len(names)) if threshold is None else threshold, length, round)
-    server, failed = SecureServer(session), dict[str, Failure]()
+    failed = dict[str, Failure]()
 
-    def phase(number: Phase, messages: dict[str, bytes]) -> None:
+    def exchange(server: SecureServer, messages: Mapping[str, bytes]) -> Collection[str]:
+        phase = server.phase
         reached = {n: text for n, text in messages.items() if traffic.message(n, round, text, "down") is not None}
-        answers = engine.secure(session, number, reached)
+        answers = engine.secure(session, phase, reached)
         for name in messages:
-            answer = answers.get(name, Failure(name, round, "lost", f"the message of phase {number.name.lower()}"))
+            answer = answers.get(name, Failure(name, round, "lost", f"the message of phase {phase.name.lower()}"))
             failure = _taken(server, answer, name, round, traffic)
             if failure is not None:
                 failed[name] = failure
+        return failed
 
-    def left() -> list[str]:
-        return [name for name in names if name not in failed]
-
-    phase(Phase.KEYS, dict.fromkeys(names, b""))
-    phase(Phase.SHARES, dict.fromkeys(left(), server.keys()))
-    boxes = server.boxes()
-    phase(Phase.MASKED, {name: boxes[name] for name in left()})
-    phase(Phase.UNMASK, dict.fromkeys(left(), server.survivors()))
-    total, included = server.sum()
+    total, included = conducted(session, exchange)
     return Summed(total, included, [f for name, f in failed.items() if name not in included])
 
 

@@ -15,6 +15,7 @@ from dtheta.adapt.method import Method
 from dtheta.core.apply import applied
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, UnsupportedLayer
+from dtheta.federate.client import untrained
 from dtheta.federate.frame import Frame
 from dtheta.federate.server.aggregate import Aggregate, Mean
 from dtheta.federate.server.optimizer import FedAvg, ServerOptimizer
@@ -58,11 +59,7 @@ class Server:
         Raises:
             UnsupportedLayer: If the method has new vectors in factors, whose mean is no product of their rank.
         """
-        adapter = attach(self.model, self.method, self.select, also=self.also, seed=seed)
-        try:
-            delta = adapter.delta()
-        finally:
-            adapter.detach()
+        delta = untrained(self.model, self.method, self.select, self.also, seed)
         for name, change in delta.new.items():
             if change.rank is not None:
                 raise UnsupportedLayer(
