@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from dtheta.cli.federate import Options
     from dtheta.cli.federated import Scene
-    from dtheta.core.change import Change
     from dtheta.core.delta import Delta
     from dtheta.federate.client import Client
+    from dtheta.federate.frame import Frame
     from dtheta.federate.history import Round
     from dtheta.federate.server.server import Server
 
@@ -39,17 +39,23 @@ _LARGEST = 30_000_000  # entries of a delta that are made up
 
 def made_up(template: Delta, keep: bool) -> Delta:
     """Return a delta with noise in the place of every entry, or with the forms of its changes kept."""
+    from dtheta.federate.frame import Frame
+
+    noise = _noise(Frame.of(template))
+    if not keep:
+        return noise
+    return noise.map(lambda name, plain: min(plain, template.changes[name], key=lambda change: change.nbytes))
+
+
+def _noise(frame: Frame) -> Delta:
     import torch
 
     from dtheta.core.delta import Delta
-    from dtheta.federate.frame import Frame
+    from dtheta.core.provenance import Provenance
 
-    frame, draws = Frame.of(template), torch.Generator().manual_seed(0)
-    changes: dict[str, Change] = {}
-    for name, shape in frame.shapes.items():
-        plain = frame.change(name, 1e-3 * torch.randn(shape, generator=draws))
-        changes[name] = template.changes[name] if keep and template.changes[name].nbytes < plain.nbytes else plain
-    return Delta(changes, frame.base, template.provenance)
+    draws = torch.Generator().manual_seed(0)
+    changes = {n: frame.change(n, 1e-3 * torch.randn(shape, generator=draws)) for n, shape in frame.shapes.items()}
+    return Delta(changes, frame.base, Provenance("rehearse"))
 
 
 def plan(options: Options, kind: Kind, parts: Parts) -> Plan:
@@ -100,7 +106,11 @@ def _trained(options: Options, clients: int) -> float:
 
 def _asked(options: Options, clients: int) -> float:
     """Return how often a client is asked, over all rounds."""
-    return options.rounds * max(1, round(options.sample * clients))
+    return options.rounds * _at_work(options, clients)
+
+
+def _at_work(options: Options, clients: int) -> int:
+    return max(1, round(options.sample * clients))
 
 
 def _rehearsed(server: Server, clients: Sequence[Client], parts: Parts) -> tuple[Sequence[Round], list[str]]:
@@ -121,8 +131,7 @@ def _rehearsed(server: Server, clients: Sequence[Client], parts: Parts) -> tuple
         def train(self, global_delta: Delta, round: int, seed: int) -> Update:
             return Update(delta, 1, {})
 
-    fields = [field.name for field in dataclasses.fields(Client)]
-    held = [Rehearsing(**{name: getattr(one, name) for name in fields}) for one in clients]
+    held = [one.remade(Rehearsing) for one in clients]
     try:
         rows = federate(server, held, **{**parts.settings, "rounds": 2, "dropout": 0.0, "timeout": None}).history
     except FederationFailed as error:  # by chance, perhaps: the run is longer
@@ -219,8 +228,8 @@ def _outlined(options: Options, parts: Parts, cut: Divided, place: Any) -> list[
     if numel > _LARGEST:
         return [_entries(numel)]
     bits = _bits(shapes, parts)
-    asked = max(1, round(options.sample * len(clients)))
-    return [_entries(numel), f"a round sends about {byte_size(asked * bits / 8)} up; {plural(options.rounds, 'round')}"]
+    sent = byte_size(_at_work(options, len(clients)) * bits / 8)
+    return [_entries(numel), f"a round sends about {sent} up; {plural(options.rounds, 'round')}"]
 
 
 def _shapes(net: nn.Module, parts: Parts, select: str | None) -> dict[str, tuple[int, ...]]:
@@ -233,10 +242,6 @@ def _shapes(net: nn.Module, parts: Parts, select: str | None) -> dict[str, tuple
 
 def _bits(shapes: Mapping[str, tuple[int, ...]], parts: Parts) -> int:
     """Return the bits of an answer of noise in these shapes."""
-    import torch
-
-    from dtheta.core.delta import Delta
-    from dtheta.core.provenance import Provenance
     from dtheta.federate.frame import Frame
 
     codec, rank = parts.settings["codec"], getattr(parts.method, "rank", None)
@@ -245,6 +250,5 @@ def _bits(shapes: Mapping[str, tuple[int, ...]], parts: Parts) -> int:
             n: rank * sum(s) if isinstance(rank, int) and len(s) == 2 else math.prod(s) for n, s in shapes.items()
         }
         return 32 * sum(min(size, math.prod(shapes[n])) for n, size in factored.items())
-    frame, draws = Frame(shapes), torch.Generator().manual_seed(0)
-    changes = {name: frame.change(name, 1e-3 * torch.randn(shape, generator=draws)) for name, shape in shapes.items()}
-    return codec.encode(Delta(changes, frame.base, Provenance("rehearse")), frame, seed=0, key="rehearse").bits
+    frame = Frame(shapes)
+    return codec.encode(_noise(frame), frame, seed=0, key="rehearse").bits

@@ -135,9 +135,4 @@ def attacked(clients: Sequence[Client], attack: Attack, seed: int) -> list[Clien
     if attack.clients >= len(clients):
         raise ConfigError(f"{attack.clients} clients shall lie, of {len(clients)}; leave an honest one at least")
     liars = set(keyed_order(len(clients), seed, "federate/attack")[: attack.clients])
-    return [_liar(one, attack) if i in liars else one for i, one in enumerate(clients)]
-
-
-def _liar(client: Client, attack: Attack) -> Malicious:
-    fields = {f.name: getattr(client, f.name) for f in dataclasses.fields(Client)}
-    return Malicious(**fields, attack=attack)
+    return [one.remade(Malicious, attack=attack) if i in liars else one for i, one in enumerate(clients)]

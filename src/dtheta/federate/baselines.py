@@ -62,7 +62,7 @@ def centralized(
     Raises:
         DthetaError: As ``Client.train`` and ``evaluate``.
     """
-    one = dataclasses.replace(_honest(client), name="centralized", data=data, examples=None)
+    one = dataclasses.replace(client.remade(Client), name="centralized", data=data, examples=None)
     return _trained(server, one, rounds, evaluate, seed)
 
 
@@ -76,11 +76,7 @@ def alone(
     """
     if not clients:
         raise ConfigError("there are no clients")
-    return [_trained(server, _honest(one), rounds, evaluate, seed) for one in clients]
-
-
-def _honest(client: Client) -> Client:
-    return Client(**{f.name: getattr(client, f.name) for f in dataclasses.fields(Client)})
+    return [_trained(server, one.remade(Client), rounds, evaluate, seed) for one in clients]
 
 
 def _trained(server: Server, client: Client, rounds: int, evaluate: Callable[[Any], Any], seed: int) -> Baseline:

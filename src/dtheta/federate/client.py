@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -36,6 +36,8 @@ from dtheta.fit.loop import fit
 from dtheta.fit.randomness import kept_generators, seed_all
 from dtheta.fit.settings import Optimizer, Schedule, Settings
 from dtheta.fit.trainable import Loss
+
+C = TypeVar("C", bound="Client")
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,10 @@ class Client:
         plain = (str, int, float, type(None))
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {n: v for n, v in found.items() if isinstance(v, plain)} | {"method": self.method.to_dict()}
+
+    def remade(self, kind: type[C], **more: Any) -> C:
+        """Return a client of another kind with the same fields, and ``more`` that this kind has."""
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Client)}, **more)
 
     def module(self) -> nn.Module:
         """Return the base."""
