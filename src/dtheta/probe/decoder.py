@@ -1,0 +1,238 @@
+"""What probing reads of a decoder: the MLP value vectors of each layer, the unembedding, the gain of the final norm.
+
+    model       any transformers-like decoder in memory
+    checkpoint  a folder of safetensors, of which one tensor is in memory at a time
+
+Both are read by the names of their tensors. A value vector is a column of the down-projection where the layer is a
+Linear (Llama, Qwen, Gemma, OLMo, NeoX, OPT), a row where it is a Conv1D (GPT-2): the side that is as long as a row of
+the unembedding. A bias is no value vector.
+
+The final norm stands between the residual stream and the unembedding E. Its direction-dependent part is linear:
+
+    RMSNorm      logits of v ~ E diag(g) v
+    LayerNorm    logits of v ~ E diag(g) (v - mean(v))
+
+"folded" reads through that matrix, "raw" through E alone, as the code of ConceptVectors does (arXiv 2406.11614). The
+norm's bias adds the same to every vector and is left out; a soft cap of the logits (Gemma 2) changes no order.
+
+Shape legend: V tokens, D features of the stream, N neurons.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dtheta.core.checkpoints import Checkpoint, open_checkpoint
+from dtheta.core.tensors import base_tensors, canonical_names
+from dtheta.errors import ConfigError, FormatError, NonFinite, UnsupportedLayer
+
+Norm = Literal["folded", "raw"]
+
+_DOWN = re.compile(
+    r"(?P<stack>(?:.*\.)?(?:layers|h|blocks))\.(?P<layer>\d+)\."
+    r"(?:mlp\.(?:down_proj|c_proj|dense_4h_to_h|fc_out|fc2)|ff_out|fc2)\.weight"
+)
+_EXPERTS = re.compile(r"\.experts?\b|block_sparse_moe|shared_expert|\.router\.|\.moe\.")
+_HEADS = ("lm_head.weight", "embed_out.weight", "transformer.ff_out.weight", "output_projection.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_NORMS = ("model.norm", "ln_f", "final_layer_norm", "final_layernorm", "norm")
+_CENTERED = ("olmo", "hf_olmo", "cohere", "cohere2")  # LayerNorms without a bias that would show in the names
+_ROWS = ("gpt2", "imagegpt", "openai-gpt", "gpt_bigcode")  # where N = D says nothing: these store Conv1D
+
+
+@dataclass(frozen=True)
+class ValueMatrix:
+    """The tensor that holds the value vectors of one layer.
+
+    Attributes:
+        layer: Layer, from 0.
+        name: Name of the tensor.
+        rows: Whether its rows are the value vectors; its columns else.
+        count: N, how many there are.
+    """
+
+    layer: int
+    name: str
+    rows: bool
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A decoder as probing reads it; made by ``open_decoder``. Nothing is copied and nothing written.
+
+    Attributes:
+        tensors: Tensors by name, of a model in memory or of a checkpoint on disk.
+        matrices: Where the value vectors are, by layer.
+        unembedding: Name of E (V, D).
+        tied: Whether E is the input embedding as well.
+        gain: Name of the final norm's weight, or None where it has none.
+        offset: What is added to that weight: 1 in Gemma, else 0.
+        centered: Whether the final norm takes the mean away.
+    """
+
+    tensors: Mapping[str, Tensor]
+    matrices: Mapping[int, ValueMatrix]
+    unembedding: str
+    tied: bool
+    gain: str | None
+    offset: float
+    centered: bool
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that have value vectors, in order."""
+        return tuple(self.matrices)
+
+    def values(self, layer: int) -> Tensor:
+        """Return the value vectors of a layer, float32 (N, D); a copy, or a view that must not be written to.
+
+        Raises:
+            ConfigError: If there is no such layer.
+            NonFinite: If they hold NaN or infinity.
+        """
+        if layer not in self.matrices:
+            raise ConfigError(f"layer {layer}: the model has MLP layers {self.layers[0]} to {self.layers[-1]}")
+        matrix = self.matrices[layer]
+        stored = _readable(self.tensors[matrix.name], matrix.name)
+        return stored if matrix.rows else stored.T
+
+    def readout(self, norm: Norm = "folded") -> Tensor:
+        """Return the matrix that values are read through, float32 (V, D): E, or E with the final norm folded in.
+
+        Raises:
+            ConfigError: For another ``norm``.
+            NonFinite: If a tensor holds NaN or infinity.
+        """
+        if norm not in get_args(Norm):
+            raise ConfigError(f"norm={norm!r}: expected one of {', '.join(map(repr, get_args(Norm)))}")
+        unembedding = _readable(self.tensors[self.unembedding], self.unembedding)
+        if norm == "raw":
+            return unembedding
+        if self.gain is not None:
+            unembedding = unembedding * (_readable(self.tensors[self.gain], self.gain) + self.offset)
+        return unembedding - unembedding.mean(dim=1, keepdim=True) if self.centered else unembedding
+
+
+def open_decoder(source: nn.Module | str | Path) -> Decoder:
+    """Read how a decoder is laid out.
+
+    Args:
+        source: A model in memory, or the folder (or file, or index) of a safetensors checkpoint, which is then read one
+            tensor at a time.
+
+    Raises:
+        UnsupportedLayer: For a mixture of experts, a model without an unembedding, or one whose MLPs are not found.
+        ConfigError, FormatError: If there is no readable checkpoint at the path.
+    """
+    if isinstance(source, nn.Module):
+        return _decoder(_of_model(source))
+    checkpoint = open_checkpoint(source)
+    return _decoder(_of_checkpoint(checkpoint))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Tensors, their shapes and what the configuration says."""
+
+    tensors: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+    config: Any
+    head: str | None
+    what: str
+
+    def says(self, key: str, default: Any = None) -> Any:
+        return self.config.get(key, default) if isinstance(self.config, dict) else getattr(self.config, key, default)
+
+
+def _of_model(model: nn.Module) -> _Source:
+    tensors, head = base_tensors(model), None
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if output is not None:
+        path = next(path for path, module in model.named_modules() if module is output)
+        head = canonical_names(model)[f"{path}.weight"]
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return _Source(tensors, shapes, getattr(model, "config", {}), head, type(model).__name__)
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> _Source:
+    path = checkpoint.path / "config.json"
+    try:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise FormatError(f"{path} is no JSON: {error}") from None
+    config = config.get("text_config", config) if isinstance(config, dict) else {}
+    return _Source(checkpoint, {n: checkpoint.info(n).shape for n in checkpoint}, config, None, str(checkpoint.path))
+
+
+def _decoder(source: _Source) -> Decoder:
+    if experts := next((name for name in source.shapes if _EXPERTS.search(name)), None):
+        raise UnsupportedLayer(
+            f"{source.what} is a mixture of experts ({experts}): which of its value vectors act depends on the "
+            "routing, so a scan would not say what the model holds; probe a dense model"
+        )
+    unembedding, tied = _unembedding(source)
+    gain, centered = _final_norm(source)
+    offset = 1.0 if str(source.says("model_type", "")).startswith("gemma") else 0.0
+    return Decoder(source.tensors, _matrices(source, unembedding), unembedding, tied, gain, offset, centered)
+
+
+def _unembedding(source: _Source) -> tuple[str, bool]:
+    """Return the name of E and whether it is tied to the input embedding."""
+    embedding = next((name for end in _EMBEDDINGS for name in source.shapes if name.endswith(end)), None)
+    head = source.head or next((name for end in _HEADS for name in source.shapes if name.endswith(end)), None)
+    if head is not None:
+        return head, head == embedding
+    if embedding is not None and source.says("tie_word_embeddings", False):
+        return embedding, True
+    raise UnsupportedLayer(
+        f"{source.what} has no unembedding: no {_HEADS[0]} and no tied input embedding. Load the model with its "
+        "language modeling head (its architecture ends in ForCausalLM)"
+    )
+
+
+def _matrices(source: _Source, unembedding: str) -> dict[int, ValueMatrix]:
+    features, found, stacks = source.shapes[unembedding][1], {}, set()
+    for name, shape in source.shapes.items():
+        if (match := _DOWN.fullmatch(name)) and len(shape) == 2 and features in shape:
+            square = shape[0] == shape[1]
+            rows = str(source.says("model_type")) in _ROWS if square else shape[1] == features
+            layer = int(match["layer"])
+            stacks.add(match["stack"])
+            found[layer] = ValueMatrix(layer, name, rows, shape[0] if rows else shape[1])
+    if not found or len(stacks) > 1:
+        have = f"two stacks of layers ({', '.join(sorted(stacks))})" if found else "no MLP down-projections"
+        raise UnsupportedLayer(
+            f"{source.what} has {have} of {features} features; probing reads decoders laid out as Llama, GPT-2, OLMo, "
+            "Qwen, Gemma, NeoX or OPT, with plain (not packed or quantized) weights"
+        )
+    return dict(sorted(found.items()))
+
+
+def _final_norm(source: _Source) -> tuple[str | None, bool]:
+    """Return the name of the gain of the norm before the unembedding, and whether that norm takes the mean away."""
+    inside, centered = re.compile(r"\.\d+\."), str(source.says("model_type", "")) in _CENTERED
+    for end in _NORMS:
+        for name in source.shapes:
+            stem = name.removesuffix(".weight")
+            if name.endswith(".weight") and (stem == end or stem.endswith(f".{end}")) and not inside.search(name):
+                return name, centered or f"{stem}.bias" in source.shapes
+    return None, centered  # OLMo 1 has a norm without weights
+
+
+def _readable(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor in float32, checked."""
+    if not tensor.is_floating_point():
+        raise UnsupportedLayer(f"{name} is stored as {tensor.dtype}, packed or quantized; probing reads plain weights")
+    values = tensor.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(values).all()):
+        raise NonFinite(f"{name} holds NaN or infinity; the checkpoint is damaged or its training had diverged")
+    return values

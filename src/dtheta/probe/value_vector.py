@@ -1,0 +1,46 @@
+"""A value vector: what one neuron of an MLP writes into the residual stream, by the place where it is stored.
+
+    MLP_l(x) = sum over neurons j of  a_lj(x) v_lj,     v_lj = column j of the down-projection of layer l
+
+Read through the unembedding, v promotes the tokens on one side (sign +1) and suppresses them on the other; where the
+neuron's activation is negative it is the side of -v that it promotes, so a concept may stand on either side.
+Source: ConceptVectors (arXiv 2406.11614), which reads +v alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from dtheta.errors import ConfigError
+
+_WRITTEN = re.compile(r"(\d+)/(\d+)(?:/([+-]))?")
+
+
+class ValueVector(NamedTuple):
+    """The address of a value vector.
+
+    Attributes:
+        layer: Layer, from 0.
+        column: Neuron of that layer's MLP, from 0.
+        sign: Which side is read: +1 or -1.
+    """
+
+    layer: int
+    column: int
+    sign: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.column}/{'+' if self.sign > 0 else '-'}"
+
+    @classmethod
+    def parse(cls, text: str) -> ValueVector:
+        """Read ``"29/864/-"``, layer, column and side; without a side it is +.
+
+        Raises:
+            ConfigError: If it is written otherwise.
+        """
+        if not (found := _WRITTEN.fullmatch(text.strip())):
+            raise ConfigError(f"value vector {text!r}: expected layer/column/side, such as 29/864/-")
+        layer, column, side = found.groups()
+        return cls(int(layer), int(column), -1 if side == "-" else 1)
