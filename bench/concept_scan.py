@@ -67,9 +67,9 @@ def large(layers: int, top: int) -> Row:
         write_checkpoint(Path(folder))
         found = scan(folder, layers=range(layers), top=top)
         kept = (LAYERS - layers) * VECTORS * 2 * top * 8
-        peak = (resident() + kept) / 2**30
-    note = f"{len(found):,} of {LAYERS * VECTORS:,} vectors scanned; {before / 2**30:.2f} GiB before it began"
-    return compare("7B shape from shards, peak", peak, 2.0, "GiB", goal=1.0, note=note)
+        peak = (resident() + kept) / 1e9
+    note = f"{len(found):,} of {LAYERS * VECTORS:,} vectors scanned; {before / 1e9:.2f} GB before it began"
+    return compare("7B shape from shards, peak", peak, 2.0, "GB", goal=1.0, note=note)
 
 
 def write_checkpoint(folder: Path) -> None:

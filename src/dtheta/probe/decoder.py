@@ -114,12 +114,17 @@ class Decoder:
         """
         if norm not in get_args(Norm):
             raise ConfigError(f"norm={norm!r}: expected one of {', '.join(map(repr, get_args(Norm)))}")
-        unembedding = _readable(self.tensors[self.unembedding], self.unembedding)
-        if norm == "raw":
+        stored = self.tensors[self.unembedding]
+        unembedding = _readable(stored, self.unembedding)
+        if norm == "raw" or (self.gain is None and not self.centered):
             return unembedding
+        if unembedding.data_ptr() == stored.data_ptr():
+            unembedding = unembedding.clone()  # else it is a copy already, which may be the largest thing in memory
         if self.gain is not None:
-            unembedding = unembedding * (_readable(self.tensors[self.gain], self.gain) + self.offset)
-        return unembedding - unembedding.mean(dim=1, keepdim=True) if self.centered else unembedding
+            unembedding *= _readable(self.tensors[self.gain], self.gain) + self.offset
+        if self.centered:
+            unembedding -= unembedding.mean(dim=1, keepdim=True)
+        return unembedding
 
 
 def open_decoder(source: nn.Module | str | Path) -> Decoder:
@@ -233,6 +238,6 @@ def _readable(tensor: Tensor, name: str) -> Tensor:
     if not tensor.is_floating_point():
         raise UnsupportedLayer(f"{name} is stored as {tensor.dtype}, packed or quantized; probing reads plain weights")
     values = tensor.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(values).all()):
+    if values.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):  # makes no mask
         raise NonFinite(f"{name} holds NaN or infinity; the checkpoint is damaged or its training had diverged")
     return values

@@ -178,11 +178,12 @@ class _Reader:
 
     def __init__(self, readout_VD: Tensor, ids_V: NDArray[np.int32] | None, top: int) -> None:
         self.readout_VD, self.ids_V, self.top = readout_VD, ids_V, top
-        self.mean_D = readout_VD.mean(dim=0, dtype=torch.float64)
-        gram_DD = torch.zeros(2 * (readout_VD.shape[1],), dtype=torch.float64)
+        mean_D = readout_VD.mean(dim=0, dtype=torch.float64)
+        gram_DD = torch.zeros(2 * (len(mean_D),), dtype=torch.float64)
         for part in readout_VD.split(4096):
             gram_DD += part.T @ part  # a few thousand rows in float32, their sum in float64
-        self.covariance_DD = gram_DD / len(readout_VD) - torch.outer(self.mean_D, self.mean_D)
+        gram_DD.div_(len(readout_VD)).addr_(mean_D, mean_D, alpha=-1.0)
+        self.mean_D, self.covariance_DD = mean_D.float(), gram_DD.float()
         self.products = torch.empty(max(1, _BLOCK // len(readout_VD)), len(readout_VD))
 
     def layer(self, layer: int, values_ND: Tensor) -> LayerScan:
@@ -190,13 +191,14 @@ class _Reader:
         count = len(values_ND)
         tokens_SNK = np.empty((2, count, self.top), np.int32)
         logits_SNK = np.empty((2, count, self.top), np.float32)
+        mean_N, std_N = np.empty(count, np.float32), np.empty(count, np.float32)
         for part, products in self._blocks(values_ND):
+            mean_N[part], std_N[part] = self._moments(values_ND[part])
             loops("extremes").extremes(products, tokens_SNK[0, part], tokens_SNK[1, part])
             for side, sign in enumerate((1.0, -1.0)):
                 logits_SNK[side, part] = sign * np.take_along_axis(products, tokens_SNK[side, part], axis=1)
         if self.ids_V is not None:
             tokens_SNK = self.ids_V[tokens_SNK]
-        mean_N, std_N = self._moments(values_ND)
         return LayerScan(layer, tokens_SNK, logits_SNK, mean_N, std_N)
 
     def _blocks(self, values_ND: Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -208,6 +210,5 @@ class _Reader:
             yield slice(start, start + len(rows)), z.numpy()
 
     def _moments(self, values_ND: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = values_ND.double()
-        variance_N = torch.einsum("nd,nd->n", values @ self.covariance_DD, values).clamp_min(0.0)
-        return (values @ self.mean_D).float().numpy(), variance_N.sqrt().float().numpy()
+        variance_N = torch.einsum("nd,nd->n", values_ND @ self.covariance_DD, values_ND).clamp_min(0.0)
+        return (values_ND @ self.mean_D).numpy(), variance_N.sqrt().numpy()
