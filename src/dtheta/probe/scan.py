@@ -178,12 +178,11 @@ class _Reader:
 
     def __init__(self, readout_VD: Tensor, ids_V: NDArray[np.int32] | None, top: int) -> None:
         self.readout_VD, self.ids_V, self.top = readout_VD, ids_V, top
-        mean_D = readout_VD.mean(dim=0, dtype=torch.float64)
-        gram_DD = torch.zeros(2 * (len(mean_D),), dtype=torch.float64)
+        self.mean_D = readout_VD.mean(dim=0)
+        self.covariance_DD = torch.zeros(2 * (len(self.mean_D),))
         for part in readout_VD.split(4096):
-            gram_DD += part.T @ part  # a few thousand rows in float32, their sum in float64
-        gram_DD.div_(len(readout_VD)).addr_(mean_D, mean_D, alpha=-1.0)
-        self.mean_D, self.covariance_DD = mean_D.float(), gram_DD.float()
+            apart = part - self.mean_D
+            self.covariance_DD.addmm_(apart.T, apart, alpha=1.0 / len(readout_VD))  # in place: D may be thousands
         self.products = torch.empty(max(1, _BLOCK // len(readout_VD)), len(readout_VD))
 
     def layer(self, layer: int, values_ND: Tensor) -> LayerScan:
