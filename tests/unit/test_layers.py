@@ -1,6 +1,6 @@
 """The import arrows of the tree run one way.
 
-errors <- core <- (fit, models, data, score) <- verbs <- (scout, federate) <- (report, cli)
+errors <- core <- (fit, models, data, score) <- verbs <- (scout, probe, federate) <- (report, cli)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dtheta
 
 ROOT = Path(dtheta.__file__).parent
 SHARED = {"fit", "models", "data", "score"}
-VERBS = {"adapt", "compress", "compose", "kernels", "probe", "ensemble"}
+VERBS = {"adapt", "compress", "compose", "kernels", "ensemble"}
 TOP = {"report", "cli"}
 PLAIN = {"_version", "_callable"}
 #: What each layer may import beside itself.
@@ -22,9 +22,10 @@ ALLOWED = (
     {"errors": set(), "_version": set(), "core": {"errors"}}
     | {name: {"errors", "core", *SHARED, *PLAIN} for name in (*SHARED, *VERBS)}
     | {"scout": {"errors", "core", *SHARED, "adapt", "kernels", *PLAIN}}
+    | {"probe": {"errors", "core", *SHARED, "adapt", *PLAIN}}
     | {"federate": {"errors", "core", *SHARED, "adapt", "compress", *PLAIN}}
-    | {"report": {"errors", "core", *SHARED, "scout", "federate", *PLAIN}}
-    | {"cli": {"errors", "core", *SHARED, *VERBS, "scout", "federate", *TOP, *PLAIN}}
+    | {"report": {"errors", "core", *SHARED, "scout", "probe", "federate", *PLAIN}}
+    | {"cli": {"errors", "core", *SHARED, *VERBS, "scout", "probe", "federate", *TOP, *PLAIN}}
 )
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
 

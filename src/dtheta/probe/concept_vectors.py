@@ -1,0 +1,233 @@
+"""concept_vectors: where a decoder keeps concepts, by what its value vectors write and by what holds its answers up.
+
+    1. scan        every value vector through the unembedding, both sides                           (scan.py)
+    2. projection  weight of its best tokens in the concept's lexicon, against shuffled directions  (projection.py)
+    3. contrast    first-order drop of the concept's answers without it, less that of others        (attribution.py)
+    4. rank        the two ranks are added; the first ``count`` are the concept's vectors
+    5. effect      they are taken out: how far do its answers fall, how far others', and how far without as many
+                   random vectors of the same layers?
+
+Step 3 is a screen and step 2 reads tokens; step 5 is the measurement. In place of the judge model and the readers of
+ConceptVectors (arXiv 2406.11614) everything is measured, and a concept is a set of vectors, since a small network has
+none that alone holds one.
+
+Shape legend: C concepts, S = 2 sides, N neurons, K tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dtheta.core.apply import applied
+from dtheta.core.arguments import whole
+from dtheta.core.seeds import generator
+from dtheta.data.concepts import Concept, Question
+from dtheta.errors import ConfigError
+from dtheta.probe.ablation import ablation
+from dtheta.probe.answers import answer_scores
+from dtheta.probe.attribution import Attribution, attribution
+from dtheta.probe.cooccurrence import Cooccurrence
+from dtheta.probe.decoder import Decoder, Norm, open_decoder
+from dtheta.probe.encoded import with_answer
+from dtheta.probe.lexicon import distinct_words, lexicons, token_weights
+from dtheta.probe.null import null_scan, p_values
+from dtheta.probe.projection import BEST, all_projections
+from dtheta.probe.scan import Reader, Scan, scan
+from dtheta.probe.trace import Candidate, Effect, Trace, Traces
+from dtheta.probe.value_vector import ValueVector
+from dtheta.probe.words import token_words
+from dtheta.score.interval import mean_interval
+
+_OTHERS = 50  # questions about other concepts that a set is measured on
+
+
+def concept_vectors(
+    model: nn.Module,
+    concepts: Sequence[Concept],
+    *,
+    tokenizer: Any,
+    count: int = 32,
+    layers: Sequence[int] | None = None,
+    norm: Norm = "folded",
+    best: int = BEST,
+    null: int = 2000,
+    draws: int = 9,
+    corpus: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Traces:
+    """Find the value vectors of concepts and measure what they do.
+
+    Args:
+        model: A decoder with its language modeling head; it is as it was when this returns.
+        concepts: Two or more, each with questions and answers that the model knows. Their documents make the lexicon;
+            where there are none, the questions with their answers do.
+        tokenizer: The model's tokenizer.
+        count: Vectors a concept.
+        layers: Where to look; everywhere by default.
+        norm: What vectors are read through (see ``decoder``).
+        best: Tokens of a vector that its projection looks at.
+        null: Shuffled directions that projections are held against.
+        draws: Random sets that the effect of each concept's set is held against; p is at least 1 / (draws + 1). With 0
+            there is no p.
+        corpus: Texts from which to tell how well a vector's tokens belong together (NPMI); None leaves it out.
+        seed: Of all draws.
+        progress: Called with what is being done.
+
+    Raises:
+        ConfigError: For fewer than two concepts, one without questions, or another model's tokenizer.
+        UnsupportedLayer: If the model is no decoder that can be probed.
+    """
+    _check(concepts)
+    count, best = whole(count, "count", least=1), whole(best, "best", least=1)
+    say = progress or (lambda _: None)
+    decoder = open_decoder(model)
+    words = token_words(tokenizer, len(decoder.tensors[decoder.unembedding]))
+    asked = {concept.name: _known(concept) for concept in concepts}
+    say("reading value vectors")
+    seen = scan(decoder, top=best, layers=layers, norm=norm)
+    found = _Projected(decoder, seen, concepts, words, null, seed)
+    say("attributing answers")
+    held_up = attribution(model, decoder, tokenizer, asked)
+    belong = None if corpus is None else Cooccurrence(corpus, set(words))
+    traces = []
+    for row, concept in enumerate(concepts):
+        say(f"taking out {concept.name}")
+        candidates = _candidates(row, concept.name, found, held_up, seen, count, belong)
+        vectors = [candidate.vector for candidate in candidates]
+        others = _some([q for name, questions in asked.items() if name != concept.name for q in questions], seed)
+        effect = _effect(model, decoder, tokenizer, vectors, asked[concept.name], others, draws, seed)
+        traces.append(Trace(concept.name, tuple(candidates), effect))
+    return Traces(tuple(traces))
+
+
+class _Projected:
+    """Projections of all vectors on all concepts, and of the null."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        seen: Scan,
+        concepts: Sequence[Concept],
+        words: Sequence[str],
+        null: int,
+        seed: int,
+    ) -> None:
+        self.words, (words_V, _) = words, distinct_words(words)
+        lexicon = lexicons({concept.name: _texts(concept) for concept in concepts})
+        weights_CV = np.stack([token_weights(lexicon[concept.name], words) for concept in concepts])
+        self.by_layer = all_projections(seen.layers, weights_CV, words_V, seen.top)
+        reader = Reader(decoder.readout(seen.norm), None, seen.top)
+        shuffled = null_scan(decoder, reader, null, layers=tuple(self.by_layer), seed=seed)
+        nulls = all_projections(shuffled, weights_CV, words_V, seen.top).values()
+        self.null_C = np.concatenate([values_CSN.reshape(len(concepts), -1) for values_CSN in nulls], axis=1)
+
+    def of(self, row: int, layer: int) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return the better side's projection of each vector of a layer, and which side that is."""
+        values_SN = self.by_layer[layer][row]
+        side_N = values_SN.argmax(axis=0)
+        return np.take_along_axis(values_SN, side_N[None], axis=0)[0], side_N
+
+
+def _candidates(
+    row: int,
+    name: str,
+    found: _Projected,
+    held_up: Attribution,
+    seen: Scan,
+    count: int,
+    belong: Cooccurrence | None,
+) -> list[Candidate]:
+    """Return the vectors with the best sum of ranks, the best first."""
+    contrast = held_up.contrast(name)
+    layers = list(found.by_layer)
+    parts = [found.of(row, layer) for layer in layers]
+    projection, side = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    drop = np.concatenate([contrast[layer] for layer in layers])
+    places = [(layer, j) for layer, part in zip(layers, parts, strict=True) for j in range(len(part[0]))]
+    p = p_values(projection, found.null_C[row])
+    chosen = np.argsort(_ranks(projection) + _ranks(drop), kind="stable")[:count]
+
+    def candidate(i: int) -> Candidate:
+        vector = ValueVector(*places[i], 1 - 2 * int(side[i]))
+        words = [found.words[token] for token in seen.tokens(vector)]
+        npmi = None if belong is None else belong.npmi(words)
+        shown = tuple(dict.fromkeys(word for word in words if word))
+        return Candidate(vector, float(projection[i]), float(p[i]), float(drop[i]), npmi, shown)
+
+    return [candidate(int(i)) for i in chosen]
+
+
+def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return ranks from 0, the largest first; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(-values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2.0)[inverse]
+
+
+def _effect(
+    model: nn.Module,
+    decoder: Decoder,
+    tokenizer: Any,
+    vectors: Sequence[ValueVector],
+    target: Sequence[Question],
+    others: Sequence[Question],
+    draws: int,
+    seed: int,
+) -> Effect:
+    """Take the vectors out, and as many random ones, and compare."""
+
+    def logprobs(asked: Sequence[Question]) -> torch.Tensor:
+        return answer_scores(model, tokenizer, asked).logprob
+
+    before = [logprobs(asked) for asked in (target, others)]
+    with applied(model, ablation(model, vectors)):
+        drops = [old - logprobs(asked) for old, asked in zip(before, (target, others), strict=True)]
+    null = []
+    for draw in range(whole(draws, "draws", least=0)):
+        with applied(model, ablation(model, _random(decoder, vectors, seed, draw))):
+            null.append(float((before[0] - logprobs(target)).mean()))
+    mine = float(drops[0].mean())
+    p = (1 + sum(drop >= mine for drop in null)) / (len(null) + 1) if null else None
+    return Effect(mean_interval(drops[0]), mean_interval(drops[1]), tuple(null), p)
+
+
+def _random(decoder: Decoder, vectors: Sequence[ValueVector], seed: int, draw: int) -> list[ValueVector]:
+    """Return as many other vectors of the same layers."""
+    taken = {(vector.layer, vector.column) for vector in vectors}
+    found = []
+    for layer in sorted({vector.layer for vector in vectors}):
+        free = [j for j in range(decoder.matrices[layer].count) if (layer, j) not in taken]
+        wanted = sum(vector.layer == layer for vector in vectors)
+        order = torch.randperm(len(free), generator=generator(seed, f"probe/random/{layer}", draw))
+        found += [ValueVector(layer, free[i]) for i in order[:wanted].tolist()]
+    return found
+
+
+def _some(questions: Sequence[Question], seed: int) -> list[Question]:
+    order = torch.randperm(len(questions), generator=generator(seed, "probe/others"))
+    return [questions[i] for i in sorted(order[:_OTHERS].tolist())]
+
+
+def _known(concept: Concept) -> list[Question]:
+    return [question for question in concept.questions if question.answer]
+
+
+def _texts(concept: Concept) -> list[str]:
+    return list(concept.documents) or [with_answer(question) for question in _known(concept)]
+
+
+def _check(concepts: Sequence[Concept]) -> None:
+    if len(concepts) < 2:
+        raise ConfigError("a concept is found by what sets it apart: give two or more")
+    names: Mapping[str, Concept] = {concept.name: concept for concept in concepts}
+    if len(names) < len(concepts):
+        raise ConfigError("two concepts have one name; give each its own")
+    for concept in concepts:
+        if not _known(concept):
+            raise ConfigError(f"the concept {concept.name!r} has no questions with answers, by which it could be found")

@@ -1,0 +1,1 @@
+"""Unlearning: losses and edits that take a concept out of a network, each a delta in the end."""

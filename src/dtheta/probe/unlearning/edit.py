@@ -1,0 +1,174 @@
+"""Unlearning without a loss of its own: vectors taken out, and a task vector turned around.
+
+    Ablate   v <- 0 for the value vectors that hold the concept                ConceptVectors' oracle, without its noise
+    Needle   v <- v + eps, noise relative to the vector                        ConceptVectors' "Needle"
+    Repair   the vectors are taken out; then a loss unlearns what is left and repairs what the cut broke, while they
+             stay out; at the end they are exactly zero                        ours
+    Memit    W <- W + R adj^T: what the MLPs write on the concept's prompts is moved to where no answer follows
+             (memit.py)                                                               (Meng et al. 2023)
+    Negate   theta - scale (theta_c - theta): trained towards it, then moved the other way        (Ilharco et al. 2023)
+
+How many vectors, or how far, is decided by the watch: the most that leaves other things alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from dtheta.core.apply import applied
+from dtheta.core.delta import Delta
+from dtheta.probe.ablation import ablation, noise
+from dtheta.probe.unlearning.ascent import WGA
+from dtheta.probe.unlearning.objective import Side, Unlearning
+from dtheta.probe.unlearning.task import Task
+from dtheta.probe.unlearning.train import Training, silenced, trained
+from dtheta.probe.value_vector import ValueVector
+
+
+class Edit(ABC):
+    """An unlearning that is more than one loss."""
+
+    #: Whether it needs to know where the concept is.
+    located: bool = True
+
+    @abstractmethod
+    def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
+        """Return the delta; ``vectors`` hold the concept, the surest first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name and settings."""
+        settings = {name: _plain(value) for name, value in vars(self).items()}
+        return {"name": type(self).__name__, **settings}
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Ablate(Edit):
+    """Take out the value vectors of the concept.
+
+    Attributes:
+        counts: How many of the surest, tried in this order; the best of them that keeps other things is taken.
+    """
+
+    counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+
+    def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
+        """Return the ablation of the best number of vectors."""
+        tried = (ablation(task.model, vectors[:count]) for count in counts(self.counts, vectors))
+        return best(task, tried)
+
+
+@dataclass(frozen=True)
+class Needle(Edit):
+    """Add noise to the value vectors of the concept.
+
+    Attributes:
+        vectors: How many of the surest; 1 is the paper's.
+        strengths: Lengths of the noise over those of the vectors, tried in this order.
+    """
+
+    vectors: int = 1
+    strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+
+    def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
+        """Return the noise of the best strength."""
+        chosen = vectors[: self.vectors]
+        return best(task, (noise(task.model, chosen, strength=s, seed=task.seed) for s in self.strengths))
+
+
+@dataclass(frozen=True)
+class Negate(Edit):
+    """Train towards the concept and go the other way.
+
+    Attributes:
+        scales: How far, tried in this order.
+    """
+
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    located = False
+
+    def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
+        """Return the negated task vector of the best scale."""
+        toward = trained(_unwatched(task), _learning, training, quiet=quiet)
+        return best(task, (-scale * toward for scale in self.scales))
+
+
+def _learning(model: Any, batch: Any) -> Tensor:
+    return Side(model, batch["forget"]).ce
+
+
+@dataclass(frozen=True)
+class Repair(Edit):
+    """Take out what holds the concept, then unlearn the rest and repair the cut.
+
+    Attributes:
+        counts: How many vectors, tried in this order; the most that keep ``hold`` of other things are taken.
+        hold: Share of other things that the cut may leave, before its repair.
+        loss: What unlearns the rest.
+    """
+
+    counts: tuple[int, ...] = (256, 128, 64, 32, 16, 8)
+    hold: float = 0.8
+    loss: Unlearning = field(default_factory=lambda: WGA(retain=1.0, kl=1.0))
+
+    def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
+        """Return the sum of the cut and of its repair."""
+        chosen = vectors[: self._count(task, vectors)]
+        return trained(task, self.loss, training, silent=chosen, quiet=quiet)
+
+    def _count(self, task: Task, vectors: Sequence[ValueVector]) -> int:
+        """Return the first number whose cut leaves enough; the last one where none does."""
+        tried = counts(self.counts, vectors)
+        for count in tried:
+            with silenced(task.model, vectors[:count]):
+                if task.watch.look(task.model).unrelated >= self.hold:
+                    return count
+        return tried[-1]
+
+
+def counts(wanted: Iterable[int], vectors: Sequence[ValueVector]) -> list[int]:
+    """Return the numbers, none beyond how many vectors there are, each once."""
+    return list(dict.fromkeys(min(count, len(vectors)) for count in wanted))
+
+
+def best(task: Task, deltas: Iterable[Delta]) -> Delta:
+    """Return the delta with the best score; where none is better than nothing, nothing: 0 times the first."""
+    found: Delta | None = None
+    top = task.watch.seen[0].score(task.watch.keep)
+    for delta in deltas:
+        first = delta if found is None else None
+        with applied(task.model, delta):
+            score = task.watch(task.model)
+        if first is not None:
+            found = 0.0 * delta
+        if score > top:
+            found, top = delta, score
+    assert found is not None  # every method tries something
+    return found
+
+
+class _Blind:
+    """A watch that sees nothing: the last state is kept, whatever it knows."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self, model: Any, batches: Any = None) -> float:
+        self.looks += 1
+        return float(self.looks)
+
+    def reached(self, step: Any = None) -> bool:
+        return False
+
+
+def _unwatched(task: Task) -> Task:
+    watch: Callable[..., Any] = _Blind()
+    return replace(task, watch=watch)  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""unlearn: a concept taken out of a decoder, as a delta.
+
+The result is what the method did at the best moment that was seen: never past the point where other things go, and
+nothing at all where nothing was better. What is really gone is another question: ``erasure`` answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dtheta.core.apply import applied
+from dtheta.core.arguments import whole
+from dtheta.core.delta import Delta
+from dtheta.core.provenance import Provenance
+from dtheta.core.seeds import generator
+from dtheta.data.concepts import Concept, Question
+from dtheta.errors import ConfigError, did_you_mean
+from dtheta.probe.attribution import attribution
+from dtheta.probe.decoder import Decoder, open_decoder
+from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
+from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
+from dtheta.probe.unlearning.memit import Memit
+from dtheta.probe.unlearning.objective import Unlearning
+from dtheta.probe.unlearning.preference import DPO, NPO, SimNPO
+from dtheta.probe.unlearning.representation import RMU
+from dtheta.probe.unlearning.task import Task, sequences, split
+from dtheta.probe.unlearning.train import Training, trained
+from dtheta.probe.unlearning.watch import Checkup, Watch
+from dtheta.probe.value_vector import ValueVector
+
+WATCHED = 100  # questions about other things that are asked at every look
+
+#: The methods by name, with their default settings.
+METHODS: Mapping[str, type[Unlearning] | type[Edit]] = {
+    kind.__name__: kind
+    for kind in (Repair, Ablate, Needle, Memit, Negate, GradAscent, GradDiff, NPO, SimNPO, DPO, WGA, UNDIAL, RMU)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What an unlearning gave.
+
+    Attributes:
+        delta: The move that unlearns, relative to the model as it was.
+        concept: Name of the concept.
+        method: Name and settings.
+        found: What the model knows with the delta, by the questions that were watched.
+        seen: Everything that was seen on the way, the original first.
+        vectors: The value vectors that were taken for the concept's, the surest first; none where none were needed.
+    """
+
+    delta: Delta
+    concept: str
+    method: Mapping[str, Any]
+    found: Checkup
+    seen: tuple[Checkup, ...]
+    vectors: tuple[ValueVector, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether any state was better than the untouched model."""
+        return self.delta.norm() > 0.0
+
+
+def unlearn(
+    model: nn.Module,
+    concept: Concept,
+    method: str | Unlearning | Edit = "Repair",
+    *,
+    tokenizer: Any,
+    retain: Sequence[Concept],
+    vectors: Sequence[ValueVector] | None = None,
+    training: Training | None = None,
+    select: str | None = None,
+    length: int = 128,
+    batch: int = 8,
+    keep: float = 0.95,
+    goal: float = 0.1,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Unlearned:
+    """Unlearn a concept.
+
+    Args:
+        model: A decoder with its language modeling head; it is as it was when this returns.
+        concept: What to forget: its questions with answers, or its documents.
+        method: A loss or an edit, or its name (``METHODS``) for default settings.
+        tokenizer: The model's tokenizer.
+        retain: Other concepts: a keyed half is trained on where the method retains, of the other half up to 100 keyed
+            questions are watched.
+        vectors: Value vectors that hold the concept, the surest first; None finds them, by contrasted attribution.
+        training: Adapter, rate and steps of what trains.
+        select: Parameters that may move; None for the MLPs' down-projections, where the value vectors are.
+        length: Tokens of a sequence of a document.
+        batch: Pairs of sequences a step.
+        keep: Least share of the other known questions that must stay answered.
+        goal: Share of the concept's known questions at which training ends.
+        seed: Of all draws.
+        quiet: No progress bar.
+
+    Raises:
+        ConfigError: For an unknown method, a concept that the model does not know, or too few others.
+        UnsupportedLayer: If the model is no decoder that can be probed.
+        NonFinite: If training leaves all bounds; a smaller ``lr`` helps.
+    """
+    way = _method(method)
+    decoder = open_decoder(model)
+    watch, task = _task(model, decoder, concept, tokenizer, retain, select, length, batch, keep, goal, seed)
+    watch.start(model)
+    located = isinstance(way, Edit) and way.located
+    held = tuple(vectors) if vectors is not None else ()
+    if located and not held:
+        held = tuple(locate(model, decoder, tokenizer, concept, retain))
+    plan = training or Training()
+    made = way.delta(task, plan, held, quiet) if isinstance(way, Edit) else trained(task, way, plan, quiet=quiet)
+    delta = replace(made, provenance=_provenance(way, concept, plan, keep, goal, seed, made))
+    return Unlearned(delta, concept.name, way.to_dict(), _last_look(watch, model, delta), tuple(watch.seen), held)
+
+
+def locate(
+    model: nn.Module,
+    decoder: Decoder,
+    tokenizer: Any,
+    concept: Concept,
+    others: Sequence[Concept],
+    count: int = 256,
+) -> list[ValueVector]:
+    """Return the value vectors that hold up a concept's answers more than those of others, the surest first."""
+    questions: dict[str, Sequence[Question]] = {c.name: c.questions for c in (concept, *others) if c.questions}
+    contrast = attribution(model, decoder, tokenizer, questions).contrast(concept.name)
+    ranked = [(-float(v), layer, j) for layer, drop in contrast.items() for j, v in enumerate(drop)]
+    return [ValueVector(layer, j) for _, layer, j in sorted(ranked)[: whole(count, "count", least=1)]]
+
+
+def _method(method: str | Unlearning | Edit) -> Unlearning | Edit:
+    if isinstance(method, Unlearning | Edit):
+        return method
+    if method not in METHODS:
+        near = did_you_mean(str(method), METHODS)
+        raise ConfigError(f"no unlearning method {method!r}; expected one of {', '.join(METHODS)}{near}")
+    return METHODS[method]()
+
+
+def _task(
+    model: nn.Module,
+    decoder: Decoder,
+    concept: Concept,
+    tokenizer: Any,
+    retain: Sequence[Concept],
+    select: str | None,
+    length: int,
+    batch: int,
+    keep: float,
+    goal: float,
+    seed: int,
+) -> tuple[Watch, Task]:
+    if any(other.name == concept.name for other in retain):
+        raise ConfigError(f"{concept.name!r} is to be unlearned and retained; leave it out of retain")
+    trained_on, watched = split(retain, seed)
+    every = [question for other in watched for question in other.questions if question.answer]
+    order = torch.randperm(len(every), generator=generator(seed, "probe/watched")).tolist()
+    unrelated = [every[i] for i in sorted(order[:WATCHED])]
+    target = [question for question in concept.questions if question.answer]
+    watch = Watch(tokenizer, target, unrelated, keep, goal)
+    moving = "|".join(matrix.name for matrix in decoder.matrices.values()) if select is None else select
+    forget, kept = (sequences(tokenizer, concepts, length) for concepts in ([concept], trained_on))
+    size = whole(batch, "batch", least=1)
+    return watch, Task(model, tokenizer, forget, kept, watch, moving, size, seed, concept.name)
+
+
+def _last_look(watch: Watch, model: nn.Module, delta: Delta) -> Checkup:
+    with applied(model, delta):
+        return watch.look(model)
+
+
+def _provenance(
+    way: Unlearning | Edit, concept: Concept, training: Training, keep: float, goal: float, seed: int, made: Delta
+) -> Provenance:
+    settings = {
+        "concept": concept.name, "keep": keep, "goal": goal, "adapter": training.adapter.to_dict(),
+        "lr": training.lr, "steps": training.steps,
+    }  # fmt: skip
+    return Provenance("unlearn", way.to_dict(), made.provenance.parents, settings, seed)
