@@ -73,7 +73,7 @@ $(VENV)/.run-$(KEY): | $(PY)
 
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
 	@echo "setting up $(VENV): what the tests and checks need" >&2
-	@$(PIP) install --quiet --editable '.[text,image,parity,dev]'
+	@$(PIP) install --quiet --editable '.[text,image,weather,parity,dev]'
 	@touch $@
 
 $(VENV)/.flower-$(KEY): | $(PY)

@@ -91,14 +91,16 @@ class Bench:
         """Where it keeps it, on the original; kept beside the runs, for it takes minutes."""
         path = self.arguments.runs.with_suffix(".traces.json")
         if not path.exists():
-            found = concept_vectors(self.model, self.concepts, tokenizer=self.tokenizer, count=16, draws=0)
+            concepts = self.ordered[: max(20, self.arguments.concepts)]
+            found = concept_vectors(self.model, concepts, tokenizer=self.tokenizer, count=16, draws=0)
             found.save(path)
         return load_traces(path)
 
-    def chosen(self) -> list[Concept]:
-        """Return the concepts to unlearn, in a keyed order, so that more of them begin with fewer."""
+    @cached_property
+    def ordered(self) -> list[Concept]:
+        """What it knows, in a keyed order, so that more concepts begin with fewer."""
         order = torch.randperm(len(self.concepts), generator=generator(0, "bench/unlearn")).tolist()
-        return [self.concepts[i] for i in order[: self.arguments.concepts]]
+        return [self.concepts[i] for i in order]
 
     def run(self, concept: Concept, method: str, seed: int) -> dict[str, Any]:
         """Unlearn, and measure what is left."""
@@ -155,7 +157,7 @@ def measure(arguments: argparse.Namespace) -> Iterable[Row]:
     bench = Bench(arguments)
     by_method: dict[str, list[dict[str, Any]]] = {method: [] for method in arguments.methods}
     for seed in range(arguments.seeds):
-        for concept in bench.chosen():
+        for concept in bench.ordered[: arguments.concepts]:
             for method in arguments.methods:
                 by_method[method].append(bench.run(concept, method, seed))
     for method, runs in by_method.items():

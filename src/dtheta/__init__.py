@@ -116,6 +116,9 @@ if TYPE_CHECKING:
     from dtheta.core.interop import from_peft as from_peft
     from dtheta.core.interop import to_peft as to_peft
     from dtheta.core.recompress import recompress as recompress
+    from dtheta.data.concepts import Concept as Concept
+    from dtheta.data.concepts import Question as Question
+    from dtheta.data.concepts import load_concepts as load_concepts
     from dtheta.data.image_batches import image_loader as image_loader
     from dtheta.data.image_tasks import load_image_task as load_image_task
     from dtheta.data.images import Images as Images
@@ -128,6 +131,11 @@ if TYPE_CHECKING:
     from dtheta.data.table import load_table as load_table
     from dtheta.data.tabular import load_tabular as load_tabular
     from dtheta.data.tasks import load_task as load_task
+    from dtheta.ensemble.bred import BredVectors as BredVectors
+    from dtheta.ensemble.ensemble import Ensemble as Ensemble
+    from dtheta.ensemble.noise import SphericalNoise as SphericalNoise
+    from dtheta.ensemble.noise import WhiteNoise as WhiteNoise
+    from dtheta.ensemble.verify import verify as verify
     from dtheta.federate.asynchronous import Asynchronous as Asynchronous
     from dtheta.federate.client import Client as Client
     from dtheta.federate.engine import InProcess as InProcess
@@ -176,6 +184,10 @@ if TYPE_CHECKING:
     from dtheta.models.multitask_images import MultiTaskImages as MultiTaskImages
     from dtheta.models.perceptron import Perceptron as Perceptron
     from dtheta.models.pixels import load_pixels as load_pixels
+    from dtheta.probe.concept_vectors import concept_vectors as concept_vectors
+    from dtheta.probe.erasure.erasure import erasure as erasure
+    from dtheta.probe.unlearning.unlearn import unlearn as unlearn
+    from dtheta.score.ensemble.verification import Verification as Verification
     from dtheta.scout.kernel_study import study_kernel as study_kernel
     from dtheta.scout.scout import scout as scout
 
@@ -187,6 +199,7 @@ _LAZY = {
     "Bank": "dtheta.compose.bank",
     "BestQ": "dtheta.adapt.qpissa",
     "BitFit": "dtheta.adapt.bitfit",
+    "BredVectors": "dtheta.ensemble.bred",
     "CLIPSVD": "dtheta.adapt.clip_svd",
     "Change": "dtheta.core.change",
     "Client": "dtheta.federate.client",
@@ -194,8 +207,10 @@ _LAZY = {
     "CoOp": "dtheta.adapt.prompts.coop",
     "Coefficients": "dtheta.compose.coefficients",
     "Compression": "dtheta.compress.report",
+    "Concept": "dtheta.data.concepts",
     "DePT": "dtheta.adapt.prompts.dept",
     "Delta": "dtheta.core.delta",
+    "Ensemble": "dtheta.ensemble.ensemble",
     "ErrorFeedback": "dtheta.compress.feedback",
     "Federation": "dtheta.federate.federation",
     "FeedForward": "dtheta.kernels.feed_forward",
@@ -224,6 +239,7 @@ _LAZY = {
     "PromptTuning": "dtheta.adapt.prompts.tuning",
     "QPiSSA": "dtheta.adapt.qpissa",
     "QuantumClassifier": "dtheta.federate.quantum.classifier",
+    "Question": "dtheta.data.concepts",
     "RandomFeatures": "dtheta.core.features",
     "Record": "dtheta.fit.record",
     "SNNK": "dtheta.adapt.snnk",
@@ -232,10 +248,13 @@ _LAZY = {
     "SORSA": "dtheta.adapt.sorsa",
     "Secure": "dtheta.federate.secure",
     "Server": "dtheta.federate.server.server",
+    "SphericalNoise": "dtheta.ensemble.noise",
     "StepCost": "dtheta.adapt.prompts.step_cost",
     "Transfer": "dtheta.adapt.mvlpt.transfer",
     "UPT": "dtheta.adapt.prompts.upt",
     "VPT": "dtheta.adapt.prompts.vpt",
+    "Verification": "dtheta.score.ensemble.verification",
+    "WhiteNoise": "dtheta.ensemble.noise",
     "adapt_coefficients": "dtheta.compose.adaptation",
     "adapt_images": "dtheta.adapt.few_shot",
     "alignment": "dtheta.kernels.measures",
@@ -249,12 +268,14 @@ _LAZY = {
     "compose": "dtheta.compose.compose",
     "compress": "dtheta.compress.compeft",
     "compression_report": "dtheta.compress.report",
+    "concept_vectors": "dtheta.probe.concept_vectors",
     "dare": "dtheta.compose.dare",
     "definiteness": "dtheta.kernels.measures",
     "dequantized": "dtheta.adapt.quantized",
     "describe_heads": "dtheta.adapt.interpret.captions",
     "early_stopping_time": "dtheta.kernels.leave_one_out",
     "effective_dimension": "dtheta.kernels.measures",
+    "erasure": "dtheta.probe.erasure.erasure",
     "extract": "dtheta.core.extract",
     "features_of": "dtheta.core.features",
     "federate": "dtheta.federate.federate",
@@ -285,6 +306,7 @@ _LAZY = {
     "leave_one_out": "dtheta.kernels.leave_one_out",
     "linear_probe": "dtheta.adapt.image_problem",
     "load": "dtheta.core.files",
+    "load_concepts": "dtheta.data.concepts",
     "load_image_task": "dtheta.data.image_tasks",
     "load_images": "dtheta.data.own_images",
     "load_model": "dtheta.models.load",
@@ -322,7 +344,9 @@ _LAZY = {
     "to_peft": "dtheta.core.interop",
     "trainer_callback": "dtheta.fit.trainer_callback",
     "uniform_soup": "dtheta.compose.soups",
+    "unlearn": "dtheta.probe.unlearning.unlearn",
     "variation": "dtheta.adapt.variation",
+    "verify": "dtheta.ensemble.verify",
     "zero_shot": "dtheta.adapt.image_problem",
 }
 
@@ -340,17 +364,20 @@ __all__ = [
     "BaseMismatch",
     "BestQ",
     "BitFit",
+    "BredVectors",
     "Change",
     "Client",
     "CoCoOp",
     "CoOp",
     "Coefficients",
     "Compression",
+    "Concept",
     "ConfigError",
     "DePT",
     "Delta",
     "DthetaError",
     "DthetaWarning",
+    "Ensemble",
     "ErrorFeedback",
     "Federation",
     "FeedForward",
@@ -383,6 +410,7 @@ __all__ = [
     "PromptTuning",
     "QPiSSA",
     "QuantumClassifier",
+    "Question",
     "RandomFeatures",
     "Record",
     "SNNKHead",
@@ -390,10 +418,13 @@ __all__ = [
     "Secure",
     "Server",
     "ShapeMismatch",
+    "SphericalNoise",
     "StepCost",
     "Transfer",
     "UnknownParameter",
     "UnsupportedLayer",
+    "Verification",
+    "WhiteNoise",
     "__version__",
     "adapt_coefficients",
     "adapt_images",
@@ -408,12 +439,14 @@ __all__ = [
     "compose",
     "compress",
     "compression_report",
+    "concept_vectors",
     "dare",
     "definiteness",
     "dequantized",
     "describe_heads",
     "early_stopping_time",
     "effective_dimension",
+    "erasure",
     "extract",
     "features_of",
     "federate",
@@ -444,6 +477,7 @@ __all__ = [
     "leave_one_out",
     "linear_probe",
     "load",
+    "load_concepts",
     "load_image_task",
     "load_images",
     "load_model",
@@ -481,7 +515,9 @@ __all__ = [
     "to_peft",
     "trainer_callback",
     "uniform_soup",
+    "unlearn",
     "variation",
+    "verify",
     "zero_shot",
 ]
 

@@ -10,6 +10,7 @@
     |-- MissingExtra                              an optional dependency is not installed
     |-- NotConverged                              an iteration stopped short of its accuracy
     |-- FederationFailed                          too few clients answered, round after round
+    |-- MembersMissing                            members of an ensemble were not computed: a worker was lost
     |-- NonFinite                                 NaN or infinity where a number is needed
     `-- OutputError                               a result could not be written
 
@@ -66,6 +67,10 @@ class NotConverged(DthetaError):
 
 class FederationFailed(DthetaError):
     """Rounds of a federation had too few answers, one after the other."""
+
+
+class MembersMissing(DthetaError):
+    """Some members of an ensemble were not computed, because the process that had them was lost."""
 
 
 class NonFinite(DthetaError):

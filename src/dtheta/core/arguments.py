@@ -72,6 +72,19 @@ def number(value: Any, what: str) -> float:
     return found
 
 
+def positive(value: Any, what: str) -> float:
+    """Return a positive finite number.
+
+    Raises:
+        ConfigError: If it is none, or not positive.
+        NonFinite: If it is NaN or infinite.
+    """
+    found = number(value, what)
+    if found <= 0:
+        raise ConfigError(f"{what} must be positive, got {value!r}")
+    return found
+
+
 def whole(value: Any, what: str, least: int | None = None) -> int:
     """Return a whole number, of any type that counts (NumPy's too).
 

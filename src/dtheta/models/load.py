@@ -17,15 +17,16 @@ from torch import nn
 
 from dtheta.errors import ConfigError, DthetaWarning, FormatError, UnsupportedLayer
 from dtheta.models.dual import is_dual, read_dual
-from dtheta.models.zoo import model_folder, require_text
+from dtheta.models.zoo import EMULATORS, model_folder, require_text
 
 
 def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, layers: int | None = None) -> nn.Module:
     """Return a pretrained model in evaluation mode on the CPU.
 
     Args:
-        name_or_folder: ``"minilm"``, ``"smollm2"``, ``"dual"``, or a local Hugging Face folder with ``config.json`` and
-            safetensors; the architecture is the one that its ``config.json`` names. Pickled weights are not read.
+        name_or_folder: ``"minilm"``, ``"smollm2"``, ``"dual"``, ``"qg-sfno-0"`` ... (see ``zoo``), or a local
+            Hugging Face folder with ``config.json`` and safetensors; the architecture is the one that its
+            ``config.json`` names. Pickled weights are not read.
         dtype: floating dtype of the weights.
         layers: keep only the first so many layers; None keeps all.
 
@@ -37,6 +38,14 @@ def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, l
     """
     if not dtype.is_floating_point:
         raise ConfigError(f"dtype of a model must be floating, got {dtype}")
+    if str(name_or_folder) in EMULATORS:
+        from dtheta.models.emulator_file import read_emulator
+
+        if layers is not None:
+            raise ConfigError(f"layers={layers}: an emulator is one step of a flow and cannot be cut; leave layers out")
+        if dtype not in (torch.float32, torch.float64):
+            raise ConfigError(f"an emulator computes in float32 or float64, not in {dtype}")
+        return read_emulator(EMULATORS[str(name_or_folder)]).to(dtype)
     require_text("transformers")
     folder = model_folder(name_or_folder)
     if is_dual(folder):

@@ -5,6 +5,7 @@
     miniclip   a small CLIPModel with a vision transformer, 4.6 M parameters, trained by scripts/pretrain_miniclip.py
     dual       EfficientNet-Lite0 and MiniLM joined in closed form, images and texts in one space, 26.4 M parameters
     dual-emoji the same with a delta in its text projection, learned on emoji and their words by scripts/refine_dual.py
+    qg-sfno-0  ... qg-sfno-7: SFNO emulators of a small atmosphere, 140,668 parameters, by scripts/train_emulators.py
 
 Everything else is a path to a local Hugging Face folder.
 """
@@ -63,6 +64,10 @@ def _dual_emoji() -> Path:
 
 ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2, "dual": _dual, "dual-emoji": _dual_emoji}
 ZOO["miniclip"] = lambda: Path(__file__).with_name("miniclip")  # ships with dtheta
+#: Emulators of two-layer flow that ship with dtheta, one a seed: files of ``emulator_file``, no Hugging Face folders.
+EMULATORS: dict[str, Path] = {
+    f"qg-sfno-{path.stem}": path for path in sorted(Path(__file__).with_name("qg_sfno").glob("*.safetensors"))
+}
 
 
 def model_folder(name_or_folder: str | Path) -> Path:

@@ -10,6 +10,7 @@ from dtheta.score.aggregate import Aggregate, Mean, evaluate
 from dtheta.score.interval import (
     Interval,
     bootstrap,
+    bootstrap_bounds,
     mean_interval,
     metric_interval,
     paired_bootstrap,
@@ -36,6 +37,7 @@ __all__ = [
     "SquaredError",
     "Statistic",
     "bootstrap",
+    "bootstrap_bounds",
     "evaluate",
     "mean_interval",
     "metric_interval",

@@ -7,9 +7,12 @@
     bootstrap         any function of means; percentile, or BCa (Efron 1987): bias-corrected, accelerated
     paired_bootstrap  mean of paired differences over examples
     metric_interval   a Metric on predictions, bootstrapped over examples
+    bootstrap_bounds  many functions of means at once, percentile
 
 Resample k draws N indices with replacement from the generator keyed by (seed, name, k), so member k alone equals
-member k of many. Examples must be independent: for tokens of shared documents, average within the document first.
+member k of many. Examples must be independent: for tokens of shared documents, average within the document first. Where
+neighbors in order depend on each other, as forecasts of consecutive days do, draw ``block`` of them at a time: blocks
+start anywhere and run around the end (Politis and Romano 1992), the last one is cut.
 Shapes: N examples, R resamples.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -32,6 +36,7 @@ from dtheta.score.student import student_quantile
 Kind = Literal["percentile", "bca"]
 OfMeans = Callable[..., Tensor]
 _NORMAL = NormalDist()
+_HELD = 1 << 22  # numbers of resamples that are held at a time
 
 
 @dataclass(frozen=True)
@@ -111,18 +116,23 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
     name: str = "bootstrap",
+    block: int = 1,
 ) -> Interval:
     """Interval of ``of_means(mean of values_1, mean of values_2, ...)``, resampling examples.
 
-    ``values``: one or several tensors (N, ...), resampled together. ``of_means`` must accept leading dimensions.
-    Raises `NotConverged` for "bca" where the values do not vary (no acceleration exists): use `wilson` or "percentile".
+    ``values``: one or several tensors (N, ...), resampled together, ``block`` neighbors at a time. ``of_means`` must
+    accept leading dimensions. Raises `NotConverged` for "bca" where the values do not vary (no acceleration exists):
+    use `wilson` or "percentile"; and `ConfigError` for "bca" with blocks, since leaving out one example of a block does
+    not tell the acceleration.
     """
     _require_level(level)
     if kind not in ("percentile", "bca") or resamples < 2:
         raise ConfigError(f"bootstrap: kind {kind!r} must be 'percentile' or 'bca', resamples {resamples} at least 2")
+    if kind == "bca" and block != 1:
+        raise ConfigError(f"bootstrap: blocks of {block} examples have percentile intervals; use kind='percentile'")
     parts = _parts([values] if isinstance(values, Tensor) else values, name)
     estimate = float(of_means(*(part.mean(dim=0) for part in parts)))
-    resampled_R = of_means(*_resampled_means(parts, resamples, seed, name))
+    resampled_R = of_means(*_resampled_means(parts, resamples, seed, name, block))
     tails = ((1 - level) / 2, (1 + level) / 2)
     if kind == "bca":
         tails = _bca_tails(resampled_R, estimate, of_means(*map(_left_out_means, parts)), tails)
@@ -152,6 +162,55 @@ def metric_interval(
     return bootstrap(values, metric.of_means, level=level, kind=kind, resamples=resamples, seed=seed, name=metric.name)
 
 
+def bootstrap_bounds(
+    values: Sequence[Tensor],
+    of_means: OfMeans,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    name: str = "bootstrap",
+    block: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return estimate, low and high, each of the shape of ``of_means``'s result, by percentiles over resamples.
+
+    ``values`` are tensors (N, ...), resampled together, ``block`` neighbors at a time. Resamples in which an entry is
+    NaN, as a hit rate where nothing happened, do not count for that entry.
+    """
+    _require_level(level)
+    parts = _parts(values, name)
+    estimate = of_means(*(part.mean(dim=0) for part in parts))
+    counts_RN = resample_counts(len(parts[0]), resamples, seed, name, block)
+    size = max(1, _HELD // max(1, sum(part[0].numel() for part in parts)))
+    some = [of_means(*(torch.tensordot(c, p, dims=1) / len(p) for p in parts)) for c in counts_RN.split(size)]
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = _nanquantile(torch.cat(some), tails)
+    return estimate, low, high
+
+
+@lru_cache(maxsize=16)
+def resample_counts(count: int, resamples: int, seed: int, name: str, block: int = 1) -> Tensor:
+    """Return how often each example is in each resample (R, N), float64; not to be written to."""
+    return torch.stack([_drawn(count, seed, name, k, block) for k in range(resamples)])
+
+
+def _drawn(count: int, seed: int, name: str, k: int, block: int) -> Tensor:
+    """Return how often each example is in resample k (N,), float64."""
+    if not 1 <= block <= count:
+        raise ConfigError(f"{name}: blocks of {block} examples; expected 1 to {count}, the number of examples")
+    first = torch.randint(count, (-(-count // block),), generator=generator(seed, name, k))
+    index_N = (first[:, None] + torch.arange(block)).flatten()[:count] % count
+    return torch.bincount(index_N, minlength=count).double()
+
+
+def _nanquantile(values_R: Tensor, tails: Tensor) -> Tensor:
+    """Return quantiles (tails, ...) of (R, ...), a part of the entries at a time: torch takes no more than 16M."""
+    shape = values_R.shape[1:]
+    flat_RE = values_R.reshape(len(values_R), -1)
+    found = [torch.nanquantile(part, tails, dim=0) for part in flat_RE.split(max(1, _HELD // len(flat_RE)), dim=1)]
+    return torch.cat(found, dim=1).reshape(-1, *shape)
+
+
 def _parts(values: Sequence[Tensor], name: str) -> list[Tensor]:
     parts = [_finite(part.detach().double().cpu(), name) for part in values]
     shapes = [tuple(part.shape) for part in parts]
@@ -160,13 +219,12 @@ def _parts(values: Sequence[Tensor], name: str) -> list[Tensor]:
     return parts
 
 
-def _resampled_means(parts: Sequence[Tensor], resamples: int, seed: int, name: str) -> list[Tensor]:
+def _resampled_means(parts: Sequence[Tensor], resamples: int, seed: int, name: str, block: int = 1) -> list[Tensor]:
     """Per part, (R, ...) means over resampled examples; counts times values, so no resample is materialized."""
     count = len(parts[0])
     means: list[list[Tensor]] = [[] for _ in parts]
     for k in range(resamples):
-        index_N = torch.randint(count, (count,), generator=generator(seed, name, k))
-        counts_N = torch.bincount(index_N, minlength=count).double()
+        counts_N = _drawn(count, seed, name, k, block)
         for part, collected in zip(parts, means, strict=True):
             collected.append(torch.tensordot(counts_N, part, dims=1) / count)
     return [torch.stack(collected) for collected in means]

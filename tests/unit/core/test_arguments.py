@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtheta.core.arguments import is_number, listed, number, one_delta, whole
+from dtheta.core.arguments import is_number, listed, number, one_delta, positive, whole
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, NonFinite
@@ -34,6 +34,14 @@ def test_what_is_no_number(value: Any) -> None:
 def test_what_is_not_finite(value: Any) -> None:
     with pytest.raises(NonFinite, match="expected a finite number"):
         number(value, "alpha")
+
+
+def test_positive_numbers() -> None:
+    assert positive(np.float32(0.5), "drag") == 0.5
+    with pytest.raises(ConfigError, match="drag must be positive, got 0"):
+        positive(0, "drag")
+    with pytest.raises(NonFinite, match="drag is inf"):
+        positive(math.inf, "drag")
 
 
 def test_whole_numbers() -> None:

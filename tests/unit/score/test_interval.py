@@ -15,6 +15,7 @@ from dtheta.score import (
     Interval,
     MacroF1,
     bootstrap,
+    bootstrap_bounds,
     mean_interval,
     metric_interval,
     paired_bootstrap,
@@ -22,6 +23,7 @@ from dtheta.score import (
     paired_shares,
     wilson,
 )
+from dtheta.score.interval import resample_counts
 from dtheta.score.student import student_cdf, student_quantile
 
 stats = pytest.importorskip("scipy.stats")
@@ -167,3 +169,61 @@ def test_paired_shares_takes_zeros_and_ones_only() -> None:
         paired_shares([0.5, 1.0], [0.0, 1.0])
     with pytest.raises(ConfigError, match="at least one pair"):
         paired_shares([], [])
+
+
+def dependent(trials: int, count: int, seed: int) -> torch.Tensor:
+    """Moving averages over 8: neighbors share most of what they are."""
+    noise = torch.randn(trials, count + 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return noise.unfold(1, 8, 1).mean(-1)
+
+
+def test_blocks_cover_means_of_dependent_values_and_single_draws_do_not() -> None:
+    values = dependent(trials=200, count=120, seed=0)
+    covered = dict.fromkeys((1, 16), 0)
+    for block in covered:
+        for one in values:
+            low, high = bootstrap_bounds([one], lambda mean: mean, resamples=200, block=block)[1:]
+            covered[block] += bool(low <= 0 <= high)
+    assert covered[1] < 120  # 60 % where 95 % were promised
+    assert covered[16] > 165  # 83 %: 120 values are seven or eight independent blocks
+
+
+def test_blocks_are_neighbors_around_the_end() -> None:
+    counts_RN = resample_counts(10, 500, 0, "blocks", block=10)
+    assert torch.equal(counts_RN, torch.ones(500, 10, dtype=torch.float64))  # all of them, from anywhere
+    counts_RN = resample_counts(10, 500, 0, "blocks", block=4)
+    assert bool((counts_RN.sum(1) == 10).all())  # the last block is cut
+    assert torch.allclose(counts_RN.mean(0), torch.ones(10, dtype=torch.float64), atol=0.1)
+    neighbors = (counts_RN * counts_RN.roll(1, 1)).mean() - (counts_RN * counts_RN.roll(5, 1)).mean()
+    assert float(neighbors) > 0.2
+
+
+def test_bounds_of_many_are_those_of_each() -> None:
+    values = torch.randn(30, 3, 2, generator=torch.Generator().manual_seed(0)).double()
+    estimate, low, high = bootstrap_bounds([values, values.square()], lambda m, s: (s - m * m).sqrt(), resamples=50)
+    for i in range(3):
+        for j in range(2):
+            part = values[:, i, j]
+            alone = bootstrap([part, part.square()], lambda m, s: (s - m * m).sqrt(), kind="percentile", resamples=50)
+            found = (float(estimate[i, j]), float(low[i, j]), float(high[i, j]))
+            assert found == pytest.approx((alone.estimate, alone.low, alone.high))
+
+
+def test_resamples_without_a_value_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = torch.tensor([1.0, 0.0, 0.0])
+    estimate, low, high = bootstrap_bounds([happened, happened], lambda a, b: a / b, resamples=100)
+    assert (float(estimate), float(low), float(high)) == (1.0, 1.0, 1.0)
+    monkeypatch.setattr("dtheta.score.interval._HELD", 7)
+    values = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    parts = bootstrap_bounds([values], lambda m: m, resamples=33)
+    monkeypatch.undo()
+    for a, b in zip(parts, bootstrap_bounds([values], lambda m: m, resamples=33), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_blocks_that_cannot_be_meant() -> None:
+    with pytest.raises(ConfigError, match="blocks of 2 examples have percentile intervals"):
+        bootstrap(torch.randn(9), block=2)
+    for block in (0, 10):
+        with pytest.raises(ConfigError, match=f"blocks of {block} examples; expected 1 to 9"):
+            bootstrap_bounds([torch.randn(9)], lambda m: m, block=block)

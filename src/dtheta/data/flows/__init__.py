@@ -1,0 +1,1 @@
+"""Flows: chaotic dynamics as truths to forecast, small enough for a laptop."""
