@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from dtheta.cli.verbs import VERBS
+from dtheta.cli.verbs import ACTIONS, VERBS
 from tests.cli.conftest import Outcome
 
 SNAPSHOTS = Path(__file__).parent / "help"
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_is_as_it_was(dtheta: Callable[..., Outcome], verb: str) -> None:
-    text = dtheta(*([verb] if verb else []), "--help").out
-    snapshot = SNAPSHOTS / f"{verb or 'dtheta'}.txt"
+COMMANDS = ["", *VERBS, *(f"{verb} {action}" for verb, actions in ACTIONS.items() for action in actions)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_it_was(dtheta: Callable[..., Outcome], command: str) -> None:
+    text = dtheta(*command.split(), "--help").out
+    snapshot = SNAPSHOTS / f"{command.replace(' ', '_') or 'dtheta'}.txt"
     if os.environ.get("DTHETA_UPDATE") == "1":
         snapshot.parent.mkdir(exist_ok=True)
         snapshot.write_text(text)

@@ -14,11 +14,12 @@ import pytest
 
 from dtheta import __version__
 from dtheta.cli import main as entry
-from dtheta.cli.verbs import GROUPS, VERBS
+from dtheta.cli.verbs import ACTIONS, GROUPS, VERBS
 from dtheta.errors import BaseMismatch, ConfigError, DthetaError, MissingExtra
 from tests.cli.conftest import Outcome, spawn
 
 Run = Callable[..., Outcome]
+HELPS = [*([verb, "--help"] for verb in VERBS), *([v, a, "--help"] for v, some in ACTIONS.items() for a in some)]
 HEAVY = ("torch", "numpy", "transformers", "rich", "accelerate", "yaml", "jinja2")
 
 
@@ -29,7 +30,7 @@ def test_every_verb_is_in_one_group_and_has_its_file() -> None:
     assert all((folder / f"{verb}.py").is_file() for verb in VERBS)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nonsense"], *([verb, "--help"] for verb in VERBS)])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nonsense"], *HELPS])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys

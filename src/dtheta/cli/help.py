@@ -8,6 +8,7 @@ from dataclasses import MISSING
 
 from dtheta.cli.options import CommonOptions, Field, fields_of
 from dtheta.cli.values import kind_name
+from dtheta.cli.verbs import ACTIONS
 
 _LEFT, _WIDTH = 28, 100
 
@@ -48,4 +49,12 @@ def _default(f: Field) -> str:
     if f.default is MISSING:
         return "" if f.placed else " (must be given)"
     silent = f.default is None or f.default is False or f.default == ()
-    return "" if silent else f" (default: {f.default})"
+    shown = ", ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+    return "" if silent else f" (default: {shown})"
+
+
+def actions_text(verb: str, about: str) -> str:
+    """Return the help of a verb that does several things; ``about`` as in ``help_text``."""
+    title, _, body = about.partition("\n")
+    usage = f"usage: dtheta {verb} {'|'.join(ACTIONS[verb])} [options]"
+    return "\n".join([usage, "", title.strip(), "", *body.strip("\n").splitlines(), ""])

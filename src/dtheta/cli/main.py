@@ -17,9 +17,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from types import ModuleType
 
 from dtheta._version import __version__
-from dtheta.cli.verbs import GROUPS, VERBS
+from dtheta.cli.verbs import ACTIONS, GROUPS, VERBS
 from dtheta.errors import ConfigError, DthetaError, DthetaWarning, did_you_mean
 
 _INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143
@@ -105,11 +106,32 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     from dtheta.cli.console import Console
     from dtheta.cli.options import parse
 
-    module = import_module(f"dtheta.cli.{verb}")
-    options = parse(module.Options, arguments, verb, module.__doc__ or "")
+    if verb in ACTIONS and (not arguments or arguments[0] in ("-h", "--help")):
+        from dtheta.cli.help import actions_text
+
+        about = import_module(f"dtheta.cli.{verb}").__doc__ or ""
+        print(actions_text(verb, about), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else ConfigError.exit_code
+    module, called, rest = _module(verb, arguments)
+    options = parse(module.Options, rest, called, module.__doc__ or "")
     if options is None:  # the help was asked for, and is printed
         return 0
     return module.run(options, Console(json=options.json, quiet=options.quiet)) or 0
+
+
+def _module(verb: str, arguments: Sequence[str]) -> tuple[ModuleType, str, Sequence[str]]:
+    """Return the file of a verb, or of what it is to do, how both are called, and the arguments that are left.
+
+    Raises:
+        ConfigError: For an action that the verb has not.
+    """
+    if verb not in ACTIONS:
+        return import_module(f"dtheta.cli.{verb}"), verb, arguments
+    action = arguments[0] if arguments else ""
+    if action not in ACTIONS[verb]:
+        near = did_you_mean(action, ACTIONS[verb])
+        raise ConfigError(f"expected {', '.join(ACTIONS[verb])} after 'dtheta {verb}', found {action!r}{near}")
+    return import_module(f"dtheta.cli.{verb}_{action}"), f"{verb} {action}", arguments[1:]
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: object, **_: object) -> None:
@@ -138,7 +160,10 @@ def _as_options(arguments: Sequence[str], message: str) -> str:
 
     if not arguments or arguments[0] not in VERBS:
         return message
-    module = import_module(f"dtheta.cli.{arguments[0]}")
+    try:
+        module, _, _ = _module(arguments[0], arguments[1:])
+    except ConfigError:
+        return message
     return in_options(message, fields_of(module.Options))
 
 

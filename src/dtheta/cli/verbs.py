@@ -13,7 +13,10 @@ VERBS = {
     "compose": "add deltas with weights, or with coefficients learned on labeled texts",
     "compare": "say how alike deltas are: angles and sign conflicts, as a whole and by layer",
     "federate": "train one delta over parties that keep their data, over classical or quantum channels",
+    "ensemble": "forecast with many members, score them against the truth, and run one of them again",
     "scout": "predict which method will do best on your texts, before any of them is trained",
+    "probe": "find where a model keeps concepts: value vectors, their tokens, and what taking them out does",
+    "unlearn": "take a concept out of a model as a delta, and leave other things",
     "kernel": "say what the tangent kernel of a method tells of training on your texts",
     "report": "draw one page from the results of earlier runs",
     "methods": "list the methods: what trains, how much, and the paper",
@@ -23,6 +26,18 @@ VERBS = {
 
 GROUPS = {
     "begin": ("demo", "doctor"),
-    "make and use deltas": ("scout", "adapt", "federate", "apply", "extract", "merge", "compress", "compose"),
-    "look": ("show", "compare", "kernel", "report", "methods", "models"),
+    "make and use deltas": (
+        "scout", "adapt", "unlearn", "federate", "apply", "extract", "merge", "compress", "compose",
+    ),
+    "forecast": ("ensemble",),
+    "look": ("show", "compare", "probe", "kernel", "report", "methods", "models"),
+}  # fmt: skip
+
+#: Verbs that do several things: each is the file VERB_ACTION.
+ACTIONS = {
+    "ensemble": {
+        "run": "run members from one or several starts into a zarr folder",
+        "verify": "score a run against the truth, and draw a page",
+        "replay": "run one member alone, and compare it with what was stored",
+    },
 }

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dtheta.ensemble.bands import summed as summed
     from dtheta.ensemble.bred import BredVectors as BredVectors
     from dtheta.ensemble.ensemble import Ensemble as Ensemble
+    from dtheta.ensemble.hindcast import Beginnings as Beginnings
+    from dtheta.ensemble.hindcast import Climate as Climate
+    from dtheta.ensemble.hindcast import Hindcast as Hindcast
+    from dtheta.ensemble.hindcast import create_hindcast as create_hindcast
     from dtheta.ensemble.lagged import Lagged as Lagged
     from dtheta.ensemble.laplace import LastLayerLaplace as LastLayerLaplace
     from dtheta.ensemble.layout import Field as Field
@@ -37,6 +41,10 @@ if TYPE_CHECKING:
     from dtheta.ensemble.store import open_archive as open_archive
 
 _LAZY = {
+    "create_hindcast": "dtheta.ensemble.hindcast",
+    "Hindcast": "dtheta.ensemble.hindcast",
+    "Climate": "dtheta.ensemble.hindcast",
+    "Beginnings": "dtheta.ensemble.hindcast",
     "Archive": "dtheta.ensemble.store",
     "BredVectors": "dtheta.ensemble.bred",
     "Ensemble": "dtheta.ensemble.ensemble",
@@ -66,12 +74,15 @@ _LAZY = {
 }
 __all__ = [
     "Archive",
+    "Beginnings",
     "BredVectors",
+    "Climate",
     "Ensemble",
     "Field",
     "GlobalRescaling",
     "GroupRescaling",
     "HemisphericRescaling",
+    "Hindcast",
     "Lagged",
     "LastLayerLaplace",
     "Member",
@@ -85,6 +96,7 @@ __all__ = [
     "WhiteNoise",
     "archive",
     "banded",
+    "create_hindcast",
     "cross",
     "gathered",
     "launched",

@@ -1,4 +1,4 @@
-"""The folder of forecasts from several starts: what goes in comes out, xarray opens it, and what cannot be is refused."""
+"""The folder of forecasts from several starts: what goes in comes out, xarray opens it, what cannot be is refused."""
 
 from __future__ import annotations
 

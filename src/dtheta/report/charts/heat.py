@@ -65,7 +65,7 @@ def heat_map(
             if value is not None
         ]
     bottom = above + len(rows) * height + 10
-    parts += _key(left, bottom, value_name, full, signed)
+    parts += shade_key(left, bottom, value_name, full, signed)
     said = f"Heat map of {value_name}, {len(rows)} rows by {len(columns)} columns, full shade {significant(full, 3)}."
     return chart(title, said, bottom + 32, parts, full_width)
 
@@ -114,10 +114,10 @@ def _head(columns: Sequence[str], left: float, width: float) -> list[Element]:
     return names
 
 
-def _key(left: float, y: float, value_name: str, full: float, signed: bool) -> list[Element]:
+def shade_key(left: float, y: float, value_name: str, full: float, signed: bool, none: float = 0.0) -> list[Element]:
     """The color key: what is shaded, and the shades from none (or the negative end) to full."""
     shades = [k / 5 for k in range(-5, 6)] if signed else [k / 10 for k in range(11)]
-    low = significant(-full, 3) if signed else "0"
+    low = significant(-full if signed else none, 3)
     x = left + text_width(low, 11) + 5
     parts = [label(left, y + 9, value_name, class_="axis-name"), label(left, y + 25, low)]
     for shade in shades:

@@ -57,7 +57,7 @@ def line_chart(
         steps, frame.left, frame.right, ticks=6, zero=from_zero, tight=True, whole=all(map(_is_whole, steps))
     )
     axes = [*frame.y_axis(y, y_name + (" (log scale)" if log else "")), *frame.x_axis(x, x_name)]
-    curves = [_curve(line, style[line.name], x, y, place) for place, line in enumerate(lines)]
+    curves = [curve(line, style[line.name], x, y, place) for place, line in enumerate(lines)]
     columns = hover_columns(lines, style, x, y, frame, x_name)
     return chart(title, description(lines, x_name, y_name), height, [*axes, *curves, *columns])
 
@@ -70,7 +70,7 @@ def _all_values(line: Line) -> list[float]:
     return [y for _, y in line.points] + [v for _, *bounds in line.band for v in bounds] + [y for _, y in line.faint]
 
 
-def _curve(line: Line, style: Style, x: Scale, y: Scale, place: int) -> Element:
+def curve(line: Line, style: Style, x: Scale, y: Scale, place: int) -> Element:
     """Band, faint points, line, and one marker; markers are staggered, since lines often end in one place."""
     parts = []
     if line.band:
