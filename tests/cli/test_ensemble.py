@@ -223,7 +223,9 @@ def test_the_networks_that_come_with_dtheta(dtheta: Run) -> None:
 def test_dry_runs_write_nothing(dtheta: Run) -> None:
     plan = dtheta("ensemble", "run", *SMALL, "--dry-run", "--json")
     assert plan.code == 0, plan.err
-    assert plan.json["writes"]["run.zarr"] == 4 * 8 * 2 * (4 * 5 + 6) and plan.json["seconds"] is not None
+    assert plan.json["writes"]["run.zarr"] == 4 * 8 * (2 * (4 * 5 + 4 + 5) + 22) and plan.json["seconds"] is not None
+    refused = dtheta("ensemble", "run", *SMALL, "--starts", 0, "--dry-run")
+    assert refused.code == 2 and "--starts is 0" in refused.err
     assert list(Path().iterdir()) == []
     ran(dtheta)
     before = sorted(Path().rglob("*"))
@@ -254,6 +256,10 @@ def test_dry_runs_write_nothing(dtheta: Run) -> None:
         (("--model", "lorenz96", "--pairs", "--members", 5), 2, "give an even number"),
         (("--model", "lorenz96", "--perturbation", "spherical"), 2, "take white noise here"),
         (("--model", "lorenz96", "--nonnegative", "q"), 2, "--nonnegative: there is no channel 'q'"),
+        (("--model", "lorenz96", "--hold", 0), 2, "--hold is 0"),
+        (("--model", "lorenz96", "--stack", 2), 2, "give --stack 1"),
+        (("--model", "lorenz96", "--perturbation", "bred(share=-1)"), 2, "0 or more"),
+        (("--model", "lorenz96", "--perturbation", "white(amplitude=[1, -1])"), 2, "0 or more"),
         (("--model", "lorenz96", "--out", "no/run.zarr"), 1, "create it first"),
         (("--step", "net.py:step"), 2, "net.py"),
         (("--step", "net"), 2, "not of the form PACKAGE.MODULE:NAME or FILE.py:NAME"),
@@ -374,3 +380,35 @@ def test_pairs_have_the_scores_that_allow_for_them(dtheta: Run) -> None:
     ran(dtheta, "--pairs")
     found = dtheta("ensemble", "verify", "run.zarr", "--resamples", 20, "--json").json
     assert {"crps_pairs", "spread_error_pairs"} <= {score["metric"] for score in found["scores"]}
+
+
+def test_one_member_has_the_scores_that_need_no_more(dtheta: Run) -> None:
+    ran(dtheta, "--members", 1)
+    given = ("ensemble", "verify", "run.zarr", "--report", "page.html", "--resamples", 50, "--json")
+    scored = dtheta(*given)
+    assert scored.code == 0, scored.err
+    names = {score["metric"] for score in scored.json["scores"]}
+    assert {"rmse", "acc", "crps_biased"} <= names and not {"spread", "crps", "spread_error"} & names
+    assert "All scores" in Path("page.html").read_text()
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = archiving.Archive.write, []
+
+    def interrupted(self: Any, first: int, lead: int, x: torch.Tensor) -> None:
+        if not seen:
+            seen.append(torch.get_num_threads())
+            raise KeyboardInterrupt
+        seen.append(torch.get_num_threads())
+        real(self, first, lead, x)
+
+    monkeypatch.setattr(archiving.Archive, "write", interrupted)
+    given, before = ("ensemble", "run", *SMALL, "--out", "run.zarr"), torch.get_num_threads()
+    assert dtheta(*given).code == 130
+    torch.set_num_threads(before + 1)
+    try:
+        assert dtheta(*given, "--resume").code == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {before}

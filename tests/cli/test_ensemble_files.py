@@ -219,6 +219,14 @@ def test_files_that_do_not_fit(dtheta: Run, here: Path, act: str, option: str, c
     [
         (("--step", "net.py:nett"), 2, "did you mean 'net'"),
         (("--step", "net.py:net", "--channels", "z,q"), 2, "has no channel 'q'"),
+        (("--step", "net.py:net", "--channels", ","), 2, "names none"),
+        (("--step", "net.py:net", "--hours", 0), 2, "--hours is 0"),
+        (
+            ("--step", "net.py:net", "--start", "2031-01-01", "--dry-run"),
+            2,
+            "which the start 2031-01-01T00:00:00 needs",
+        ),
+        (("--step", "net.py:net", "--starts", 99, "--dry-run"), 2, "starts have 3 analyses before"),
         (("--step", "net.py:net", "--truth", "lorenz96"), 2, "there is no such file"),
         (("--step", "net.py:net", "--start", "soon"), 2, "expected a date"),
         (("--step", "net.py:net", "--starts", 99), 2, "starts have 3 analyses before"),

@@ -5,8 +5,12 @@ told as a share of the entries that both move: about one half where they are unr
 Both over all parameters and layer by layer. The heads of classifiers are left out unless --select takes them: a head
 starts at zero, so that it would outweigh what happened to the pretrained weights.
 
+With --erasure it is said instead what one or more deltas of 'dtheta unlearn' took out of a model: what is still
+answered, what attacks bring back, and what is left in the value vectors.
+
   dtheta compare dtheta-demo/deltas/*-pissa.delta
   dtheta compare a.delta b.delta c.delta --report likeness.html
+  dtheta compare npo.delta repair.delta --erasure --report erasure.html
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dtheta.cli import compare_erasure
 from dtheta.cli.bases import local_place, remembered
+from dtheta.cli.concepts import SOURCE
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.family import ENCODER, has_head, part_of, require_family
 from dtheta.cli.networks import bases_read, bound
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from dtheta.core.header import Header
     from dtheta.report.comparison import Alike, Comparison, Matrix
 
+_OF_ERASURE = ("concept", "concepts", "traces", "attack")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
@@ -42,8 +50,22 @@ class Options(CommonOptions):
     ] = None
     report: Annotated[Path | None, Flag("write a page with heat maps", "FILE")] = None
     model: Annotated[
-        str | None, Flag("the base, where singular values need it (default: the one it names)", "NAME|DIR")
+        str | None, Flag("the base, where it is needed (default: the one the deltas name)", "NAME|DIR")
     ] = None
+    erasure: Annotated[bool, Flag("measure what the deltas took out of the model")] = False
+    concept: Annotated[str | None, Flag("with --erasure: what should be gone (default: what they name)", "NAME")] = None
+    concepts: Annotated[str | None, Flag(f"with --erasure: {SOURCE} (default: what they name)", "SOURCE")] = None
+    traces: Annotated[
+        Path | None, Flag("with --erasure: where the concept is, from 'dtheta probe --out' (default: found)", "FILE")
+    ] = None
+    attack: Annotated[
+        tuple[str, ...],
+        Flag(
+            "with --erasure: Paraphrase, Persona, InContext, Relearning or Quantization, with fields in brackets, or "
+            "none; may be given several times (default: all)",
+            "ATTACK",
+        ),
+    ] = ()
 
 
 def run(options: Options, console: Console) -> int:
@@ -52,8 +74,14 @@ def run(options: Options, console: Console) -> int:
     from dtheta.report.comparison import compare
 
     headers = [read_header(require_input(path)) for path in options.deltas]
+    if options.erasure and headers:
+        return compare_erasure.run(options, names(options.deltas), headers, console)
+    if lone := next((name for name in _OF_ERASURE if getattr(options, name)), None):
+        raise ConfigError(f"--{lone} goes with --erasure")
     if len(headers) < 2:
-        raise ConfigError("comparing takes at least two deltas: dtheta compare DELTA DELTA ...")
+        raise ConfigError(
+            "comparing takes at least two deltas: dtheta compare DELTA DELTA ...; --erasure takes one or more"
+        )
     reads = {"--config": options.config, **{f"DELTA {path}": path for path in options.deltas}}
     require_outputs({"--report": options.report}, {**reads, "--model": local_place(options.model)})
     select = require_family(headers, options.select or _default(headers))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.ensemble_parts import Ground, part_of
@@ -60,6 +61,19 @@ def assembled(
         hours=record["hours"],
         nonnegative=_indices(settings["nonnegative"], names),
     )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run a block with as many threads as the run began with: their number can change the last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _indices(names: str | None, known: Sequence[str]) -> list[int]:

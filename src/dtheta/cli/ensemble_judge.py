@@ -139,15 +139,18 @@ def _references(options: Options, found: Hindcast, judge: Judge) -> dict[str, Te
 
 def _metrics(options: Options, found: Hindcast, references: dict[str, Tensor]) -> Any:
     from dtheta.score.ensemble import standard_metrics
+    from dtheta.score.ensemble.statistic import trait
 
     settings = found.record["settings"]
-    return standard_metrics(
+    metrics = standard_metrics(
         climatology="climatology" if references else None,
         thresholds=[name for name in references if name.startswith("p")],
         climate="climate" if "climate" in references else None,
         spectra=transform_of(found) is not None,
         pairs=settings["pairs"] and not settings["control"],
     )
+    members = len(found.record["members"])
+    return [metric for metric in metrics if trait(metric, "least_members", 1) <= members]
 
 
 def transform_of(found: Hindcast) -> Any:

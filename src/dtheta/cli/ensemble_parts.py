@@ -207,6 +207,9 @@ def part_of(text: str) -> Part | None:
     for name in ("cycles", "lags"):
         if getattr(found, name, 1) < 1:
             raise ConfigError(f"--perturbation: {name} is {getattr(found, name)}; expected 1 or more")
+    share, amplitude = found.share, found.amplitude or ()
+    if share < 0 or any(one < 0 for one in amplitude):
+        raise ConfigError(f"--perturbation {text}: share and amplitude must be 0 or more")
     return found
 
 

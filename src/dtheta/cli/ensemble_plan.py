@@ -8,7 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dtheta.cli.ensemble_assembly import rows_of
+from dtheta.cli.ensemble_scene import simulated_starts, starts_of
+from dtheta.cli.ensemble_simulated import QUANTILES
 from dtheta.cli.plan import PROGRAM, Plan, size_of
 
 if TYPE_CHECKING:
@@ -18,13 +22,19 @@ if TYPE_CHECKING:
     from dtheta.cli.ensemble_scene import Source
     from dtheta.ensemble.members import Member
 
+_STATES = 64  # of the climate, at most
+
 
 def plan(
     options: Options, network: Network, source: Source, part: Part | None, members: Sequence[Member],
     leads: Sequence[int],
 ) -> Plan:  # fmt: skip
-    """Return what a run would read and write, its memory and its time."""
-    starts = len(options.start) or (4 if options.starts is None else options.starts)
+    """Return what a run would read and write, its memory and its time.
+
+    Raises:
+        ConfigError: for starts that there cannot be, as the run itself.
+    """
+    starts, past = _starts(options, source, part, leads), 0 if part is None else part.past
     state = 4 * math.prod(source.shape)
     reads: dict[str, int | None] = {f"network {network.name}": None}
     reads |= {str(path): size_of(path) for path in options.parameters}
@@ -39,16 +49,39 @@ def plan(
     rows = rows_of(options.rows, members)
     counts = Counter(member.parameters for member in members).values()
     calls, seconds = sum(-(-count // rows) for count in counts), _call(source, network, rows)
-    steps = leads[-1] + (2 * part.past if part is not None else 0)
+    steps = leads[-1] + 2 * past
+    happened = len(leads) if source.analyses is None or source.truth is not None else 0
+    stored = starts * (len(members) * len(leads) + past + 1 + happened) + _usual(source, part)
     held = len(members) if options.hold is None else min(options.hold, len(members))
     return Plan(
         reads,
-        {str(options.out): state * starts * (len(members) * len(leads) + len(leads) + 1)},
+        {str(options.out): state * stored},
         PROGRAM + 3 * held * state,
         calls * steps * starts * seconds,
         options.resolved(),
         notes,
     )
+
+
+def _starts(options: Options, source: Source, part: Part | None, leads: Sequence[int]) -> int:
+    """Return how many starts there are, all of which have the analyses and the truth that they need."""
+    if source.analyses is None:
+        return simulated_starts(options)
+    step, past = np.timedelta64(round(3600 * source.hours), "s"), 0 if part is None else part.past
+    found = starts_of(options, source, past, leads)
+    for start in found:
+        for k in range(past + 1):
+            source.analyses.index(start - k * step, f"which the start {start} needs")
+        for lead in leads if source.truth is not None else ():
+            source.truth.index(start + lead * step, f"a lead of the start {start}")
+    return len(found)
+
+
+def _usual(source: Source, part: Part | None) -> int:
+    """Return how many states tell what is usual: the mean, quantiles, and those that a perturbation is made of."""
+    if source.analyses is not None and source.climate is None:
+        return 0
+    return 1 + QUANTILES + (_STATES if part is not None and part.needs_climate else 0)
 
 
 def _call(source: Source, network: Network, rows: int) -> float:

@@ -11,12 +11,12 @@ is 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.ensemble_assembly import threads
 from dtheta.cli.ensemble_networks import Network, network_of
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input
@@ -61,7 +61,7 @@ def run(options: Options, console: Console) -> int:
         return 0
     step = options.step or settings["step"]
     network = network_of(None if step else settings["model"], step, options.parameters or _parameters(settings))
-    with _threads(int(found.record["threads"])):
+    with threads(int(found.record["threads"])):
         rows = list(_compared(options, found, network))
     record = {
         "run": str(options.run), "member": options.member, "start": found.times[options.start],
@@ -90,19 +90,6 @@ def _parameters(settings: dict[str, Any]) -> tuple[Path, ...]:
             f"the run's parameter set {lost[0]} is not in this folder; say where with --parameters, for all"
         )
     return found
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run a block with as many threads as the run had: their number can change the last bits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _compared(options: Options, found: Hindcast, network: Network) -> Iterator[_Compared]:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
-from dtheta.cli.ensemble_assembly import amplitude_of, assembled, ensemble_of, rows_of
+from dtheta.cli.ensemble_assembly import amplitude_of, assembled, ensemble_of, rows_of, threads
 from dtheta.cli.ensemble_networks import Network, network_of
 from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.cli.options import CommonOptions, Flag
@@ -99,6 +99,8 @@ def run(options: Options, console: Console) -> int:
     _require_places(options, work)
     if options.resume and not work.exists():
         console.note(f"{work} is not there, so this run begins anew")
+    if options.hold is not None and options.hold < 1:
+        raise ConfigError(f"--hold is {options.hold}; expected a whole number, 1 or more")
     part = part_of(options.perturbation)
     network = network_of(options.model, options.step, options.parameters)
     members = members_of(options.members, len(network.parameters or [None]), part, options.pairs, options.control)
@@ -118,7 +120,8 @@ def run(options: Options, console: Console) -> int:
             _begin(options, network, source, part, members, leads, work, quiet)
         _together(here.size)
         found = _opened(work, options)
-        _forecasts(found, network, options, quiet)
+        with threads(int(found.record["threads"])):
+            _forecasts(found, network, options, quiet)
         _together(here.size)
         if first:
             os.replace(work, options.out)

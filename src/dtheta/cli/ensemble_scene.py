@@ -102,7 +102,10 @@ def _channels(options: Options, network: Network) -> Sequence[str] | None:
     from dtheta.cli.ensemble_simulated import fields_of
 
     if options.channels is not None:
-        return [one.strip() for one in options.channels.split(",") if one.strip()]
+        named = [one.strip() for one in options.channels.split(",") if one.strip()]
+        if not named:
+            raise ConfigError(f"--channels {options.channels!r} names none; give them as z500,t850, or leave it out")
+        return named
     known = described(network.step, "channels", tuple)
     fields = fields_of(network.flow) if network.flow is not None else None
     return known or (None if fields is None else [field.name for field in fields])
@@ -153,6 +156,8 @@ def leads_of(days: float, every: int, hours: float) -> list[int]:
     Raises:
         ConfigError: unless the days are whole steps, and ``every`` is 1 or more.
     """
+    if hours <= 0:
+        raise ConfigError(f"--hours is {hours:g}; expected the length of a step, above 0")
     steps = days * 24 / hours
     if steps < 1 or abs(steps - round(steps)) > 1e-6:
         raise ConfigError(f"--days {days:g} are {steps:g} steps of {hours:g} hours; expected whole steps, 1 or more")
@@ -189,12 +194,22 @@ def scene_of(options: Options, source: Source, part: Part | None, leads: Sequenc
     return _from_files(options, source, past, leads, states)
 
 
-def _simulated(options: Options, source: Source, past: int, leads: Sequence[int], states: bool) -> Scene:
-    from dtheta.ensemble.hindcast import Beginnings
+def simulated_starts(options: Options) -> int:
+    """Return how many starts are simulated.
 
+    Raises:
+        ConfigError: for fewer than one.
+    """
     count = 4 if options.starts is None else options.starts
     if count < 1:
         raise ConfigError(f"--starts is {count}; expected 1 or more")
+    return count
+
+
+def _simulated(options: Options, source: Source, past: int, leads: Sequence[int], states: bool) -> Scene:
+    from dtheta.ensemble.hindcast import Beginnings
+
+    count = simulated_starts(options)
     usual = simulated.climate_states(source.flow)
     error = options.analysis_error * simulated.deviation(source.flow, usual)
     world = simulated.simulate(source.flow, count, past, leads[-1], source.horizon, error, options.seed)
@@ -218,7 +233,7 @@ def _from_files(options: Options, source: Source, past: int, leads: Sequence[int
     analyses = source.analyses
     assert analyses is not None
     step = np.timedelta64(round(3600 * source.hours), "s")
-    starts = _starts(options, source, past, leads, step)
+    starts = starts_of(options, source, past, leads)
     before = [
         analyses.at([start - k * step for k in range(past, -1, -1)], f"which the start {start} needs")
         for start in starts
@@ -236,9 +251,7 @@ def _from_files(options: Options, source: Source, past: int, leads: Sequence[int
     return Scene(begin, _trial(analyses, starts[0], source.horizon * step))
 
 
-def _starts(
-    options: Options, source: Source, past: int, leads: Sequence[int], step: np.timedelta64
-) -> list[np.datetime64]:
+def starts_of(options: Options, source: Source, past: int, leads: Sequence[int]) -> list[np.datetime64]:
     """Return the starts: those that were given, or some that are spaced evenly over all that can be.
 
     Raises:
@@ -247,6 +260,7 @@ def _starts(
     from dtheta.ensemble.times import start_time
 
     assert source.analyses is not None
+    step = np.timedelta64(round(3600 * source.hours), "s")
     if options.start:
         if options.starts is not None:
             raise ConfigError("--starts says how many, and --start which; give one of the two")

@@ -93,6 +93,8 @@ class Ensemble:
         own = isinstance(parameters, ParameterPerturbation)
         self._rows = whole((1 if own else ROWS) if rows is None else rows, "rows", least=1)
         self._stack = whole(stack, "stack", least=1)
+        if self._stack > 1 and not isinstance(step, torch.nn.Module):
+            raise ConfigError("networks can be stacked where the step is a torch.nn.Module; give stack=1")
         self.hours = number(getattr(step, "hours", 6.0) if hours is None else hours, "hours")
         if self.hours <= 0:
             raise ConfigError(f"hours is {self.hours!r}; expected the length of a step, above 0")

@@ -86,8 +86,7 @@ class Networks:
 
     def _stacked(self, networks: tuple[int, ...], x: Tensor, time: np.datetime64 | None) -> Tensor:
         step = self.step
-        if not isinstance(step, nn.Module):
-            raise ConfigError("networks can be stacked where the step is a torch.nn.Module; give stack=1")
+        assert isinstance(step, nn.Module), "Ensemble has seen to it"
         if networks not in self._stacks:
             held = [self._made(network) for network in networks]  # the stack is a copy, so they need not be kept
             base = self._tensors_of_base()

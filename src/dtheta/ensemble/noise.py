@@ -91,6 +91,11 @@ class SphericalNoise(Perturbation):
         l = torch.arange(self.transform.degree + 1, dtype=torch.float64)
         spectrum = torch.exp(-((self.length_km / EARTH_RADIUS_KM) ** 2) / 2 * l * (l + 1))
         spectrum[0] = 0.0
+        if not float(spectrum.sum()) > 0:
+            raise ConfigError(
+                f"spherical noise of length_km={self.length_km:g} and degrees 1 to {self.transform.degree} has nothing "
+                "left; expected a shorter length, and a degree of 1 or more"
+            )
         return (spectrum / ((2 * l + 1) * spectrum).sum()).sqrt()
 
     def vectors(self, start: Start, rows: Rows, advance: Advance) -> Tensor:

@@ -112,10 +112,18 @@ class GroupRescaling(Rescaling):
 
     labels: Tensor
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for labels that are no whole numbers from 0 on."""
+        kind = self.labels.dtype
+        if kind.is_floating_point or kind.is_complex or kind == torch.bool or not self.labels.numel():
+            raise ConfigError(f"labels are {kind} of shape {tuple(self.labels.shape)}; expected whole numbers")
+        if int(self.labels.min()) < 0:
+            raise ConfigError(f"labels hold {int(self.labels.min())}; expected whole numbers from 0 on")
+
     def sizes(self, vectors: Tensor) -> Tensor:
         """Return R (B, ...)."""
         try:
-            labels = self.labels.to(vectors.device).expand(vectors.shape[1:]).reshape(-1)
+            labels = self.labels.to(vectors.device, torch.int64).expand(vectors.shape[1:]).reshape(-1)
         except RuntimeError:
             found = f"{tuple(self.labels.shape)} and {tuple(vectors.shape[1:])}"
             raise ShapeMismatch(f"labels and state have the shapes {found}; expected a label an element") from None
@@ -174,4 +182,5 @@ def _rms(vectors: Tensor, grid: Grid | None, dims: tuple[int, ...]) -> Tensor:
     if grid is not None:
         grid.check(vectors, "a state")
         squares = squares * grid.area_HW(vectors.dtype).to(vectors.device)
-    return squares.mean(dims, keepdim=True).sqrt()
+    # no axis is left of a state that is one number: torch would take the mean over all rows then
+    return (squares.mean(dims, keepdim=True) if dims else squares).sqrt()

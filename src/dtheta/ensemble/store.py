@@ -229,10 +229,11 @@ def create(
         start: what else makes the run, such as digests of its analyses.
 
     Raises:
+        ConfigError: for states of a dtype that NumPy has not.
         OutputError: if it cannot be written, is there already, or the disk is too small for all of it.
     """
     zarr = _zarr()
-    target, width = Path(path), np.dtype(str(dtype).removeprefix("torch."))
+    target, width = Path(path), _width(dtype)
     size = int(np.prod(layout.sizes, dtype=np.int64)) * width.itemsize
     chunk = max(1, min(len(ensemble), chunk or CHUNK_BYTES // max(1, size)))
     require_space(target, size * len(layout.fields) * len(ensemble) * len(leads))
@@ -252,6 +253,19 @@ def create(
                 dimension_names=[REALIZATION, PERIOD, *layout.axes], attributes=field.attributes,
             )  # fmt: skip
     return Archive(target)
+
+
+def _width(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype of the arrays.
+
+    Raises:
+        ConfigError: for states of a dtype that NumPy has not.
+    """
+    if dtype not in (torch.float16, torch.float32, torch.float64):
+        raise ConfigError(
+            f"states are {dtype}; an archive holds float16, float32 or float64: run a step that takes one of these"
+        )
+    return np.dtype(str(dtype).removeprefix("torch."))
 
 
 def _coordinates(

@@ -239,3 +239,9 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     found = write(tmp_path / "c")
     with pytest.raises(ConfigError, match="expected whole chunks of 4"):
         found.write(2, 0, ANALYSES)
+
+
+def test_states_of_a_dtype_that_arrays_have_not_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"states are torch.bfloat16; an archive holds float16"):
+        archive(Ensemble(lambda x: x, 2), tmp_path / "a", torch.zeros(3, dtype=torch.bfloat16), 1)
+    assert not list(tmp_path.iterdir())

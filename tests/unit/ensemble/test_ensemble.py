@@ -264,6 +264,8 @@ def test_networks_and_perturbations_that_do_not_fit_are_refused() -> None:
         next(Ensemble(lambda x: x[:, :3], 2).run(ANALYSES[-1], [1]))
     with pytest.raises(ShapeMismatch, match=r"the perturbation made states \(16, 3\)"):
         next(Ensemble(lambda x: x, 2, perturbation=Short()).run(ANALYSES[-1], [0]))
+    with pytest.raises(ConfigError, match="give stack=1"):
+        Ensemble(lambda x: x, 2, stack=2)
     with pytest.raises(ConfigError, match="cannot be stacked"):
         first(parameters=[NETWORKS[0], lambda x: x], stack=2)
 

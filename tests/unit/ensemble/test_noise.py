@@ -98,6 +98,8 @@ def test_random_fields_are_scaled_differences_of_two_states() -> None:
     [
         (lambda: SphericalNoise(1.0, GRID, length_km=0), ConfigError, "length_km is 0"),
         (lambda: SphericalNoise(1.0, GRID, degree=40).transform, ConfigError, "degree 40 needs"),
+        (lambda: drawn(SphericalNoise(1.0, GRID, degree=0), torch.zeros(GRID.shape)), ConfigError, "nothing left"),
+        (lambda: drawn(SphericalNoise(1.0, GRID, length_km=1e6), torch.zeros(GRID.shape)), ConfigError, "shorter"),
         (lambda: drawn(SphericalNoise(1.0, GRID), torch.zeros(3, 32, 63)), ShapeMismatch, "a state has the shape"),
         (lambda: drawn(WhiteNoise([1.0, 2.0]), torch.zeros(3, 8)), ShapeMismatch, "one for each channel"),
         (lambda: drawn(WhiteNoise(-1.0), torch.zeros(3, 8)), ConfigError, "0 or more"),

@@ -86,3 +86,15 @@ def test_caps_without_a_row_are_refused() -> None:
         HemisphericRescaling(GRID, tropics=89)
     with pytest.raises(ShapeMismatch, match="a state"):
         HemisphericRescaling(GRID)(X[..., :10], AMPLITUDE)
+
+
+def test_a_state_of_one_number_does_not_depend_on_the_other_rows() -> None:
+    vectors, amplitude = torch.tensor([0.1, -3.0, 20.0]), torch.tensor(2.0)
+    for rescaling in (VariableRescaling(), GlobalRescaling()):
+        assert torch.equal(rescaling(vectors, amplitude), torch.tensor([2.0, -2.0, 2.0]))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(4), torch.tensor([0, -1]), torch.tensor([True, False])])
+def test_labels_that_are_no_whole_numbers_from_0_on_are_refused(labels: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="expected whole numbers"):
+        GroupRescaling(labels)

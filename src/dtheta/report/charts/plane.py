@@ -44,7 +44,7 @@ def plane_chart(
     goal = node(
         "rect", x=x(0.0), y=top, width=x(corner[0]) - x(0.0), height=y(corner[1]) - top, class_="reference-band"
     )
-    axes = [*frame.y_axis(y, y_name, percent=True), *frame.x_axis(x, x_name, percent=True, grid=True), goal]
+    axes = [*frame.y_axis(y, f"{y_name}, %", True), *frame.x_axis(x, f"{x_name}, %", True, grid=True), goal]
     marks = [_mark(spot, style[spot.name], x, y, x_name, y_name) for spot in spots]
     said = "; ".join(f"{s.name} {percent(s.x.estimate)}, {percent(s.y.estimate)}" for s in spots)
     aim = f"The goal is at most {percent(corner[0], 0)} and at least {percent(corner[1], 0)}"

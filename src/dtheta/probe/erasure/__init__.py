@@ -1,0 +1,1 @@
+"""The erasure report: what a delta took out of a network, in its answers, under attack, and in its parameters."""
