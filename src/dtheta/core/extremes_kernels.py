@@ -26,11 +26,11 @@ def _cut(value_B: Values, place_B: Places, used: int, keep: int) -> int:
 
 
 @kernel
-def _bar(value_B: Values, used: int, keep: int) -> float:
+def _bar(value_B: Values, used: int, keep: int) -> np.float32:
     """Return what an entry must exceed to be kept, after a cut."""
     if keep == 0:
         return np.float32(np.inf)
-    return value_B[keep - 1] if used == keep else np.float32(-np.inf)
+    return np.float32(value_B[keep - 1]) if used == keep else np.float32(-np.inf)
 
 
 @kernel

@@ -119,7 +119,8 @@ class _Projected:
         null: int,
         seed: int,
     ) -> None:
-        self.words, (words_V, _) = words, distinct_words(words)
+        self.words: Sequence[str] = words
+        words_V, _ = distinct_words(words)
         lexicon = lexicons({concept.name: _texts(concept) for concept in concepts})
         weights_CV = np.stack([token_weights(lexicon[concept.name], words) for concept in concepts])
         self.by_layer = all_projections(seen.layers, weights_CV, words_V, seen.top)
@@ -148,7 +149,8 @@ def _candidates(
     contrast = held_up.contrast(name)
     layers = list(found.by_layer)
     parts = [found.of(row, layer) for layer in layers]
-    projection, side = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    projection = np.concatenate([values_N for values_N, _ in parts])
+    side = np.concatenate([side_N for _, side_N in parts])
     drop = np.concatenate([contrast[layer] for layer in layers])
     places = [(layer, j) for layer, part in zip(layers, parts, strict=True) for j in range(len(part[0]))]
     p = p_values(projection, found.null_C[row])
@@ -156,7 +158,7 @@ def _candidates(
 
     def candidate(i: int) -> Candidate:
         vector = ValueVector(*places[i], 1 - 2 * int(side[i]))
-        words = [found.words[token] for token in seen.tokens(vector)]
+        words = [found.words[int(token)] for token in seen.tokens(vector)]
         npmi = None if belong is None else belong.npmi(words)
         shown = tuple(dict.fromkeys(word for word in words if word))
         return Candidate(vector, float(projection[i]), float(p[i]), float(drop[i]), npmi, shown)

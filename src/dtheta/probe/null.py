@@ -56,5 +56,5 @@ def shuffled(values_ND: torch.Tensor, count: int, seed: int, index: int) -> torc
 def p_values(scores: NDArray[np.floating], null: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the share of the null that is at least as large as each score, the score itself counted: never 0."""
     ordered = np.sort(null, axis=None)
-    larger = ordered.size - np.searchsorted(ordered, scores, side="left")
+    larger = (ordered.size - np.searchsorted(ordered, scores, side="left")).astype(np.float64)
     return (larger + 1.0) / (ordered.size + 1.0)

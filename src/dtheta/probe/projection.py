@@ -32,7 +32,7 @@ def projections(
     words_SNK = words_V[tokens_SNK]
     first_SNK = (words_SNK >= 0) & ~_seen(words_SNK)
     found = [(weights_V[tokens_SNK] * first_SNK).sum(axis=2) for weights_V in weights_CV]
-    return np.stack(found) / np.float32(tokens_SNK.shape[2])
+    return (np.stack(found) / tokens_SNK.shape[2]).astype(np.float32)
 
 
 def _seen(words_SNK: NDArray[np.int32]) -> NDArray[np.bool_]:
