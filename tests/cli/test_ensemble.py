@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from dtheta.cli import ensemble_simulated
+from dtheta.cli import ensemble_run, ensemble_simulated
 from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.ensemble import archiving
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.hindcast import Hindcast
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, MembersMissing
 from dtheta.models.zoo import EMULATORS
 from tests.cli.conftest import Outcome
 
@@ -412,3 +412,12 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(dtheta: Run, monkey
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {before}
+
+
+def test_a_process_says_that_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.barrier", lost)
+    with pytest.raises(MembersMissing, match="another process of this run has ended"):
+        ensemble_run._together(2)

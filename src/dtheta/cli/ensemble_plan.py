@@ -65,15 +65,16 @@ def plan(
 
 def _starts(options: Options, source: Source, part: Part | None, leads: Sequence[int]) -> int:
     """Return how many starts there are, all of which have the analyses and the truth that they need."""
-    if source.analyses is None:
+    analyses, truth = source.analyses, source.truth
+    if analyses is None:
         return simulated_starts(options)
     step, past = np.timedelta64(round(3600 * source.hours), "s"), 0 if part is None else part.past
     found = starts_of(options, source, past, leads)
     for start in found:
         for k in range(past + 1):
-            source.analyses.index(start - k * step, f"which the start {start} needs")
-        for lead in leads if source.truth is not None else ():
-            source.truth.index(start + lead * step, f"a lead of the start {start}")
+            analyses.index(start - k * step, f"which the start {start} needs")
+        for lead in leads if truth is not None else ():
+            truth.index(start + lead * step, f"a lead of the start {start}")
     return len(found)
 
 

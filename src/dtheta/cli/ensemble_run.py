@@ -39,7 +39,7 @@ from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_distinct
 from dtheta.cli.units import byte_size, plural
-from dtheta.errors import ConfigError, NonFinite, OutputError, ShapeMismatch
+from dtheta.errors import ConfigError, MembersMissing, NonFinite, OutputError, ShapeMismatch
 
 if TYPE_CHECKING:
     from dtheta.cli.ensemble_parts import Part as Perturbed
@@ -198,10 +198,21 @@ def _called(flow: Any) -> str:
 
 
 def _together(size: int) -> None:
+    """Wait for the other processes.
+
+    Raises:
+        MembersMissing: if one of them has ended.
+    """
     if size > 1:
         import torch.distributed as dist
 
-        dist.barrier()
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise MembersMissing(
+                "another process of this run has ended; it says why itself. What was written is kept: go on with "
+                "--resume, on any number of processes"
+            ) from error
 
 
 def _opened(work: Path, options: Options) -> Hindcast:

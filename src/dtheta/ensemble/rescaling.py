@@ -68,8 +68,8 @@ class GlobalRescaling(Rescaling):
         full = amplitude.expand(vectors.shape[1:])
         relative = torch.where(full > 0, vectors / full, 0.0)
         counted = relative if self.channels is None else relative[:, list(self.channels)]
-        share = (full > 0).to(vectors.dtype).mean() if self.channels is None else 1.0
-        sizes = self.sizes(counted) / share**0.5
+        size_of_one = self.sizes((full > 0).to(vectors.dtype)[None]) if self.channels is None else 1.0
+        sizes = self.sizes(counted) / size_of_one
         return relative * torch.where(sizes > 0, 1.0 / sizes, 0.0) * full
 
     def to_dict(self) -> dict[str, Any]:

@@ -98,3 +98,13 @@ def test_a_state_of_one_number_does_not_depend_on_the_other_rows() -> None:
 def test_labels_that_are_no_whole_numbers_from_0_on_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(ConfigError, match="expected whole numbers"):
         GroupRescaling(labels)
+
+
+def test_one_factor_weighs_by_area_what_has_an_amplitude() -> None:
+    grid = Grid(6, 12)
+    amplitude = torch.zeros(6, 1)
+    amplitude[2:4] = 3.0  # rows about the equator, which are larger than those at the poles
+    found = GlobalRescaling(grid)(torch.randn(4, 6, 12), amplitude)
+    area = grid.area_HW(torch.float32)[2:4]
+    relative = (found[:, 2:4] / 3.0).square()
+    assert torch.allclose((relative * area).sum((1, 2)) / area.sum(), torch.ones(4), atol=1e-5)
