@@ -73,8 +73,9 @@ def _starts(options: Options, source: Source, part: Part | None, leads: Sequence
     for start in found:
         for k in range(past + 1):
             analyses.index(start - k * step, f"which the start {start} needs")
-        for lead in leads if truth is not None else ():
-            truth.index(start + lead * step, f"a lead of the start {start}")
+        if truth is not None:
+            for lead in leads:
+                truth.index(start + lead * step, f"a lead of the start {start}")
     return len(found)
 
 
