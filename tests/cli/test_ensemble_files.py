@@ -102,6 +102,8 @@ def test_a_step_says_its_channels_units_and_hours_itself(dtheta: Run, here: Path
     done = dtheta("ensemble", "run", "--step", "net.py:heavy", *GIVEN, "--json")
     assert done.code == 0, done.err
     assert Hindcast("run.zarr").names == ["z", "t"] and done.json["hours"] == 6
+    without = dtheta("ensemble", "verify", "run.zarr", "--efi", "--out", "x.json")
+    assert without.code == 2 and "--efi compares with a climate" in without.err and not Path("x.json").exists()
 
 
 def test_an_amplitude_is_the_error_after_two_days_before_the_starts(dtheta: Run, here: Path) -> None:

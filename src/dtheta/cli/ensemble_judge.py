@@ -129,6 +129,8 @@ def _label(start: Any) -> int | str:
 
 def _references(options: Options, found: Hindcast, judge: Judge) -> dict[str, Tensor]:
     if judge.climate is None:
+        if options.efi:
+            raise ConfigError("--efi compares with a climate, and the run has none; give --climate FILE")
         return {}
     quantiles = torch.stack([with_channels(found, one) for one in judge.climate.quantiles], 1)  # (C, Q, ...)
     last = quantiles.shape[1] - 1

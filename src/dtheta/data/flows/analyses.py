@@ -74,7 +74,10 @@ def _scaled(flow: Any, error: Tensor, size: float) -> Tensor:
 
 
 def _noise(flow: Any, seed: int, member: int, time: int) -> Tensor:
-    """Return a field (H, W) of equal variance at every degree and order above l = 0."""
+    """Return a field (H, W) of equal variance at every degree and order above l = 0, but half of it at order 0.
+
+    The cycles that follow forget what it looked like.
+    """
     transform = SphericalTransform(flow.grid, flow.truncation)
     draws = generator(seed, f"flows/analyses/{time}", member)
     coefficients = torch.randn(transform.shape, dtype=torch.complex64, generator=draws)
