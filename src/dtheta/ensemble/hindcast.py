@@ -30,8 +30,8 @@ from dtheta.core.output import write_folder
 from dtheta.core.sphere import Grid
 from dtheta.ensemble.latlon import LatLon, grid_of
 from dtheta.ensemble.layout import PERIOD, Field, Layout
-from dtheta.ensemble.store import Archive
-from dtheta.errors import ConfigError, FormatError, MissingExtra, ShapeMismatch
+from dtheta.ensemble.store import Archive, put, zarr_module
+from dtheta.errors import ConfigError, FormatError, ShapeMismatch
 
 _RECORD = "dtheta_hindcast"
 
@@ -85,7 +85,7 @@ class Hindcast:
         Raises:
             FormatError: if there is none, or it is none of ours.
         """
-        zarr = _zarr()
+        zarr = zarr_module()
         self.path = Path(path)
         try:
             self.group = zarr.open_group(self.path, mode="r")
@@ -191,7 +191,7 @@ def create_hindcast(
         ShapeMismatch: for truth at other leads.
         ConfigError: for two starts of one time.
     """
-    zarr = _zarr()
+    zarr = zarr_module()
     if begin.truth is not None and tuple(begin.truth.shape[:2]) != (len(begin.times), len(leads)):
         raise ShapeMismatch(f"truth is {tuple(begin.truth.shape)}; expected ({len(begin.times)}, {len(leads)}, ...)")
     if len(set(begin.times)) != len(begin.times):
@@ -211,7 +211,7 @@ def create_hindcast(
             shares = np.linspace(0, 1, len(quantiles))
             part = _write(group, "climate", layout, quantiles, ["quantile"], {"quantile": shares})
             for field, values in zip(layout.fields, _parts(layout, begin.climate.mean[None]), strict=True):
-                _put(part, f"{field.name}_mean", values[0], list(layout.axes), field.attributes)
+                put(part, f"{field.name}_mean", values[0], list(layout.axes), field.attributes, apart="start")
         if begin.states is not None:
             _write(group, "states", layout, begin.states, ["sample"], {})
     return Hindcast(path)
@@ -224,12 +224,19 @@ def _write(
     part = group.create_group(name)
     lead = states.shape[: len(dims)]
     for field, values in zip(layout.fields, _parts(layout, states.reshape(-1, *layout.shape)), strict=True):
-        _put(part, field.name, values.reshape(*lead, *layout.sizes), [*dims, *layout.axes], field.attributes)
+        put(
+            part,
+            field.name,
+            values.reshape(*lead, *layout.sizes),
+            [*dims, *layout.axes],
+            field.attributes,
+            apart="start",
+        )
     for axis, values in coordinates.items():
         units = {"units": "1" if axis == "quantile" else "hours"}
-        _put(part, axis, values, [axis], units)
+        put(part, axis, values, [axis], units, apart="start")
     for axis, (values, attributes) in layout.coordinates.items():
-        _put(part, axis, values, [axis], attributes)
+        put(part, axis, values, [axis], attributes, apart="start")
     return part
 
 
@@ -237,20 +244,3 @@ def _parts(layout: Layout, states: Tensor) -> list[np.ndarray]:
     """Return states (N, ...) as one array (N, *sizes) a field."""
     values = states.detach().cpu().numpy()
     return [values[:, c] for c in range(len(layout.fields))] if layout.channels else [values]
-
-
-def _put(group: Any, name: str, values: np.ndarray, dims: list[str], attributes: dict[str, str]) -> None:
-    chunks = tuple(1 if dim == "start" else size for dim, size in zip(dims, values.shape, strict=True))
-    array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, chunks=chunks, compressors=None, dimension_names=dims,
-        attributes=attributes,
-    )  # fmt: skip
-    array[...] = values
-
-
-def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise MissingExtra("archives need zarr: pip install 'dtheta[weather]'") from error
-    return zarr

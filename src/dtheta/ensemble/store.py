@@ -66,7 +66,7 @@ class Archive:
         Raises:
             FormatError: if there is none, or it is no archive of ours.
         """
-        zarr = _zarr()
+        zarr = zarr_module()
         self.path = Path(path)
         try:
             self.group = zarr.open_group(self.path, mode="r+")
@@ -232,7 +232,7 @@ def create(
         ConfigError: for states of a dtype that NumPy has not.
         OutputError: if it cannot be written, is there already, or the disk is too small for all of it.
     """
-    zarr = _zarr()
+    zarr = zarr_module()
     target, width = Path(path), _width(dtype)
     size = int(np.prod(layout.sizes, dtype=np.int64)) * width.itemsize
     chunk = max(1, min(len(ensemble), chunk or CHUNK_BYTES // max(1, size)))
@@ -279,12 +279,12 @@ def _coordinates(
         **layout.coordinates,
     }
     for name, (values, attributes) in axes.items():
-        _put(group, name, values, [name], attributes)
+        put(group, name, values, [name], attributes)
     auxiliary = []
     for what in ("parameters", "draw", "sign"):
         auxiliary.append(f"member_{what}")
         values = np.array([getattr(member, what) for member in ensemble.members])
-        _put(group, auxiliary[-1], values, [REALIZATION], {"long_name": f"{what} of the member", "units": "1"})
+        put(group, auxiliary[-1], values, [REALIZATION], {"long_name": f"{what} of the member", "units": "1"})
     if isinstance(time, np.datetime64):
         auxiliary += ["forecast_reference_time", "time"]
         valid = np.array([moved(time, lead * hours) for lead in leads], "datetime64[s]")
@@ -292,19 +292,28 @@ def _coordinates(
             ("forecast_reference_time", np.array(time).astype("int64"), []), ("time", valid.astype("int64"), [PERIOD]),
         ):  # fmt: skip
             attributes = {"standard_name": name, "units": _EPOCH, "calendar": "proleptic_gregorian"}
-            _put(group, name, values, dims, attributes)
+            put(group, name, values, dims, attributes)
     group.attrs["coordinates"] = " ".join(auxiliary)
 
 
-def _put(group: Any, name: str, values: np.ndarray, dims: list[str], attributes: dict[str, str]) -> None:
+def put(
+    group: Any, name: str, values: np.ndarray, dims: list[str], attributes: dict[str, str], apart: str = ""
+) -> None:
+    """Write an array into a group, in one chunk, or one for each element of the dimension ``apart``."""
+    chunks = tuple(1 if dim == apart else size for dim, size in zip(dims, values.shape, strict=True))
     array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, chunks=values.shape or "auto", compressors=None,
-        dimension_names=dims, attributes=attributes,
+        name, shape=values.shape, dtype=values.dtype, chunks=chunks or "auto", compressors=None, dimension_names=dims,
+        attributes=attributes,
     )  # fmt: skip
     array[...] = values
 
 
-def _zarr() -> Any:
+def zarr_module() -> Any:
+    """Return zarr.
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
     try:
         import zarr
     except ImportError as error:
