@@ -209,7 +209,6 @@ def test_two_processes_write_what_one_writes(dtheta: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not EMULATORS, reason="the networks are not there yet")
 def test_the_networks_that_come_with_dtheta(dtheta: Run) -> None:
     sets = len(EMULATORS)
     given = ("--model", "qg-sfno", "--members", sets + 1, "--days", 2, "--starts", 2, "--every", 4, "--quiet")

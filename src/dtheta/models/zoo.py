@@ -66,7 +66,7 @@ ZOO: dict[str, Callable[[], Path]] = {"minilm": _minilm, "smollm2": _smollm2, "d
 ZOO["miniclip"] = lambda: Path(__file__).with_name("miniclip")  # ships with dtheta
 #: Emulators of two-layer flow that ship with dtheta, one a seed: files of ``emulator_file``, no Hugging Face folders.
 EMULATORS: dict[str, Path] = {
-    f"qg-sfno-{path.stem}": path for path in sorted(Path(__file__).with_name("qg_sfno").glob("*.safetensors"))
+    f"qg-sfno-{seed}": Path(__file__).with_name("qg_sfno") / f"{seed}.safetensors" for seed in range(8)
 }
 
 

@@ -180,7 +180,6 @@ def test_files_without_an_emulator_are_refused(tmp_path: Path) -> None:
         read_emulator(tmp_path / "none.safetensors")
 
 
-@pytest.mark.skipif(not EMULATORS, reason="no emulator ships yet")
 def test_the_shipped_ones_forecast(states: Tensor) -> None:
     """A day ahead of a flow just developed: far better than persistence, each its own."""
     assert sorted(EMULATORS) == [f"qg-sfno-{seed}" for seed in range(8)]
