@@ -30,6 +30,7 @@ from dtheta.core.sphere import Grid, SphericalTransform, VectorTransform, invers
 from dtheta.core.sphere.transform import to_planes, whn
 from dtheta.core.sphere.vector import eigenvalues
 from dtheta.data.flows.climatology import upper_winds
+from dtheta.data.flows.spectral import Spectral
 from dtheta.data.flows.two_layer import EARTH_ROTATION, SPEED, TwoLayer
 from dtheta.errors import ConfigError, NonFinite
 
@@ -48,7 +49,7 @@ WAVES = ((45.0, 2, 2.1), (-45.0, 1, 1.2))
 
 
 @dataclass(frozen=True)
-class QuasiGeostrophic:
+class QuasiGeostrophic(Spectral):
     """Two-layer flow; a state is the heights (B, 2, H, W) of the layers in m, upper first, on ``grid``.
 
     Attributes:
@@ -86,17 +87,6 @@ class QuasiGeostrophic:
             raise ConfigError(f"precision must be float32 or float64, got {self.precision!r}")
         if (STEP_HOURS / self.time_step) % 1:
             raise ConfigError(f"time_step={self.time_step} hours does not divide the {STEP_HOURS} hours of a step")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of states."""
-        return torch.float64 if self.precision == "float64" else torch.float32
-
-    @property
-    def grid(self) -> Grid:
-        """Where states live: the smallest Gauss grid of a multiple of 8 rows that holds the truncation exactly."""
-        rows = 8 * (self.truncation // 8 + 1)
-        return Grid(rows, 2 * rows)
 
     @cached_property
     def balance(self) -> TwoLayer:

@@ -30,6 +30,7 @@ from dtheta.core.seeds import generator
 from dtheta.core.sphere import Grid, SphericalTransform, VectorTransform, inverse_laplacian, laplacian
 from dtheta.core.sphere.vector import eigenvalues
 from dtheta.data.flows.quasi_geostrophic import STEP_HOURS, mesh
+from dtheta.data.flows.spectral import Spectral
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
 
 EARTH_RADIUS = 6.371e6  # m
@@ -41,7 +42,7 @@ JETS = ((45.0, 10.0, 90.0), (-45.0, 10.0, 90.0))
 
 
 @dataclass(frozen=True)
-class ShallowWater:
+class ShallowWater(Spectral):
     """The flow; a state is height (m), vorticity and divergence (1/s) as fields (B, 3, H, W) on ``grid``.
 
     Attributes:
@@ -76,17 +77,6 @@ class ShallowWater:
             raise ConfigError(
                 f"gravity waves outrun a time_step of {self.time_step} minutes; at most {longest:.0f} here"
             )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of states."""
-        return torch.float64 if self.precision == "float64" else torch.float32
-
-    @property
-    def grid(self) -> Grid:
-        """Where states live: the smallest Gauss grid of a multiple of 8 rows that holds the truncation exactly."""
-        rows = 8 * (self.truncation // 8 + 1)
-        return Grid(rows, 2 * rows)
 
     @cached_property
     def transform(self) -> SphericalTransform:

@@ -117,14 +117,30 @@ class RMSE:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The error that the mean would have if the truth were one more member, or of one more pair; unit of the data.
+class _OfSpread:
+    """A metric of the spread, which takes two members.
 
     Attributes:
         pairs: Whether members 2 k and 2 k + 1 are a pair, as `cross` has them, of which only the pair is independent.
     """
 
     pairs: bool = False
+
+    @property
+    def least_members(self) -> int:
+        """Two, or two pairs."""
+        return 4 if self.pairs else 2
+
+    @property
+    def statistics(self) -> tuple[EnsembleStatistic, ...]:
+        """The moments."""
+        return (Moments(self.pairs),)
+
+
+@dataclass(frozen=True)
+class Spread(_OfSpread):
+    """The error that the mean would have if the truth were one more member, or of one more pair; unit of the data."""
+
     better: Aim = "none"
     scaled: ClassVar[bool] = True
 
@@ -133,46 +149,21 @@ class Spread:
         """Such as "spread", or "spread_pairs"."""
         return "spread_pairs" if self.pairs else "spread"
 
-    @property
-    def least_members(self) -> int:
-        """Two, or two pairs."""
-        return 4 if self.pairs else 2
-
-    @property
-    def statistics(self) -> tuple[EnsembleStatistic, ...]:
-        """The moments."""
-        return (Moments(self.pairs),)
-
     def of_means(self, *means: Tensor) -> Tensor:
         """(..., 3) -> (...)."""
         return means[0][..., 2].sqrt()
 
 
 @dataclass(frozen=True)
-class SpreadError:
-    """Spread over RMSE; 1 where truth and members are exchangeable, NaN where the mean has no error.
+class SpreadError(_OfSpread):
+    """Spread over RMSE; 1 where truth and members are exchangeable, NaN where the mean has no error."""
 
-    Attributes:
-        pairs: As `Spread` has them.
-    """
-
-    pairs: bool = False
     better: Aim = "one"
 
     @property
     def name(self) -> str:
         """Such as "spread_error", or "spread_error_pairs"."""
         return "spread_error_pairs" if self.pairs else "spread_error"
-
-    @property
-    def least_members(self) -> int:
-        """Two, or two pairs."""
-        return 4 if self.pairs else 2
-
-    @property
-    def statistics(self) -> tuple[EnsembleStatistic, ...]:
-        """The moments."""
-        return (Moments(self.pairs),)
 
     def of_means(self, *means: Tensor) -> Tensor:
         """(..., 3) -> (...)."""
