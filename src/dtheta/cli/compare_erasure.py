@@ -166,8 +166,9 @@ def _located(
     if not beside:
         raise ConfigError(f"{known}; value vectors are found by what sets a concept apart, so give them with --traces")
     found = concept_vectors(
-        model, [job.concept, *beside], tokenizer=tokenizer, count=_VECTORS, draws=0, seed=seed, progress=console.note
-    )
+        model, [job.concept, *beside], tokenizer=tokenizer, only=[job.concept.name], count=_VECTORS, draws=0, seed=seed,
+        progress=console.note,
+    )  # fmt: skip
     return found[job.concept.name].vectors
 
 

@@ -89,7 +89,6 @@ def _found(
     options: Options, concepts: Sequence[Concept], wanted: Sequence[Concept], console: Console
 ) -> tuple[Traces, list[str]]:
     from dtheta.probe.concept_vectors import concept_vectors
-    from dtheta.probe.trace import Traces
 
     model, tokenizer = loaded_decoder(options.model)
     found = recall_of(model, tokenizer, concepts, console)
@@ -103,10 +102,10 @@ def _found(
     if len(chosen) + len(beside) < 2:
         raise ConfigError(f"{found}; a concept is found by what sets it apart, so it takes another one that is known")
     traces = concept_vectors(
-        model, [*chosen, *beside], tokenizer=tokenizer, count=options.count, norm=options.norm, draws=options.draws,
-        seed=options.seed, progress=console.note,
+        model, [*chosen, *beside], tokenizer=tokenizer, only=[one.name for one in chosen], count=options.count,
+        norm=options.norm, draws=options.draws, seed=options.seed, progress=console.note,
     )  # fmt: skip
-    return Traces(tuple(traces[one.name] for one in chosen)), notes
+    return traces, notes
 
 
 def _parts(traces: Sequence[Trace], notes: Sequence[str], record: dict[str, Any]) -> list[Part]:

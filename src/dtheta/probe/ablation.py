@@ -8,12 +8,15 @@ times the length of a vector and on another model something else; relative noise
 both are exact, are undone by leaving the context, and have no side effect: the released code's weight decay shrinks the
 whole masked matrix with every step.
 
+``silenced`` takes vectors out for a block without a delta, by what goes into them: nothing is hashed or written.
+
 Shape legend: D features of the stream, K vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,6 +76,31 @@ def noise(
         moves[vector] = eps_D * (strength * v_D.norm() / len(v_D) ** 0.5)
     settings = {"vectors": _written(chosen), "strength": strength, "draw": draw}
     return moved(model, decoder, moves, Provenance("noise", settings=settings, seed=seed))
+
+
+@contextmanager
+def silenced(model: nn.Module, vectors: Sequence[ValueVector]) -> Iterator[None]:
+    """Run a block in which neurons write nothing, whatever is attached to their layer; no weight is touched."""
+    decoder = open_decoder(model)
+    handles = []
+    for layer in sorted({vector.layer for vector in vectors}):
+        columns = sorted({vector.column for vector in vectors if vector.layer == layer})
+        module = model.get_submodule(decoder.matrices[layer].name.removesuffix(".weight"))
+        handles.append(module.register_forward_pre_hook(_silencer(columns)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _silencer(columns: list[int]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        mask = inputs[0].new_ones(inputs[0].shape[-1])
+        mask[columns] = 0.0
+        return (inputs[0] * mask, *inputs[1:])
+
+    return hook
 
 
 def distinct(vectors: Iterable[ValueVector]) -> list[ValueVector]:

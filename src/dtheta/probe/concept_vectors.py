@@ -24,12 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dtheta.core.apply import applied
 from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.data.concepts import Concept, Question
-from dtheta.errors import ConfigError
-from dtheta.probe.ablation import ablation
+from dtheta.errors import ConfigError, did_you_mean
+from dtheta.probe.ablation import silenced
 from dtheta.probe.answers import answer_scores
 from dtheta.probe.attribution import Attribution, attribution
 from dtheta.probe.cooccurrence import Cooccurrence
@@ -52,6 +51,7 @@ def concept_vectors(
     concepts: Sequence[Concept],
     *,
     tokenizer: Any,
+    only: Sequence[str] | None = None,
     count: int = 32,
     layers: Sequence[int] | None = None,
     norm: Norm = "folded",
@@ -69,6 +69,7 @@ def concept_vectors(
         concepts: Two or more, each with questions and answers that the model knows. Their documents make the lexicon;
             where there are none, the questions with their answers do.
         tokenizer: The model's tokenizer.
+        only: Names of the concepts to trace; the others are contrast alone. None for all.
         count: Vectors a concept.
         layers: Where to look; everywhere by default.
         norm: What vectors are read through (see ``decoder``).
@@ -81,10 +82,12 @@ def concept_vectors(
         progress: Called with what is being done.
 
     Raises:
-        ConfigError: For fewer than two concepts, one without questions, or another model's tokenizer.
+        ConfigError: For fewer than two concepts, one without questions, a name in ``only`` that none has, or another
+            model's tokenizer.
         UnsupportedLayer: If the model is no decoder that can be probed.
     """
     _check(concepts)
+    wanted = _wanted(concepts, only)
     count, best = whole(count, "count", least=1), whole(best, "best", least=1)
     say = progress or (lambda _: None)
     decoder = open_decoder(model)
@@ -98,6 +101,8 @@ def concept_vectors(
     belong = None if corpus is None else Cooccurrence(corpus, set(words))
     traces = []
     for row, concept in enumerate(concepts):
+        if concept.name not in wanted:
+            continue
         say(f"taking out {concept.name}")
         candidates = _candidates(row, concept.name, found, held_up, seen, count, belong)
         vectors = [candidate.vector for candidate in candidates]
@@ -188,11 +193,11 @@ def _effect(
         return answer_scores(model, tokenizer, asked).logprob
 
     before = [logprobs(asked) for asked in (target, others)]
-    with applied(model, ablation(model, vectors)):
+    with silenced(model, vectors):
         drops = [old - logprobs(asked) for old, asked in zip(before, (target, others), strict=True)]
     null = []
     for draw in range(whole(draws, "draws", least=0)):
-        with applied(model, ablation(model, _random(decoder, vectors, seed, draw))):
+        with silenced(model, _random(decoder, vectors, seed, draw)):
             null.append(float((before[0] - logprobs(target)).mean()))
     mine = float(drops[0].mean())
     p = (1 + sum(drop >= mine for drop in null)) / (len(null) + 1) if null else None
@@ -222,6 +227,14 @@ def _known(concept: Concept) -> list[Question]:
 
 def _texts(concept: Concept) -> list[str]:
     return list(concept.documents) or [with_answer(question) for question in _known(concept)]
+
+
+def _wanted(concepts: Sequence[Concept], only: Sequence[str] | None) -> set[str]:
+    names = {concept.name for concept in concepts}
+    for name in only or ():
+        if name not in names:
+            raise ConfigError(f"only: no concept {name!r} was given{did_you_mean(name, names)}")
+    return names if only is None else set(only)
 
 
 def _check(concepts: Sequence[Concept]) -> None:

@@ -77,6 +77,14 @@ def test_draws_are_keyed(found: Traces) -> None:
     assert other["japan"].effect.null != found["japan"].effect.null
 
 
+def test_what_is_contrast_alone_is_not_traced_and_counts_all_the_same(found: Traces) -> None:
+    given = dict(tokenizer=Words(), best=2, count=len(RELATIONS), null=500, draws=9)
+    some = concept_vectors(network(), concepts(), only=["dogs"], **given)
+    assert list(some) == ["dogs"] and some["dogs"] == found["dogs"]
+    with pytest.raises(ConfigError, match=r"no concept 'dog' was given; did you mean 'dogs'"):
+        concept_vectors(network(), concepts(), only=["dog"], **given)
+
+
 def test_a_corpus_tells_which_words_belong_together() -> None:
     texts = [c.documents[0] for c in concepts()] * 3
     trace = concept_vectors(

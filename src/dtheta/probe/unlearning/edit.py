@@ -22,11 +22,11 @@ from torch import Tensor
 
 from dtheta.core.apply import applied
 from dtheta.core.delta import Delta
-from dtheta.probe.ablation import ablation, noise
+from dtheta.probe.ablation import ablation, noise, silenced
 from dtheta.probe.unlearning.ascent import WGA
 from dtheta.probe.unlearning.objective import Side, Unlearning
 from dtheta.probe.unlearning.task import Task
-from dtheta.probe.unlearning.train import Training, silenced, trained
+from dtheta.probe.unlearning.train import Training, trained
 from dtheta.probe.value_vector import ValueVector
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from dtheta.core.apply import applied
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.fit.loop import fit
-from dtheta.probe.ablation import ablation
-from dtheta.probe.decoder import open_decoder
+from dtheta.probe.ablation import ablation, silenced
 from dtheta.probe.unlearning.task import Task
 from dtheta.probe.value_vector import ValueVector
 
@@ -71,31 +70,6 @@ def trained(
         )  # fmt: skip
         delta = adapter.delta()
     return without(task.model, delta, silent) if silent else delta
-
-
-@contextmanager
-def silenced(model: nn.Module, vectors: Sequence[ValueVector]) -> Iterator[None]:
-    """Run a block in which neurons write nothing, whatever is attached to their layer; no weight is touched."""
-    decoder = open_decoder(model)
-    handles = []
-    for layer in sorted({vector.layer for vector in vectors}):
-        columns = sorted({vector.column for vector in vectors if vector.layer == layer})
-        module = model.get_submodule(decoder.matrices[layer].name.removesuffix(".weight"))
-        handles.append(module.register_forward_pre_hook(_silencer(columns)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _silencer(columns: list[int]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        mask = inputs[0].new_ones(inputs[0].shape[-1])
-        mask[columns] = 0.0
-        return (inputs[0] * mask, *inputs[1:])
-
-    return hook
 
 
 def without(model: nn.Module, delta: Delta, vectors: Sequence[ValueVector]) -> Delta:

@@ -10,12 +10,13 @@ from dtheta.core.apply import applied
 from dtheta.core.files import load
 from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError
+from dtheta.probe.ablation import silenced
 from dtheta.probe.answers import answer_scores
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.objective import Unlearning
 from dtheta.probe.unlearning.task import split
-from dtheta.probe.unlearning.train import Training, silenced
+from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import METHODS, Unlearned, locate, unlearn
 from dtheta.probe.unlearning.watch import Checkup, Watch
 from tests.unit.probe.planted import Words, concepts, network, vectors
