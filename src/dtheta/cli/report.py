@@ -4,13 +4,19 @@ FILES are either .delta files (what each is, its layers, and how alike they are)
 and 'dtheta adapt --report' write; several of the latter on one model become one page. Of runs with --shots, it shows
 the accuracy over the number of shots; runs that differ in their --seed alone become one point with an interval.
 
+With --serve the browser of this machine is shown the page of a folder of deltas, and one of each of them, made when
+asked for; nothing is written. Ctrl-C ends it.
+
   dtheta report dtheta-demo/deltas/*.delta --out deltas.html
+  dtheta report dtheta-demo/deltas --serve
   dtheta report lora.json pissa.json --out compared.html
   dtheta report shots-1.json shots-4.json shots-16.json --out shots.html
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +39,14 @@ class Options(CommonOptions):
 
     files: Annotated[tuple[Path, ...], Place(".delta files, or .json results", "FILE")] = ()
     out: Annotated[Path, Flag("the page to write", "FILE")] = Path("report.html")
+    serve: Annotated[bool, Flag("serve the pages of one folder to the browser of this machine, and write none")] = False
+    port: Annotated[int, Flag("where --serve listens; 0 takes a free port")] = 0
 
 
 def run(options: Options, console: Console) -> int:
     """Draw the page."""
+    if options.serve:
+        return _serve(options, console)
     files = [require_input(path) for path in options.files]
     kinds = {path.suffix for path in files}
     if kinds not in ({".delta"}, {".json"}):
@@ -51,6 +61,25 @@ def run(options: Options, console: Console) -> int:
     page = _deltas(files, options.out) if kinds == {".delta"} else _results(files, options.out)
     record = {"out": str(page), "kind": "deltas" if kinds == {".delta"} else "results", "bytes": page.stat().st_size}
     console.result(record, [f"{page}: {byte_size(record['bytes'])}, one self-contained page of {len(files)} file(s)"])
+    return 0
+
+
+def _serve(options: Options, console: Console) -> int:
+    """Serve a folder until Ctrl-C."""
+    from dtheta.report.serve import HOST, Folder, server
+
+    if len(options.files) != 1:
+        raise ConfigError(f"--serve takes one folder, found {len(options.files)} places")
+    folder = Folder(require_input(options.files[0]))
+    if options.dry_run:
+        Plan({str(folder.path): size_of(folder.path)}, {}, PROGRAM).show(console)
+        return 0
+    with server(folder, options.port) as listening:
+        address = f"http://{HOST}:{listening.server_address[1]}/"
+        console.result({"url": address}, [f"{folder.path} is at {address} until Ctrl-C"])
+        sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            listening.serve_forever()
     return 0
 
 

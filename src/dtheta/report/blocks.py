@@ -68,10 +68,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: ``text`` to read and ``order`` to sort by."""
+    """A table cell: ``text`` to read, ``order`` to sort by, and where the text leads, if it leads anywhere."""
 
     text: str
     order: float | str
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from dtheta.report.blocks import Block, Column, KeyValues, Panels, Prose, Table, Tile, Tiles, number, word
+from dtheta.report.blocks import Block, Cell, Column, KeyValues, Panels, Prose, Table, Tile, Tiles, number, word
 from dtheta.report.charts import Bar, Chart, bar_chart, heat_map
 from dtheta.report.charts.svg import WIDTH
+from dtheta.report.kin import family, similarity_map
 from dtheta.report.layers import LayerGrid, layer_grid
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import byte_size, count, fixed, listed, plural, significant
@@ -31,15 +32,15 @@ def delta_report(source: Survey | Sequence[str | os.PathLike[str]], path: str | 
     return delta_page(source if isinstance(source, Survey) else survey(source)).render(path)
 
 
-def delta_page(found: Survey) -> Page:
-    """The page, before it is written."""
+def delta_page(found: Survey, links: Mapping[str, str] | None = None, kicker: str = "dtheta report") -> Page:
+    """The page, before it is written; ``links`` lead from the names of deltas to pages of their own."""
     several = len(found.deltas) > 1
-    sections = [Section("In short", [_tiles(found), *([_overview(found)] if several else [])])]
+    sections = [Section("In short", [_tiles(found), *([_overview(found, links or {})] if several else [])])]
     if several:
         sections.append(_similarity(found))
-    sections += [_layers(found), _changes(found), _origins(found)]
+    sections += [*family(found), _layers(found), _changes(found), _origins(found)]
     title = plural(len(found.deltas), "delta") if several else found.deltas[0].name
-    return Page(title, delta_verdict(found), sections, "dtheta report")
+    return Page(title, delta_verdict(found), sections, kicker)
 
 
 def delta_verdict(found: Survey) -> str:
@@ -109,12 +110,12 @@ def _tiles(found: Survey) -> Tiles:
     )
 
 
-def _overview(found: Survey) -> Table:
+def _overview(found: Survey, links: Mapping[str, str]) -> Table:
     columns = [Column("Delta"), Column("Method"), *([] if found.one_base else [Column("Base")])]
     columns += [Column(name, True) for name in ("Norm", "Tensors", "Weights in them", "File")]
     rows = [
         [
-            word(delta.name),
+            Cell(delta.name, delta.name.lower(), links.get(delta.name, "")),
             word(delta.method or delta.origin.get("operation", "")),
             *([] if found.one_base else [word(f"`{delta.base[:12]}`" if delta.base else "not named")]),
             number(delta.norm, significant(delta.norm, pad=True)),
@@ -135,7 +136,10 @@ def _similarity(found: Survey) -> Section:
     table = Table("Cosines as a table", [Column("Delta"), Column("Delta"), Column("Cosine", True)], rows, folded=True)
     lead = "Cosine of the angle between two deltas, over all parameters; 1 is the same direction, 0 unrelated."
     caption = f"Empty cells have no angle: {'; '.join(found.notes)}." if found.notes else ""
-    return Section("Similarity", [Panels([chart], caption, tables=[table])], lead)
+    maps, said = similarity_map(found)
+    return Section(
+        "Similarity", [Panels([chart, *maps], " ".join(filter(None, (caption, said))), tables=[table])], lead
+    )
 
 
 def _layers(found: Survey) -> Section:

@@ -32,6 +32,7 @@ class DeltaSummary:
     """One delta. ``origin`` holds what its provenance says, in words.
 
     ``method`` is empty where no method made it (a sum, an extraction), ``base`` where it names none; else hex.
+    ``parents`` are the digests of the deltas it was made of.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DeltaSummary:
     file_bytes: int
     changes: tuple[ChangeSummary, ...]
     origin: Mapping[str, str] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def summary(name: str, delta: Delta, file_bytes: int) -> DeltaSummary:
     made = delta.provenance
     method = str(made.method.get("name", ""))
     base = delta.base.digest if delta.base.digests or delta.base.root else ""
-    return DeltaSummary(name, method, base, delta.digest, delta.norm(), file_bytes, changes, _origin(delta))
+    return DeltaSummary(
+        name, method, base, delta.digest, delta.norm(), file_bytes, changes, _origin(delta), tuple(made.parents)
+    )
 
 
 def _origin(delta: Delta) -> dict[str, str]:

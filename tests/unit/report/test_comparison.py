@@ -61,7 +61,7 @@ def test_the_page() -> None:
     page = comparison_page(found, [summary(name, d, 100) for name, d in deltas.items()], "Compared is `encoder.*`.")
     html = page.html()
     read(html)
-    cosines, conflicts, by_layer, conflicts_by_layer = charts(html)[:4]
+    cosines, _map, conflicts, by_layer, conflicts_by_layer = charts(html)[:5]
     assert "a, c\ncosine \u22121" in hovers(cosines) and "a, c\nshare in conflict 1" in hovers(conflicts)
     assert len(hovers(by_layer)) == len(hovers(conflicts_by_layer)) == 9
     for chart, low in ((cosines, "\u22121"), (by_layer, "\u22121"), (conflicts_by_layer, "0")):
