@@ -225,6 +225,10 @@ def test_dry_runs_write_nothing(dtheta: Run) -> None:
     assert plan.json["writes"]["run.zarr"] == 4 * 8 * (2 * (4 * 5 + 4 + 5) + 22) and plan.json["seconds"] is not None
     refused = dtheta("ensemble", "run", *SMALL, "--starts", 0, "--dry-run")
     assert refused.code == 2 and "--starts is 0" in refused.err
+    long = dtheta("ensemble", "run", *SMALL, "--days", 1e9, "--dry-run", "--json")
+    assert long.code == 0, long.err
+    assert long.json["writes"]["run.zarr"] == 4 * 8 * (2 * (4 * (n := 4_000_000_001) + 4 + n) + 22)
+    assert long.json["memory"] > 4 * 8 * 2 * n  # the truth alone
     assert list(Path().iterdir()) == []
     ran(dtheta)
     before = sorted(Path().rglob("*"))
@@ -243,6 +247,14 @@ def test_dry_runs_write_nothing(dtheta: Run) -> None:
         (("--model", "qg-sfno-99"), 2, "--model: there is no 'qg-sfno-99'"),
         (("--model", "lorenz96(forcings=8)"), 2, "has no field 'forcings'"),
         (("--model", "lorenz96", "--days", 0.1), 2, "expected whole steps"),
+        (("--model", "lorenz96", "--days", 1e9), 1, "bytes and the disk has"),
+        (("--model", "lorenz96", "--days", 1e300), 2, "too many to be counted"),
+        (("--model", "lorenz96", "--days", 1e300, "--dry-run"), 2, "--days 1e+300 are 4e+300 steps of 6 hours"),
+        (
+            ("--model", "lorenz96", "--perturbation", "bred(amplitude=1e30)", "--out", "else.zarr"),
+            1,
+            "member 0, Member(parameters=0, draw=0, sign=1), is no longer finite",
+        ),
         (("--model", "lorenz96", "--every", 3), 2, "divides the 40 steps"),
         (("--model", "lorenz96", "--hours", 5), 2, "a step of the truth is 6 hours, and --hours says 5"),
         (("--model", "lorenz96", "--starts", 0), 2, "--starts is 0"),
@@ -285,6 +297,9 @@ def test_what_cannot_be_meant_is_refused_and_leaves_nothing(dtheta: Run, given: 
         (("verify", "run.zarr", "--region", "north=20:90"), 2, "states of this run have none"),
         (("verify", "run.zarr", "--report", "p.html", "--point", "9"), 2, "counted from 0"),
         (("verify", "run.zarr", "--report", "no/p.html"), 1, "create it first"),
+        (("verify", "run.zarr", "--out", "run.zarr/truth/s.json"), 1, "(--out): it would lie in run.zarr (RUN)"),
+        (("verify", "run.zarr", "--report", "run.zarr/truth/state/zarr.json"), 1, "it would lie in run.zarr (RUN)"),
+        (("verify", "run.zarr", "--out", "run.zarr/zarr.json", "--dry-run"), 1, "it lies in run.zarr (RUN)"),
         (("replay", "run.zarr"), 2, "--member is missing"),
         (("replay", "run.zarr", "--member", 4), 2, "this run has 4, from 0 to 3"),
         (("replay", "run.zarr", "--member", 0, "--start", 2), 2, "this run has 2"),

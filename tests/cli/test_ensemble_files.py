@@ -13,8 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dtheta as dt
+from dtheta.cli import ensemble_climate
+from dtheta.cli.ensemble_files import States, read_states
 from dtheta.core.sphere import Grid
 from dtheta.ensemble.hindcast import Hindcast
+from dtheta.errors import NonFinite
 from tests.cli.conftest import Outcome
 
 xarray = pytest.importorskip("xarray")
@@ -104,6 +107,16 @@ def test_a_step_says_its_channels_units_and_hours_itself(dtheta: Run, here: Path
     assert Hindcast("run.zarr").names == ["z", "t"] and done.json["hours"] == 6
     without = dtheta("ensemble", "verify", "run.zarr", "--efi", "--out", "x.json")
     assert without.code == 2 and "--efi compares with a climate" in without.err and not Path("x.json").exists()
+    for more in ((), ("--dry-run",)):
+        without = dtheta("ensemble", "verify", "run.zarr", "--percentile", 95, *more)
+        assert without.code == 2 and "--percentile compares with a climate, and the run has none" in without.err
+    files = ("--climate", "w.zarr", "--percentile", 90, "--resamples", 5, "--json")
+    found = dtheta("ensemble", "verify", "run.zarr", *files).json
+    assert {"auc_above_p90"} == {s["metric"] for s in found["scores"] if s["metric"].startswith("auc")}
+    inside = dtheta("ensemble", "verify", "run.zarr", "--climate", "w.zarr", "--out", "w.zarr/z/new.json")
+    assert inside.code == 1 and "it would lie in w.zarr (--climate)" in inside.err
+    inside = dtheta("ensemble", "run", "--step", "net.py:heavy", *GIVEN, "--out", "w.zarr/run.zarr")
+    assert inside.code == 1 and "it would lie in w.zarr (--analyses)" in inside.err
 
 
 def test_an_amplitude_is_the_error_after_two_days_before_the_starts(dtheta: Run, here: Path) -> None:
@@ -168,6 +181,11 @@ def _units(data: Any) -> Any:
     return data
 
 
+def _mute(data: Any) -> Any:
+    del data["t"].attrs["units"]
+    return data
+
+
 ACTS: dict[str, Callable[[Any], Any]] = {
     "short": lambda d: d.isel(time=slice(0, 8)),
     "hole": _hole,
@@ -176,6 +194,7 @@ ACTS: dict[str, Callable[[Any], Any]] = {
     "flipped": lambda d: d.isel(latitude=slice(None, None, -1)),
     "west": lambda d: d.assign_coords(longitude=(d["longitude"] + 180) % 360 - 180),
     "units": _units,
+    "mute": _mute,
     "lacking": lambda d: d[["z"]],
     "unsorted": lambda d: d.isel(time=slice(None, None, -1)),
     "numbered": lambda d: d.assign_coords(time=np.arange(40)),
@@ -197,8 +216,9 @@ ACTS: dict[str, Callable[[Any], Any]] = {
         ("coarse", "--truth", 1, "states are (2, 6, 6), and in --analyses"),
         ("flipped", "--truth", 1, "the order is reversed"),
         ("west", "--truth", 1, "counted from -180 or from 0"),
-        ("units", "--truth", 2, "t is in degC, expected K; convert it first"),
-        ("units", "--analyses", 2, "t is in degC, expected K"),
+        ("units", "--truth", 2, "channel 't': --truth other.zarr is in degC, what it goes with in K; convert one"),
+        ("units", "--analyses", 2, "channel 't': --analyses other.zarr is in degC, what it goes with in K"),
+        ("mute", "--truth", 2, "t tells no unit, expected K; give it its attribute 'units'"),
         ("lacking", "--truth", 2, "has no channel 't'; it has z"),
         ("unsorted", "--analyses", 2, "expected times that rise"),
         ("numbered", "--analyses", 2, "expected dates"),
@@ -280,6 +300,70 @@ def test_verify_takes_the_truth_and_the_climate_from_files(dtheta: Run, here: Pa
     mean = torch.stack([x for _, x in Hindcast("run.zarr").archive(0).states()])[-1, :, 1].double().mean(0).numpy()
     squares = ((mean - weather()["t"].values[20]) ** 2).mean(-1) @ (GRID.weights / GRID.weights.sum())
     assert rmse["value"] == pytest.approx(np.sqrt(squares), rel=1e-5)
+
+
+def read_by_blocks(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> list[tuple[int, ...]]:
+    """Let a climate be read so many bytes at a time, and return the shapes that will be."""
+    monkeypatch.setattr(ensemble_climate, "BLOCK", nbytes)
+    monkeypatch.setattr(ensemble_climate, "_SORTED", 5 * 40)
+    real, shapes = States._read, []
+
+    def read(self: States, *given: Any) -> np.ndarray:
+        found = real(self, *given)
+        shapes.append(found.shape)
+        return found
+
+    monkeypatch.setattr(States, "_read", read)
+    return shapes
+
+
+def test_a_climate_is_read_in_blocks(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = read_states(Path("w.zarr"), "--climate", ("z", "t"))
+    shapes = read_by_blocks(monkeypatch, 2 * states.bytes_of_rows(1) + 5)
+    assert states.bytes_of_rows(1) == 40 * 12 * (4 + 4 + 1)
+    found = ensemble_climate.climate_of_file(states)
+    assert shapes == [(40, 2, 12)] * 6
+    values = np.stack([weather()[name].values for name in ("z", "t")], 1).astype(float)
+    np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found.quantiles, np.quantile(values, np.linspace(0, 1, 21), axis=0), rtol=1e-5, atol=1e-6
+    )
+    shapes.clear()
+    more = ("--climate", "w.zarr", "--perturbation", "random", "--channels", "z,t")
+    assert dtheta("ensemble", "run", "--step", "net.py:net", *GIVEN, *more).code == 0
+    assert shapes.count((40, 2, 12)) == 6
+    assert shapes.count((40, 6, 12)) == 2  # the past states that the perturbation is made of
+    run = Hindcast("run.zarr")
+    climate, past = run.climate(), run.states()
+    assert climate is not None and torch.equal(climate.quantiles, found.quantiles)
+    assert past is not None and np.array_equal(past[:, 0].numpy(), weather()["z"].values)
+    scored = dtheta("ensemble", "verify", "run.zarr", "--climate", "w.zarr", "--resamples", 5)
+    assert scored.code == 0, scored.err
+
+
+def test_a_gap_in_a_block_is_named_by_its_own_place(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _hole(weather()).to_zarr("hole.zarr")
+    states = read_states(Path("hole.zarr"), "--climate", ("z", "t"))
+    read_by_blocks(monkeypatch, 1)
+    with pytest.raises(NonFinite, match=f"2020-01-08T12:00:00, latitude {GRID.latitudes[2]:g}, longitude 90"):
+        ensemble_climate.climate_of_file(states)
+
+
+def test_dry_runs_count_the_climate_and_read_none(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("--step", "net.py:heavy", *GIVEN)
+    assert dtheta("ensemble", "run", *given).code == 0
+    commands = (("run", *given, "--out", "b.zarr"), ("verify", "run.zarr"))
+    for command in commands:
+        without, with_it = (
+            dtheta("ensemble", *command, *more, "--dry-run", "--json") for more in ((), ("--climate", "w.zarr"))
+        )
+        assert without.code == with_it.code == 0, with_it.err
+        whole = 6 * 12 * 40 * (4 + 4 + 1) + ensemble_climate._SORTING
+        assert with_it.json["memory"] - without.json["memory"] >= whole
+        assert with_it.json["reads"]["w.zarr"] > 40 * 2 * 6 * 12 * 3
+    shapes = read_by_blocks(monkeypatch, 10_000)
+    assert dtheta("ensemble", "verify", "run.zarr", "--climate", "w.zarr", "--dry-run").code == 0
+    assert shapes == []
 
 
 def test_a_region_has_no_harmonics_and_is_scored_all_the_same(dtheta: Run, here: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtheta.cli import adapt, apply, compress, extract
+from dtheta.cli import adapt, apply, compress, ensemble_run, extract
 from dtheta.cli.options import CommonOptions, fields_of
 from dtheta.cli.wording import in_options
 from dtheta.core.fingerprint import _mismatch
@@ -24,6 +24,10 @@ from dtheta.core.fingerprint import _mismatch
          "; --select ... compares a part, --partial those that both have"),
         (compress.Options, "by keep='NAME', or compress it too by new=True",
          "by --keep 'NAME', or compress it too by --new"),
+        (ensemble_run.Options, "member 0, Member(parameters=0, draw=0, sign=1), is no longer finite: members=4",
+         "member 0, Member(parameters=0, draw=0, sign=1), is no longer finite: --members 4"),
+        (ensemble_run.Options, "f(g(rows=2), rows=3), rows=4 (rows=5)", "f(g(rows=2), rows=3), --rows 4 (--rows 5)"),
+        (ensemble_run.Options, "is too strong; ensemble.only(...) runs the others", "is too strong"),
         (adapt.Options, "a.steps=3 and my_steps=3 and x/steps=3 stay", "a.steps=3 and my_steps=3 and x/steps=3 stay"),
     ],
 )  # fmt: skip

@@ -7,7 +7,8 @@ Shape legend: N times, C channels, H latitudes, W longitudes, ... cells of any o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,11 @@ class States:
     def shape(self) -> tuple[int, ...]:
         """Of a state, (C, ...)."""
         return len(self.channels), *self.data.shape
+
+    @property
+    def size(self) -> int:
+        """Values of a state."""
+        return math.prod(self.shape)
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -108,25 +114,41 @@ class States:
         values = np.stack([self._read(name, indices) for name in self.channels], 1)
         return torch.from_numpy(values)
 
-    def every(self) -> Tensor:
-        """Return all states (N, C, ...)."""
-        return self.at(list(self.times), "which it has")
+    def blocks(self, nbytes: int) -> Iterator[Tensor]:
+        """Yield all times of some rows of a channel (N, n), rows in order, channel by channel.
 
-    def _read(self, name: str, indices: list[int]) -> np.ndarray:
+        Args:
+            nbytes: that reading a block takes at most, if not one row takes more.
+
+        Raises:
+            NonFinite: for a gap, naming channel, time and cell.
+        """
+        rows = max(1, nbytes // self.bytes_of_rows(1))
+        for name in self.channels:
+            for first in range(0, self.shape[1], rows):
+                yield torch.from_numpy(self._read(name, slice(None), slice(first, first + rows))).flatten(1)
+
+    def bytes_of_rows(self, rows: int) -> int:
+        """Return the bytes that it takes to read all times of some rows, the first axis of cells, of a channel."""
+        widest = max(self.data.variables[name].dtype.itemsize for name in self.channels)
+        return len(self.times) * rows * math.prod(self.shape[2:]) * (widest + 4 + 1)  # as it is, in float32, gaps
+
+    def _read(self, name: str, times: list[int] | slice, rows: slice = slice(None)) -> np.ndarray:
         array = self.data.variables[name].transpose(self.data.dims["time"], *self.data.cells)
         try:
-            values = np.asarray(array.isel({self.data.dims["time"]: indices}).values, dtype=np.float32)
+            chosen = array.isel({self.data.dims["time"]: times, self.data.cells[0]: rows})
+            values = np.asarray(chosen.values, dtype=np.float32)
         except (OSError, ValueError, RuntimeError) as error:
             raise FormatError(f"{self.path}: cannot read {name}: {error}") from error
         gaps = ~np.isfinite(values)
         if gaps.any():
-            first = np.argwhere(gaps)[0]
+            first = np.argwhere(gaps)[0] + [0, rows.start or 0, *[0] * (gaps.ndim - 2)]
             cell = ", ".join(
                 f"{dim} {_label(array, dim, index)}" for dim, index in zip(self.data.cells, first[1:], strict=True)
             )
             raise NonFinite(
                 f"{self.option} {self.path}: {name} has {int(gaps.sum()):,} gaps (NaN or infinity), the first at "
-                f"{self.times[indices[int(first[0])]]}, {cell}; fill them first"
+                f"{self.times[times][int(first[0])]}, {cell}; fill them first"
             )
         return values
 
@@ -152,6 +174,7 @@ def read_states(
         MissingExtra: where xarray, or what reads such a file, is not installed.
     """
     from dtheta.ensemble import labeled
+    from dtheta.score.ensemble.units import require_same_units
 
     data = _opened(require_input(path))
     fields = labeled.fields_of(data, ("time",), ("channel",), f"{option} {path}")
@@ -164,10 +187,11 @@ def read_states(
                 f"{option} {path} has no channel {name!r}; it has {', '.join(timed) or 'none'}"
                 + did_you_mean(name, timed)
             )
-    for name, unit in (units or {}).items():
-        if name in wanted and fields.units.get(name) != unit:
-            found = fields.units.get(name, "no unit that the file tells")
-            raise ConfigError(f"{option} {path}: {name} is in {found}, expected {unit}; convert it first")
+    expected = {name: unit for name, unit in (units or {}).items() if name in wanted}
+    for name, unit in expected.items():
+        if name not in fields.units:
+            raise ConfigError(f"{option} {path}: {name} tells no unit, expected {unit}; give it its attribute 'units'")
+    require_same_units(fields.units, expected, f"{option} {path}", "what it goes with")
     return States(path, option, fields, wanted)
 
 

@@ -5,8 +5,10 @@ Shape legend: C channels, T leads, Q quantiles, ... cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from dtheta.score.ensemble import Box, VerificationResult
 
 
+_PERCENTILES = (95,)  # that are events where none are asked for
+
+
 @dataclass(frozen=True, eq=False)
 class Judge:
     """What forecasts are held against; states have an axis of channels.
@@ -31,13 +36,25 @@ class Judge:
     Attributes:
         found: the run.
         file: of the truth, where one was given.
-        climate: what is usual; None where it is not known.
+        usual: the file of the climate, likewise.
     """
 
     found: Hindcast
     file: States | None
-    climate: Climate | None
+    usual: States | None
     _kept: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def has_climate(self) -> bool:
+        """Whether it is known what is usual."""
+        return self.usual is not None or self.found.has_climate
+
+    @cached_property
+    def climate(self) -> Climate | None:
+        """What is usual; None where it is not known."""
+        from dtheta.cli.ensemble_climate import climate_of_file
+
+        return self.found.climate() if self.usual is None else climate_of_file(self.usual)
 
     def truth(self, start: int, column: int) -> Tensor:
         """Return what happened (C, ...) at a start and a stored lead, by their places."""
@@ -65,11 +82,9 @@ def judge_of(options: Options, found: Hindcast) -> Judge:
     """Return what forecasts are held against.
 
     Raises:
-        ConfigError: if nothing tells what happened, or the starts are no dates.
+        ConfigError: if nothing tells what happened, the starts are no dates, or options need a climate.
         ShapeMismatch: if a file has other cells.
     """
-    from dtheta.cli.ensemble_simulated import climate_of
-
     file = None if options.truth is None else _file(options.truth, "--truth", found)
     if file is None and found.truth(0) is None:
         raise ConfigError(
@@ -77,10 +92,12 @@ def judge_of(options: Options, found: Hindcast) -> Judge:
         )
     if file is not None and isinstance(found.time(0), int):
         raise ConfigError("--truth is a file with dates, and the starts of this run are simulated, without any")
-    climate = found.climate()
-    if options.climate is not None:
-        climate = climate_of(_file(options.climate, "--climate", found).every())
-    return Judge(found, file, climate)
+    usual = None if options.climate is None else _file(options.climate, "--climate", found)
+    judge = Judge(found, file, usual)
+    for name, given in {"--efi": options.efi, "--percentile": options.percentile}.items():
+        if given and not judge.has_climate:
+            raise ConfigError(f"{name} compares with a climate, and the run has none; give --climate FILE")
+    return judge
 
 
 def _file(path: Path, option: str, found: Hindcast) -> States:
@@ -129,14 +146,23 @@ def _label(start: Any) -> int | str:
 
 def _references(options: Options, found: Hindcast, judge: Judge) -> dict[str, Tensor]:
     if judge.climate is None:
-        if options.efi:
-            raise ConfigError("--efi compares with a climate, and the run has none; give --climate FILE")
         return {}
     quantiles = torch.stack([with_channels(found, one) for one in judge.climate.quantiles], 1)  # (C, Q, ...)
     last = quantiles.shape[1] - 1
-    events = {f"p{p}": quantiles[:, round(p / 100 * last)] for p in options.percentile}
+    events = {f"p{p}": quantiles[:, round(p / 100 * last)] for p in options.percentile or _PERCENTILES}
     found_ = {"climatology": with_channels(found, judge.climate.mean), **events}
     return found_ | ({"climate": quantiles} if options.efi else {})
+
+
+def climate_bytes(options: Options, found: Hindcast, judge: Judge) -> int:
+    """Return about how many bytes the climate takes at the peak: while it is read, or with the references of it."""
+    from dtheta.cli.ensemble_climate import QUANTILES, climate_memory
+
+    if not judge.has_climate:
+        return 0
+    states = 2 * (1 + QUANTILES) + len(options.percentile or _PERCENTILES)  # as a climate, and by channel
+    held = 4 * math.prod(found.shape) * states
+    return held if judge.usual is None else max(held, climate_memory(judge.usual))
 
 
 def _metrics(options: Options, found: Hindcast, references: dict[str, Tensor]) -> Any:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dtheta.cli.ensemble_assembly import rows_of
-from dtheta.cli.ensemble_scene import simulated_starts, starts_of
-from dtheta.cli.ensemble_simulated import QUANTILES
-from dtheta.cli.plan import PROGRAM, Plan, size_of
+from dtheta.cli.ensemble_climate import QUANTILES, climate_memory
+from dtheta.cli.ensemble_scene import PAST_STATES, simulated_starts, starts_of
+from dtheta.cli.ensemble_simulated import CYCLES, TRIALS
+from dtheta.cli.plan import PROGRAM, Plan, size_of, size_within
 
 if TYPE_CHECKING:
     from dtheta.cli.ensemble_networks import Network
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from dtheta.cli.ensemble_run import Options
     from dtheta.cli.ensemble_scene import Source
     from dtheta.ensemble.members import Member
-
-_STATES = 64  # of the climate, at most
 
 
 def plan(
@@ -34,14 +33,14 @@ def plan(
     Raises:
         ConfigError: for starts that there cannot be, as the run itself.
     """
-    starts, past = _starts(options, source, part, leads), 0 if part is None else part.past
+    starts, past = starts_in(options, source, part, leads), 0 if part is None else part.past
     state = 4 * math.prod(source.shape)
     reads: dict[str, int | None] = {f"network {network.name}": None}
     reads |= {str(path): size_of(path) for path in options.parameters}
     notes = []
     for states in (source.analyses, source.truth, source.climate):
         if states is not None:
-            reads[str(states.path)] = size_of(states.path)
+            reads[str(states.path)] = size_within(states.path)
     if source.analyses is None:
         notes.append(
             "the truth is simulated first, once for a seed where it is a flow on the sphere; that comes on top"
@@ -50,20 +49,43 @@ def plan(
     counts = Counter(member.parameters for member in members).values()
     calls, seconds = sum(-(-count // rows) for count in counts), _call(source, network, rows)
     steps = leads[-1] + 2 * past
-    happened = len(leads) if source.analyses is None or source.truth is not None else 0
-    stored = starts * (len(members) * len(leads) + past + 1 + happened) + _usual(source, part)
     held = len(members) if options.hold is None else min(options.hold, len(members))
     return Plan(
         reads,
-        {str(options.out): state * stored},
-        PROGRAM + 3 * held * state,
+        {str(options.out): stored(source, part, members, leads, starts)},
+        PROGRAM + max(3 * held * state, _beginning(source, part, leads, starts)),
         calls * steps * starts * seconds,
         options.resolved(),
         notes,
     )
 
 
-def _starts(options: Options, source: Source, part: Part | None, leads: Sequence[int]) -> int:
+def stored(source: Source, part: Part | None, members: Sequence[Member], leads: Sequence[int], starts: int) -> int:
+    """Return the bytes that a run will write."""
+    states = starts * len(members) * len(leads) + _given(source, part, leads, starts)
+    return 4 * math.prod(source.shape) * states
+
+
+def _given(source: Source, part: Part | None, leads: Sequence[int], starts: int) -> int:
+    """Return how many states a run keeps beside forecasts: analyses, truth, and what is usual."""
+    past = 0 if part is None else part.past
+    happened = len(leads) if source.analyses is None or source.truth is not None else 0
+    return starts * (past + 1 + happened) + _usual(source, part)
+
+
+def _beginning(source: Source, part: Part | None, leads: Sequence[int], starts: int) -> int:
+    """Return about how many bytes it takes to bring together what forecasts begin from."""
+    state = 4 * math.prod(source.shape)
+    kept = 2 * state * _given(source, part, leads, starts)  # once in parts, and once together
+    if source.climate is not None:
+        kept += climate_memory(source.climate)
+    if source.analyses is None:  # trajectories of flows on the sphere stay on the disk, but for what is taken of them
+        steps = CYCLES + (0 if part is None else part.past) + max(leads[-1], source.horizon) + 1
+        kept += state * (starts * steps if source.grid is not None else 2 * (starts + TRIALS) * steps)
+    return kept
+
+
+def starts_in(options: Options, source: Source, part: Part | None, leads: Sequence[int]) -> int:
     """Return how many starts there are, all of which have the analyses and the truth that they need."""
     analyses, truth = source.analyses, source.truth
     if analyses is None:
@@ -83,7 +105,7 @@ def _usual(source: Source, part: Part | None) -> int:
     """Return how many states tell what is usual: the mean, quantiles, and those that a perturbation is made of."""
     if source.analyses is not None and source.climate is None:
         return 0
-    return 1 + QUANTILES + (_STATES if part is not None and part.needs_climate else 0)
+    return 1 + QUANTILES + (PAST_STATES if part is not None and part.needs_climate else 0)
 
 
 def _call(source: Source, network: Network, rows: int) -> float:

@@ -150,7 +150,6 @@ def _versions(found: Hindcast) -> str:
 
 
 def _plan(options: Options, found: Hindcast) -> Any:
-    from dtheta.cli.plan import PROGRAM, Plan
+    from dtheta.cli.plan import PROGRAM, Plan, size_within
 
-    size = sum(file.stat().st_size for file in found.place(options.start).rglob("*") if file.is_file())
-    return Plan({str(options.run): size}, {}, PROGRAM, None, options.resolved())
+    return Plan({str(options.run): size_within(found.place(options.start))}, {}, PROGRAM, None, options.resolved())

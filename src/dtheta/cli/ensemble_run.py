@@ -37,7 +37,7 @@ from dtheta.cli.ensemble_assembly import amplitude_of, assembled, ensemble_of, r
 from dtheta.cli.ensemble_networks import Network, network_of
 from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.cli.options import CommonOptions, Flag
-from dtheta.cli.places import require_distinct
+from dtheta.cli.places import require_outside
 from dtheta.cli.units import byte_size, plural
 from dtheta.errors import ConfigError, MembersMissing, NonFinite, OutputError, ShapeMismatch
 
@@ -142,13 +142,11 @@ def _require_places(options: Options, work: Path) -> None:
         raise OutputError(f"cannot write {out}: there is no folder {out.absolute().parent}; create it first")
     if work.exists() and not options.resume:
         raise OutputError(f"{work} holds an interrupted run: go on with --resume, or remove it to start anew")
-    for name, path in {
-        "--analyses": options.analyses,
-        "--climate": options.climate,
-        "--config": options.config,
-    }.items():
+    truth = None if options.truth is None or options.analyses is None else Path(options.truth)
+    reads = {"--analyses": options.analyses, "--truth": truth, "--climate": options.climate}
+    for name, path in (reads | {"--config": options.config}).items():
         if path is not None:
-            require_distinct("--out", out, name, path.expanduser())
+            require_outside("--out", out, name, path)
 
 
 def settings_of(options: Options) -> dict[str, Any]:
@@ -166,11 +164,14 @@ def _begin(
     """Make the folder with all that the forecasts begin from."""
     import torch
 
+    from dtheta.cli.ensemble_plan import starts_in, stored
     from dtheta.cli.ensemble_scene import scene_of
+    from dtheta.core.output import require_space
     from dtheta.core.provenance import versions
     from dtheta.ensemble.hindcast import create_hindcast
     from dtheta.ensemble.layout import layout
 
+    require_space(work, stored(source, part, members, leads, starts_in(options, source, part, leads)))
     console.note("simulating the truth ..." if source.analyses is None else "reading the starts ...")
     scene = scene_of(options, source, part, leads)
     amplitude = amplitude_of(network, source, scene, part)
@@ -261,10 +262,11 @@ def _forecasts(found: Hindcast, network: Network, options: Options, console: Con
 
 
 def _tell(options: Options, network: Network, leads: Sequence[int], hours: float, console: Console) -> None:
+    from dtheta.cli.plan import size_within
     from dtheta.ensemble.hindcast import Hindcast
 
     found = Hindcast(options.out)
-    size = sum(file.stat().st_size for file in options.out.expanduser().rglob("*") if file.is_file())
+    size = size_within(options.out.expanduser())
     members = len(found.record["members"])
     record = {
         "out": str(options.out), "members": members, "starts": found.times, "network": network.name,

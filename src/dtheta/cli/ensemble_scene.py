@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dtheta.cli import ensemble_simulated as simulated
+from dtheta.cli.ensemble_climate import climate_of, climate_of_file
 from dtheta.cli.ensemble_files import States, read_states
 from dtheta.cli.ensemble_networks import Network, described, flow_of, flows, hours_of
 from dtheta.cli.ensemble_parts import Part
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from dtheta.ensemble.latlon import LatLon
     from dtheta.ensemble.layout import Field
 
+PAST_STATES = 64  # of the climate, of which a perturbation is made, at most
 _HORIZON = 48.0  # hours after which the network is measured, as Mahesh et al. 2025 do
+_COUNTABLE = 2**53  # steps; beyond, a float is no whole number of them
 _TRIALS = 8  # forecasts that measure it, at most
 
 
@@ -150,20 +153,22 @@ def _of_flow(options: Options, network: Network) -> Source:
     return Source(flow, None, None, None, hours)
 
 
-def leads_of(days: float, every: int, hours: float) -> list[int]:
-    """Return the leads to be stored, in steps.
+def leads_of(days: float, every: int, hours: float) -> range:
+    """Return the leads to be stored, in steps; they may be too many for a list.
 
     Raises:
-        ConfigError: unless the days are whole steps, and ``every`` is 1 or more.
+        ConfigError: unless the days are whole steps that can be counted, and ``every`` is 1 or more.
     """
     if hours <= 0:
         raise ConfigError(f"--hours is {hours:g}; expected the length of a step, above 0")
     steps = days * 24 / hours
+    if steps > _COUNTABLE:
+        raise ConfigError(f"--days {days:g} are {steps:g} steps of {hours:g} hours, too many to be counted")
     if steps < 1 or abs(steps - round(steps)) > 1e-6:
         raise ConfigError(f"--days {days:g} are {steps:g} steps of {hours:g} hours; expected whole steps, 1 or more")
     if every < 1 or round(steps) % every:
         raise ConfigError(f"--every {every}: expected a whole number that divides the {round(steps)} steps")
-    return list(range(0, round(steps) + 1, every))
+    return range(0, round(steps) + 1, every)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +220,8 @@ def _simulated(options: Options, source: Source, past: int, leads: Sequence[int]
     world = simulated.simulate(source.flow, count, past, leads[-1], source.horizon, error, options.seed)
     truth = world.truth[:, list(leads)]
     begin = Beginnings(
-        [str(i) for i in range(count)], world.analyses, truth, simulated.climate_of(usual),
-        usual[_spaced(len(usual), 64)] if states else None,
+        [str(i) for i in range(count)], world.analyses, truth, climate_of(usual),
+        usual[_spaced(len(usual), PAST_STATES)] if states else None,
     )  # fmt: skip
     return Scene(begin, world.trial)
 
@@ -244,9 +249,11 @@ def _from_files(options: Options, source: Source, past: int, leads: Sequence[int
             source.truth.at([start + lead * step for lead in leads], f"a lead of the start {start}") for start in starts
         ]
         truth = torch.stack(at)
-    usual = None if source.climate is None else source.climate.every()
-    climate = None if usual is None else simulated.climate_of(usual)
-    kept = usual[_spaced(len(usual), 64)] if states and usual is not None else None
+    usual = source.climate
+    climate = None if usual is None else climate_of_file(usual)
+    kept = None
+    if states and usual is not None:
+        kept = usual.at(list(usual.times[_spaced(len(usual.times), PAST_STATES)]), "which it has")
     begin = Beginnings([str(start) for start in starts], torch.stack(before), truth, climate, kept)
     return Scene(begin, _trial(analyses, starts[0], source.horizon * step))
 

@@ -9,7 +9,6 @@ Shape legend: S starts, N trajectories, T times, K analyses before a start, ... 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dtheta.core.seeds import generator, key
+from dtheta.core.seeds import key
 
 if TYPE_CHECKING:
-    from dtheta.ensemble.hindcast import Climate
     from dtheta.ensemble.layout import Field
 
 CYCLES = 20  # steps in which the error of a synthetic analysis takes its shape
 TRIALS = 4  # trajectories beside the starts
-QUANTILES = 21  # of a climate
 _CLIMATE = (12, 240)  # trajectories, and steps of each
 _SPIN_UP = 240  # steps, 60 days
 _EVERY = 4  # steps between states of the climate
@@ -58,9 +55,12 @@ def simulate(flow: Any, starts: int, past: int, steps: int, horizon: int, error:
         error: of analyses, in the unit of the first channel.
         seed: of all draws.
     """
+    from dtheta.data.flows.analyses import synthetic_analyses
+
     begin = CYCLES + past
     states = _trajectories(flow, starts + TRIALS, begin + max(steps, horizon), key(seed, "ensemble/truth") % 2**31)
-    analyses = _analyses(flow, states, range(CYCLES, begin + 1), error, seed)
+    times = range(CYCLES, begin + 1)
+    analyses = synthetic_analyses(flow, states, times, error, CYCLES, key(seed, "ensemble/analyses") % 2**31)
     trial = analyses[starts:, -1], states[starts:, begin + horizon].clone()
     return Simulated(analyses[:starts], states[:starts, begin : begin + steps + 1].clone(), trial)
 
@@ -70,16 +70,6 @@ def climate_states(flow: Any) -> Tensor:
     """Return states (N, ...) of the climate of a flow, a day or so apart; the same for every run."""
     states = _trajectories(flow, *_CLIMATE, key(0, "ensemble/climate") % 2**31)
     return states[:, ::_EVERY].flatten(0, 1)
-
-
-def climate_of(states: Tensor) -> Climate:
-    """Return mean and quantiles of states (N, ...)."""
-    from dtheta.ensemble.hindcast import Climate
-
-    shares = torch.linspace(0, 1, QUANTILES, dtype=torch.float64)
-    parts = [torch.quantile(part.double(), shares, dim=0) for part in states.flatten(1).split(4096, dim=1)]
-    quantiles = torch.cat(parts, 1).to(states.dtype).reshape(QUANTILES, *states.shape[1:])
-    return Climate(states.double().mean(0).to(states.dtype), quantiles)
 
 
 def deviation(flow: Any, states: Tensor) -> float:
@@ -113,21 +103,3 @@ def _trajectories(flow: Any, members: int, steps: int, seed: int) -> Tensor:
     for _ in range(steps):
         states.append(flow.step(states[-1]))
     return torch.stack(states, 1)
-
-
-def _analyses(flow: Any, truth: Tensor, times: Sequence[int], size: float, seed: int) -> Tensor:
-    """Return synthetic analyses (N, len(times), ...) of trajectories (N, T, ...)."""
-    from dtheta.data.flows.analyses import synthetic_analyses
-
-    if hasattr(flow, "grid"):
-        return synthetic_analyses(flow, truth, times, size, CYCLES, key(seed, "ensemble/analyses") % 2**31)
-    errors = torch.stack(
-        [torch.randn(truth.shape[2:], generator=generator(seed, "ensemble/analyses", i)) for i in range(len(truth))]
-    )
-    found = []
-    for time in range(times[-1] + 1):
-        errors = errors * (size / errors.flatten(1).square().mean(1).sqrt())[:, None]
-        if time in times:
-            found.append(truth[:, time] + errors)
-        errors = flow.step(truth[:, time] + errors) - flow.step(truth[:, time])
-    return torch.stack(found, 1)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, Place
-from dtheta.cli.places import require_input, require_outputs
+from dtheta.cli.places import require_input, require_outputs, require_outside
 from dtheta.errors import ConfigError, FormatError, MembersMissing
 
 if TYPE_CHECKING:
+    from dtheta.cli.ensemble_judge import Judge
     from dtheta.cli.plan import Plan
     from dtheta.ensemble.hindcast import Hindcast
     from dtheta.score.ensemble import VerificationResult
@@ -40,8 +41,9 @@ class Options(CommonOptions):
         None
     )
     percentile: Annotated[
-        tuple[int, ...], Flag("an event: above this percentile of the climate, a multiple of 5; may be repeated")
-    ] = (95,)
+        tuple[int, ...],
+        Flag("an event: above this percentile of the climate, a multiple of 5; may be repeated (default: 95)"),
+    ] = ()
     efi: Annotated[bool, Flag("score the extreme forecast index as a warning of the events, too")] = False
     region: Annotated[tuple[str, ...], Flag("a box in degrees; may be repeated", "NAME=SOUTH:NORTH[,WEST:EAST]")] = ()
     point: Annotated[
@@ -62,16 +64,13 @@ def run(options: Options, console: Console) -> int:
     from dtheta.cli.ensemble_judge import judge_of, scored
     from dtheta.ensemble.hindcast import Hindcast
 
-    require_outputs(
-        {"--out": options.out, "--report": options.report},
-        {"RUN": options.run, "--truth": options.truth, "--climate": options.climate, "--config": options.config},
-    )
+    _require_places(options)
     found = Hindcast(require_input(options.run))
     _require_meant(options, found)
     _require_complete(found)
     judge = judge_of(options, found)
     if options.dry_run:
-        _plan(options, found).show(console)
+        _plan(options, found, judge).show(console)
         return 0
     scores = scored(options, found, judge, console)
     record: dict[str, Any] = {"run": str(options.run), "starts": found.times, "settings": options.resolved()}
@@ -84,6 +83,16 @@ def run(options: Options, console: Console) -> int:
         record["report"] = str(draw(options, found, judge, scores))
     console.result(record | scores.to_dict(), _parts(scores, record))
     return 0
+
+
+def _require_places(options: Options) -> None:
+    writes = {"--out": options.out, "--report": options.report}
+    reads = {"RUN": options.run, "--truth": options.truth, "--climate": options.climate}
+    require_outputs(writes, reads | {"--config": options.config})
+    for name, path in writes.items():
+        for other, place in reads.items():
+            if path is not None and place is not None:
+                require_outside(name, path, other, place)
 
 
 def _require_meant(options: Options, found: Hindcast) -> None:
@@ -136,15 +145,17 @@ def _cell(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
-def _plan(options: Options, found: Hindcast) -> Plan:
-    from dtheta.cli.plan import PROGRAM, Plan, reading_time
+def _plan(options: Options, found: Hindcast, judge: Judge) -> Plan:
+    from dtheta.cli.ensemble_judge import climate_bytes
+    from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_within
 
     members = len(found.record["members"])
     state = 4 * math.prod(found.shape)
     size = state * members * len(found.leads) * len(found)
-    reads = {str(path): None for path in (options.truth, options.climate) if path is not None}
+    reads = {str(path): size_within(path) for path in (options.truth, options.climate) if path is not None}
     writes: dict[str, int | None] = {str(path): None for path in (options.out, options.report) if path is not None}
+    memory = PROGRAM + (128 << 20) + (4 + len(found.leads)) * state + climate_bytes(options, found, judge)
+    seconds = 20 * reading_time(size) + reading_time(sum(reads.values()))
     return Plan(
-        {str(options.run): size, **reads}, writes, PROGRAM + (128 << 20) + 4 * state, 20 * reading_time(size),
-        options.resolved(),
+        {str(options.run): size, **reads}, writes, memory, seconds, options.resolved(),
     )  # fmt: skip

@@ -64,6 +64,22 @@ def require_distinct(name: str, path: Path, other: str, place: Path) -> None:
         )
 
 
+def require_outside(name: str, path: Path, other: str, place: Path) -> None:
+    """Raise if an output is another place, or would lie anywhere in the folder that is that place.
+
+    For folders that are one thing, such as a zarr group: a file more in one is damage, too.
+
+    Raises:
+        OutputError: Naming both.
+    """
+    path, place = path.expanduser(), place.expanduser()
+    require_distinct(name, path, other, place)
+    if place.is_dir() and Path(os.path.realpath(place)) in Path(os.path.realpath(path)).parents:
+        raise OutputError(
+            f"cannot write {path} ({name}): it would lie in {place} ({other}), which is read; choose another folder"
+        )
+
+
 def require_output(path: Path) -> None:
     """Raise before anything is computed if a file could not be written at ``path`` in the end.
 

@@ -76,6 +76,12 @@ def size_of(path: Path | None) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
+def size_within(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder and those in it, such as a zarr group."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def reading_time(size: int | None) -> float:
     """Return about how many seconds it takes to read, or write, so many bytes and look at each."""
     return (size or 0) / _DISK_RATE

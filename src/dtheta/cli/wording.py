@@ -2,6 +2,7 @@
 
 For example:
     n_train=9 must lie ...     ->  --n-train 9 must lie ...         any argument that is an option of the verb
+    Member(parameters=0)       ->  as it is                         within a call it is code, and no option
     lr must be positive        ->  --lr must be positive
     ... or ask for strict=False    is left out: no verb puts a delta on another base
 """
@@ -22,8 +23,10 @@ _PHRASES = (
     (r"dt\.from_peft\(folder, model\) reads it", "'dtheta extract BASE FOLDER' makes a delta of it"),
     (r"dt\.load\(path\) reads it", "'dtheta show FILE' says what it is"),
     (r"compress it too by new=True", "compress it too by --new"),
+    (r"; ensemble\.only\(\.\.\.\) runs the others", ""),
     (r"resume=True goes on with it", "--resume goes on with it"),
 )
+_CALL = re.compile(r"(\w\((?:[^()]|\([^()]*\))*\))")
 _RENAMED = {"full_lr": "head_lr", "pattern": "select"}
 
 
@@ -38,6 +41,12 @@ def in_options(message: str, fields: Mapping[str, Field]) -> str:
         message = re.sub(pattern, words, message)
     flags = {name: f.called for name, f in fields.items() if not f.placed}
     flags |= {old: flags[new] for old, new in _RENAMED.items() if new in flags}
+    pieces = _CALL.split(message)
+    pieces[::2] = [_replaced(piece, flags) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _replaced(message: str, flags: Mapping[str, str]) -> str:
     for name, flag in flags.items():
         message = re.sub(rf"(?<![\w./=-]){name}=(?=\S)", f"{flag} ", message)  # n_train=9
         message = re.sub(rf"^{name} (?=must |is |cannot )", f"{flag} ", message)  # lr must be ...

@@ -85,6 +85,21 @@ def positive(value: Any, what: str) -> float:
     return found
 
 
+def require_like(value: Any, like: Tensor, what: str) -> None:
+    """Raise unless a tensor has the dtype of another one, and lies where that does: products of the two need it.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"{what} is a {type(value).__name__}; expected a tensor of {like.dtype}")
+    if value.dtype != like.dtype or value.device != like.device:
+        raise ConfigError(
+            f"{what} is {value.dtype} on {value.device}, and the weights are {like.dtype} on {like.device}; bring one "
+            "to the other: x.to(weight), or network.to(x)"
+        )
+
+
 def whole(value: Any, what: str, least: int | None = None) -> int:
     """Return a whole number, of any type that counts (NumPy's too).
 

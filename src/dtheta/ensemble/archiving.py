@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from dtheta.core.sphere import Grid
 from dtheta.ensemble.checks import checked_leads, checked_past, checked_state
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.layout import Field, layout
-from dtheta.ensemble.sharded import processes, ranges
+from dtheta.ensemble.sharded import Processes, processes, ranges
 from dtheta.ensemble.store import Archive, create
 from dtheta.ensemble.times import Time, start_time
-from dtheta.errors import ConfigError, MembersMissing
+from dtheta.errors import ConfigError, DthetaError, MembersMissing, OutputError
 
 #: Called after each lead of a part: (first member, member after the last, lead).
 Progress = Callable[[int, int, int], None]
@@ -81,25 +82,72 @@ def archive(
         OutputError: if it cannot be written; what was written stays.
         MembersMissing: if another process was lost, naming its members; what was written stays.
         NonFinite, ShapeMismatch: as ``Ensemble.run``; what was written stays.
+
+    Where the first process cannot make the folder, the others raise its error, too, and say that it is from there.
     """
     wanted, when = checked_leads(leads), start_time(time)
     known = checked_past(past, state, ensemble.past)
     digests = {"state": tensor_digest(checked_state(state)), "past": tensor_digest(known)}
     here = processes()
-    if here.rank == 0 and not Path(path).exists():
-        create(
-            path, ensemble, layout(state.shape, fields, grid), wanted, when,
-            dtype=state.dtype, chunk=chunk or _shared_out(ensemble, here.size), start=digests,
-        )  # fmt: skip
-    if here.size > 1:
-        dist.barrier()
+    with _by_the_first(here) as first:
+        if first and not Path(path).exists():
+            create(
+                path, ensemble, layout(state.shape, fields, grid), wanted, when,
+                dtype=state.dtype, chunk=chunk or _shared_out(ensemble, here.size), start=digests,
+            )  # fmt: skip
     found = Archive(path)
     _check_same(found, ensemble, layout(state.shape, fields, grid).to_dict(), wanted, str(when), digests)
-    for wave in _waves(found, here.rank, here.size, hold):
+    waves = list(_waves(found, here.rank, here.size, hold))
+    _all_know(here)
+    for wave in waves:
         _run(found, wave, ensemble, state, known, time, progress)
     if here.size > 1:
         _all_there(found)
     return found
+
+
+@contextmanager
+def _by_the_first(here: Processes) -> Iterator[bool]:
+    """Run a block, which is told whether this is the first process; the others wait until that one is through.
+
+    Raises:
+        DthetaError: in the others, what the first process raised; of its own kind where it is one of ours.
+        MembersMissing: in the others, if the first process was lost.
+    """
+    failed: Exception | None = None
+    try:
+        yield here.rank == 0
+    except Exception as error:
+        failed = error
+    told = [failed if failed is None or isinstance(failed, DthetaError) else OutputError(repr(failed))]
+    if here.size > 1:
+        try:
+            dist.broadcast_object_list(told)
+        except RuntimeError as error:
+            if here.rank:  # the first has its own error, or meets the loss when all wait for each other
+                raise MembersMissing(
+                    "the first process was lost before it had made the folder, so no member was computed; it says why "
+                    "itself. Start the same run again"
+                ) from error
+    if failed is not None:
+        raise failed
+    if told[0] is not None:
+        raise type(told[0])(f"the first process of {here.size} failed, and this one, {here.rank}, with it: {told[0]}")
+
+
+def _all_know(here: Processes) -> None:
+    """Wait until every process knows its share: they deal out what is missing before anyone writes of it.
+
+    Raises:
+        MembersMissing: if a process was lost.
+    """
+    if here.size > 1:
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise MembersMissing(
+                "a process was lost before any member was computed; it says why itself. Start the same run again"
+            ) from error
 
 
 def _all_there(found: Archive) -> None:

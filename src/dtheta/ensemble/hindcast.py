@@ -152,9 +152,14 @@ class Hindcast:
         """Return the truth (T, ...) at the leads of a start; None where it is not known."""
         return self._read("truth", start) if "truth" in self.group else None
 
+    @property
+    def has_climate(self) -> bool:
+        """Whether it is known what is usual."""
+        return "climate" in self.group
+
     def climate(self) -> Climate | None:
         """Return the climate; None where it is not known."""
-        if "climate" not in self.group:
+        if not self.has_climate:
             return None
         mean = self._stacked([np.asarray(self.group[f"climate/{name}_mean"][...])[None] for name in self.names])
         return Climate(mean[0], self._stacked([np.asarray(self.group[f"climate/{n}"][...]) for n in self.names]))

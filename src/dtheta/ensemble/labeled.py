@@ -13,6 +13,7 @@ Shape legend: M members, C channels, H latitudes, W longitudes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from dtheta.errors import ConfigError, ShapeMismatch, did_you_mean
+from dtheta.score.ensemble.units import require_same_units
 
 NAMES = {
     "start": ("start", "init_time", "forecast_reference_time", "initial_time", "time"),
@@ -164,12 +166,7 @@ def require_aligned(forecast: Fields, truth: Fields) -> None:
         ConfigError: If a channel has another unit, naming it.
         ShapeMismatch: If the cells are not the same, in the same order.
     """
-    theirs = truth.units
-    for channel, unit in forecast.units.items():
-        if theirs.get(channel, unit) != unit:
-            raise ConfigError(
-                f"channel {channel!r}: the forecast is in {unit}, the truth in {theirs[channel]}; convert one of them"
-            )
+    require_same_units(forecast.units, truth.units, "the forecast", "the truth")
     if forecast.shape != truth.shape or _common(forecast.cells) != _common(truth.cells):
         raise ShapeMismatch(
             f"cells differ: {dict(zip(forecast.cells, forecast.shape, strict=True))} in the forecast, "
@@ -216,20 +213,43 @@ def runs(forecast: Fields) -> Iterator[tuple[Any, float, dict[str, int]]]:
         starts = list(forecast.labels("start"))
     else:
         starts = [forecast.data[single[0]].values[()] if single else 0]
-    scale = _scale(forecast)
+    leads = _leads(forecast)
     for i, start in enumerate(starts):
-        for j, lead in enumerate(forecast.labels("lead")):
-            yield start, hours(lead, scale), {"start": i, "lead": j}
+        for j, lead in enumerate(leads):
+            yield start, lead, {"start": i, "lead": j}
+
+
+def _leads(forecast: Fields) -> list[float]:
+    """Return the leads in hours.
+
+    Raises:
+        ConfigError: If one is no duration, or not there (NaT, NaN).
+    """
+    labels, scale = forecast.labels("lead"), _scale(forecast)
+    found = [hours(lead, scale) for lead in labels]
+    for j, lead in enumerate(found):
+        if not math.isfinite(lead):
+            raise ConfigError(
+                f"forecast: lead {j} is {labels[j]}; expected a duration. Drop it, as by "
+                f".isel({forecast.dims['lead']}=...), or give it its label"
+            )
+    return found
 
 
 def _scale(forecast: Fields) -> float:
-    """Return the hours of a unit of the leads, where these are numbers."""
+    """Return the hours of a unit of the leads, where these are numbers.
+
+    Raises:
+        ConfigError: If they are neither numbers nor durations, or of a unit that is no time.
+    """
     labels = forecast.data[forecast.dims["lead"]]
     unit = str(labels.attrs.get("units", "hours"))
     if np.issubdtype(labels.dtype, np.timedelta64):
         return 1.0
-    if unit not in _HOURS:
-        raise ConfigError(f"forecast: leads are in {unit!r}; expected durations, or numbers in {', '.join(_HOURS)}")
+    if unit not in _HOURS or labels.dtype.kind not in "iuf":
+        raise ConfigError(
+            f"forecast: leads are in {unit!r}, as {labels.dtype}; expected durations, or numbers in {', '.join(_HOURS)}"
+        )
     return _HOURS[unit]
 
 

@@ -20,9 +20,10 @@ from dtheta.ensemble import labeled
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.store import Archive
 from dtheta.ensemble.times import start_time
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.score.ensemble import EnsembleMetric, Verification, standard_metrics
 from dtheta.score.ensemble.entries import place
+from dtheta.score.ensemble.units import require_same_units
 
 Analyses = Mapping[Any, Any] | Callable[[Any], Any]
 CLIMATOLOGY, CLIMATE = "climatology", "climate"
@@ -66,11 +67,12 @@ def verify(
     """
     if isinstance(forecasts, Ensemble):
         verification = Verification(metrics or _standard(settings, batch is None), **settings)
-        field = _fields(truth)
+        field = _truth(truth, verification)
         for start in _given(starts, "starts"):
             _run(verification, forecasts, field, _given(analyses, "analyses"), start, _given(leads, "leads"), batch)
         return verification
     counted: Verification | None = None
+    given: Callable[[Any, float], Any] | None = None
     if not _has_labels(forecasts) and not isinstance(forecasts, Iterable):
         raise ConfigError(
             f"forecasts are a {type(forecasts).__name__}; expected an Ensemble, archives, labeled data or triples"
@@ -81,7 +83,8 @@ def verify(
         else:
             start, lead, members = item
             counted = counted or Verification(metrics or _standard(settings), **settings)
-            counted.update(start, lead, members, _fields(truth)(start, lead))
+            given = given or _truth(truth, counted)
+            counted.update(start, lead, members, given(start, lead))
     if counted is None:
         raise ConfigError("no forecasts were given")
     return counted
@@ -140,7 +143,7 @@ def _labeled(
     forecast = labeled.fields_of(forecasts, ("lead", "member"), ("start", "channel"), "forecast", channels)
     verification = counted or _verification_of(forecast, metrics, settings)
     _require_same(verification, forecast)
-    field = _labeled_truth(truth, forecast) if labeled.is_labeled(truth) else _fields(truth)
+    field = _truth(truth, verification, forecast)
     for start, lead, indices in labeled.runs(forecast):
         start = start if alone is None else alone
         arrays = list(forecast.at(indices).values())
@@ -180,27 +183,49 @@ def _require_same(verification: Verification, forecast: labeled.Fields) -> None:
             f"the forecast has the channels {', '.join(channels)}, and {', '.join(verification.names)} are counted; "
             "select them in the forecast"
         )
-    for channel, unit in forecast.units.items():
-        if verification.units.get(channel, unit) != unit:
-            raise ConfigError(
-                f"channel {channel!r}: the forecast is in {unit}, and {verification.units[channel]} is counted; "
-                "convert the forecast"
-            )
+    require_same_units(forecast.units, verification.units, "the forecast", "what is counted")
     if forecast.coordinates is not None and verification.cells.grid is not None:
         labeled.require_same_coordinates(forecast.coordinates, verification.cells.grid, "the grid")
 
 
-def _labeled_truth(truth: Any, forecast: labeled.Fields) -> Callable[[Any, float], Tensor]:
-    channels = list(forecast.variables)
-    fields = labeled.fields_of(truth, ("time",), ("channel",), "truth", channels)
-    labeled.require_aligned(forecast, fields)
+def _truth(
+    truth: Any, verification: Verification, forecast: labeled.Fields | None = None
+) -> Callable[[Any, float], Any]:
+    """Return what gives the truth (...) at a start and lead.
+
+    Raises:
+        ConfigError, ShapeMismatch: if labeled truth has other channels, units or cells.
+    """
+    if not labeled.is_labeled(truth):
+        return _fields(truth)
+    fields = labeled.fields_of(truth, ("time",), ("channel",), "truth", verification.channels)
+    if forecast is not None:
+        labeled.require_aligned(forecast, fields)
+    else:
+        _require_fits(verification, fields)
+    require_same_units(verification.units, fields.units, "what is counted", "the truth")
     times = labeled.Times(fields)
 
     def field(start: Any, lead: float) -> Tensor:
-        found = fields.at({"time": times.index(start, lead, place(_label(start), lead))})
-        return torch.stack([torch.as_tensor(array.values) for array in found.values()])
+        index = times.index(start_time(start), lead, place(_label(start), lead))
+        found = [torch.as_tensor(array.values) for array in fields.at({"time": index}).values()]
+        return torch.stack(found) if verification.channels is not None else found[0]
 
     return field
+
+
+def _require_fits(verification: Verification, truth: labeled.Fields) -> None:
+    """Raise unless labeled truth has the cells of forecasts without labels."""
+    if verification.channels is None and len(truth.variables) > 1:
+        raise ConfigError(
+            f"the truth has the channels {', '.join(truth.variables)}, and forecasts none; give channels= for those "
+            "of the forecasts, in order, or select one of the truth"
+        )
+    if truth.shape != verification.cells.shape:
+        cells = dict(zip(truth.cells, truth.shape, strict=True))
+        raise ShapeMismatch(f"the truth has cells {cells}, and the forecasts {verification.cells.shape}")
+    if truth.coordinates is not None and verification.cells.grid is not None:
+        labeled.require_same_coordinates(verification.cells.grid, truth.coordinates, "the truth")
 
 
 def _reader(arrays: list[Any]) -> Callable[[int, slice], Any]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtheta.core.arguments import number, whole
+from dtheta.core.arguments import number, require_like, whole
 from dtheta.core.seeds import generator
 from dtheta.core.sphere import Grid, SphericalTransform
 from dtheta.errors import ConfigError, ShapeMismatch
@@ -100,7 +100,9 @@ class SFNO(nn.Module):
 
         Raises:
             ShapeMismatch: an input of another grid or number of channels.
+            ConfigError: an input of another dtype or device than the weights, or no tensor.
         """
+        require_like(x, self.encoder.first.weight, "input")
         self.grid.check(x, "input")
         if x.ndim != 4 or x.shape[1] != self.inputs:
             raise ShapeMismatch(f"input has the shape {tuple(x.shape)}; expected (B, {self.inputs}, H, W)")

@@ -53,6 +53,22 @@ def test_an_archive_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert found.chunk < 30 and all(torch.equal(x, EXPECTED[lead]) for lead, x in found.states())
 
 
+@pytest.mark.parametrize(
+    ("mode", "own", "told"),
+    [
+        ("archive-full", "OutputError: the disk is full", "OutputError: {}the disk is full"),
+        ("archive-broken", "ValueError: no such codec", "OutputError: {}ValueError('no such codec')"),
+    ],
+)
+def test_the_others_say_how_the_first_process_failed(tmp_path: Path, mode: str, own: str, told: str) -> None:
+    pytest.importorskip("zarr")
+    run(mode, tmp_path, 2)
+    assert (tmp_path / "failed-0.txt").read_text() == own
+    first = "the first process of 2 failed, and this one, 1, with it: "
+    assert (tmp_path / "failed-1.txt").read_text() == told.format(first)
+    assert not (tmp_path / "archive").exists()
+
+
 @pytest.mark.slow
 def test_the_others_say_which_members_were_lost(tmp_path: Path) -> None:
     run("gathered-lost", tmp_path, 3)

@@ -29,6 +29,7 @@ FIELDS = [Field("z", "m"), Field("t", "K")]
 DRAW = torch.Generator().manual_seed(0)
 STATES = {date: torch.randn(2, 4, 6, generator=DRAW) for date in DATES}
 ENSEMBLE = Ensemble(lambda x: 0.9 * x.roll(1, -1), 5, perturbation=WhiteNoise(0.3))
+ENSEMBLE_RUNS = [(str(date), 6 * step, x) for date in DATES for step, x in ENSEMBLE.run(STATES[date], STEPS, time=date)]
 TRUTH = {(date, 6 * step): torch.randn(2, 4, 6, generator=DRAW) for date in DATES for step in STEPS}
 
 
@@ -115,6 +116,31 @@ def test_references_may_be_labeled_data() -> None:
         torch.testing.assert_close(a.value, b.value)
 
 
+def test_labeled_truth_is_for_forecasts_without_labels_too() -> None:
+    settings: dict[str, Any] = {"grid": GRID, "channels": ["z", "t"]}
+    ran = verify(ENSEMBLE, truth(), METRICS, analyses=STATES, starts=DATES, leads=STEPS, **settings)
+    same(expected(), ran)
+    same(expected(), verify(iter(ENSEMBLE_RUNS), truth(), METRICS, **settings))
+    alone = [(start, lead, x[:, 1]) for start, lead, x in ENSEMBLE_RUNS]
+    found = verify(alone, truth()["t"], METRICS, grid=GRID)
+    scores = {(s.metric, s.lead): s.value for s in expected().result() if s.channel == "t"}
+    assert all(torch.equal(s.value, scores[s.metric, s.lead]) for s in found.result())
+    with pytest.raises(ConfigError, match="the truth has the channels z, t, and forecasts none"):
+        verify(alone, truth(), METRICS, grid=GRID)
+
+
+def test_units_are_compared_where_both_are_told() -> None:
+    settings: dict[str, Any] = {"grid": GRID, "channels": ["z", "t"], "units": {"z": "km"}}
+    run: dict[str, Any] = {"analyses": STATES, "starts": DATES, "leads": STEPS}
+    with pytest.raises(ConfigError, match="'z': what is counted is in km, the truth in m; convert one"):
+        verify(ENSEMBLE, truth(), METRICS, **run, **settings)
+    with pytest.raises(ConfigError, match="'z': what is counted is in km, the truth in m"):
+        verify(ENSEMBLE_RUNS, truth(), METRICS, **settings)
+    mute = truth()
+    del mute["z"].attrs["units"]
+    same(expected(), verify(ENSEMBLE, mute, METRICS, **run, **settings))
+
+
 def test_channels_select_and_order() -> None:
     found = verify(forecast(), truth(), METRICS, channels=["t", "z"], references={"c": torch.zeros(2, 4, 6)})
     assert found.names == ("t", "z")
@@ -185,6 +211,12 @@ def test_areas_of_rows_are_those_between_their_midpoints() -> None:
         (lambda: (forecast().isel(member=0), truth()), ConfigError, "forecast: no dimension for member"),
         (lambda: (forecast().assign_coords(lead=("lead", [1, 2], {"units": "months"})), truth()), ConfigError,
          "leads are in 'months'"),
+        (lambda: (forecast().assign_coords(lead=np.array([6, "NaT"], "timedelta64[h]").astype("timedelta64[ns]")),
+                  truth()), ConfigError, r"forecast: lead 1 is NaT; expected a duration. Drop it, as by .isel\(lead"),
+        (lambda: (forecast().assign_coords(lead=[6.0, np.nan]), truth()), ConfigError, "forecast: lead 1 is nan"),
+        (lambda: (forecast().assign_coords(lead=["6", "12"]), truth()), ConfigError, "leads are in 'hours', as <U2"),
+        (lambda: (ENSEMBLE_RUNS, truth().isel(lon=slice(0, 5))), ShapeMismatch, "the truth has cells"),
+        (lambda: (ENSEMBLE_RUNS, truth().isel(lat=slice(None, None, -1))), ShapeMismatch, "the order is reversed"),
         (lambda: ([], truth()), ConfigError, "no forecasts were given"),
         (lambda: (3, truth()), ConfigError, "forecasts are a int"),
         (lambda: (ENSEMBLE, TRUTH), ConfigError, "to run an ensemble give starts="),
@@ -205,5 +237,5 @@ def test_forecasts_of_another_grid_or_other_channels_than_the_first_are_refused(
         verify(forecast(), truth(), METRICS, channels=["y"])
     with pytest.raises(ConfigError, match="has the channels z, and z, t are counted"):
         verify([forecast().isel(start=[0]), forecast()[["z"]].isel(start=[1])], truth(), METRICS)
-    with pytest.raises(ConfigError, match="'z': the forecast is in km, and m is counted"):
+    with pytest.raises(ConfigError, match="'z': the forecast is in km, what is counted in m"):
         verify(forecast(("km", "K")), TRUTH, METRICS, units={"z": "m"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,6 +122,29 @@ def test_equiangular_grids_with_poles() -> None:
 def test_refused_settings(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         network(**settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            torch.zeros(1, 3, 12, 24, dtype=torch.float64),
+            "torch.float64 on cpu, and the weights are torch.float32 on cpu",
+        ),
+        (torch.zeros(1, 3, 12, 24, dtype=torch.float16), "input is torch.float16"),
+        (torch.zeros(1, 3, 12, 24, dtype=torch.int64), "input is torch.int64"),
+        (torch.zeros(1, 3, 12, 24, device="meta"), "on meta, and the weights are torch.float32 on cpu"),
+        (torch.zeros(1, 3, 12, 24).numpy(), "input is a ndarray; expected a tensor of torch.float32"),
+        (None, "input is a NoneType"),
+    ],
+)
+def test_inputs_of_another_kind_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        network()(given)
+
+
+def test_weights_and_input_may_both_be_float64() -> None:
+    assert network().double()(smooth(1, 3).double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 12, 24), (3, 12, 24), (1, 3, 12, 23)])

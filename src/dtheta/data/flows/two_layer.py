@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.arguments import require_like
 from dtheta.core.sphere import Grid, SphericalTransform, VectorTransform
 from dtheta.core.sphere.transform import nhw, whn
 from dtheta.core.sphere.vector import eigenvalues
@@ -83,12 +84,14 @@ class TwoLayer(nn.Module):
 
         Raises:
             ShapeMismatch: heights of another grid, or not of two layers.
+            ConfigError: heights of another dtype or device than the tables.
         """
         self.grid.check(heights, "heights")
         if heights.ndim != 4 or heights.shape[1] != 2:
             raise ShapeMismatch(
                 f"heights have the shape {tuple(heights.shape)}; expected (B, 2, H, W), upper layer first"
             )
+        require_like(heights, self.barotropic_L11, "heights")
         planes = self.scalar.to_planes(whn(heights.transpose(0, 1) / HEIGHT))
         return planes.unflatten(-1, (2, len(heights)))
 

@@ -43,6 +43,7 @@ from dtheta.score.ensemble.results import VerificationResult
 from dtheta.score.ensemble.scoring import Scene, mask_of
 from dtheta.score.ensemble.source import field, source_of
 from dtheta.score.ensemble.statistic import AdditiveStatistic, EnsembleMetric, EnsembleStatistic, Transform, trait
+from dtheta.score.ensemble.units import require_same_units, units_of
 
 
 class Verification:
@@ -54,7 +55,7 @@ class Verification:
         cells: Shape of a field, where there is no grid.
         weights: (*cells) or (rows,) in place of the grid's areas.
         channels: Names, the second dimension of a forecast; None where fields have no such dimension.
-        units: By channel, for results.
+        units: By channel, for results; arrays that tell another unit (``attrs``) are refused.
         regions: By name, boxes or weights (*cells); "global" is always there.
         references: Climatology, thresholds and model climate by name, as ``references`` says.
         transform: Spherical harmonics, for spectra.
@@ -134,10 +135,13 @@ class Verification:
         Raises:
             ShapeMismatch: If cells, channels or members have other shapes.
             NonFinite: If a value is NaN or infinite, naming channel, start, lead, member and cell.
-            ConfigError: If this was counted before, the lead is not expected, or there are too few members.
+            ConfigError: If this was counted before, the lead is not expected, there are too few members, or forecast
+                and truth tell different units.
         """
         scene = self._scene(start, lead, truth, mask, rows)
         where = place(scene.start, scene.lead)
+        told = units_of(truth, self.names)
+        require_same_units(units_of(forecast, self.names), self.units | told, f"the forecast at {where}", "the truth")
         source = source_of(forecast, scene.shape, self.channels, where, scene.rows[0])
         self._require_members(source.members, where)
         by_channel = [
@@ -255,6 +259,7 @@ class Verification:
         rows = self._rows(rows, where)
         self._require_whole(rows, mask, where)
         shape = (rows[1] - rows[0], *self.cells.shape[1:])
+        require_same_units(self.units, units_of(truth, self.names), "what is counted", f"the truth at {where}")
         return Scene(
             start,
             lead,

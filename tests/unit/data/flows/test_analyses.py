@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dtheta.core.seeds import generator
 from dtheta.data.flows.analyses import synthetic_analyses
+from dtheta.data.flows.lorenz96 import Lorenz96
 from dtheta.data.flows.quasi_geostrophic import QuasiGeostrophic
 from dtheta.errors import ConfigError, ShapeMismatch
 
@@ -45,6 +47,23 @@ def test_they_are_keyed_by_trajectory_and_time(truth: Tensor) -> None:
     torch.testing.assert_close(both[:2, 1:], alone, rtol=1e-4, atol=0.05)
     other = synthetic_analyses(FLOW, truth, [6, 9], cycles=4, seed=1)
     assert rms(both[:, 0, 0] - other[:, 0, 0]).min() > 2
+
+
+def test_on_a_ring_the_error_is_that_of_the_whole_state_and_the_flow_shapes_it() -> None:
+    """The cycles of the formula in the module, written out."""
+    flow = Lorenz96(variables=8)
+    states = flow.run(flow.spin_up(2), 6).transpose(0, 1)
+    found = synthetic_analyses(flow, states, [4, 6], error=0.3, cycles=4, seed=5) - states[:, [4, 6]]
+    torch.testing.assert_close(found.square().mean(2).sqrt(), torch.full((2, 2), 0.3), rtol=1e-4, atol=0)
+    for member in range(2):
+        d = torch.randn(8, generator=generator(5, "flows/analyses/6", member))
+        for x in states[member, 2:6]:
+            d = d * (0.3 / d.square().mean().sqrt())
+            d = flow.step(x + d) - flow.step(x)
+        expected = d * (0.3 / d.square().mean().sqrt())
+        torch.testing.assert_close(found[member, 1], expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ShapeMismatch, match=r"expected \(M, T, ...\)"):
+        synthetic_analyses(flow, states[0], [4])
 
 
 @pytest.mark.parametrize(

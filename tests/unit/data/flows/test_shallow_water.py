@@ -76,6 +76,41 @@ def test_free_flow_conserves_mass_and_nearly_energy() -> None:
     assert not torch.allclose(after[:, 0], state[:, 0], atol=10)
 
 
+@pytest.fixture(scope="module")
+def ten_days() -> Tensor:
+    """Free flow (41, 4, 3, H, W) from two balanced starts, and from the same vortices under a flat surface."""
+    flow = dataclasses.replace(FREE, time_step=30.0)
+    balanced = flow.start(2, seed=1)
+    flat = balanced.clone()
+    flat[:, 0] = flow.depth
+    return flow.run(torch.cat((balanced, flat)), 40)
+
+
+def test_over_ten_days_of_balanced_flow_no_invariant_drifts(ten_days: Tensor) -> None:
+    """Mass, energy and potential enstrophy; what the truncation leaves of the latter two is below half a percent."""
+    lat, _ = mesh(FREE.grid)
+
+    def invariants(x: Tensor) -> Tensor:
+        (u, v), height, absolute = FREE.winds(x), x[:, 0], x[:, 1] + 2 * ROTATION * torch.sin(lat)
+        energy = height * (u.square() + v.square()) / 2 + GRAVITY * (height - FREE.depth).square() / 2
+        return torch.stack([FREE.grid.mean(one) for one in (height, energy, absolute.square() / (2 * height))])
+
+    begin, drift = invariants(ten_days[0]), torch.stack([invariants(x) for x in ten_days[4::4]])
+    drift = (drift / begin - 1).abs().amax(0)  # (3, members)
+    assert (drift[0] < 1e-12).all()
+    assert (drift[1, :2] < 0.006).all() and (drift[2, :2] < 0.002).all()
+    assert (rms(FREE, ten_days[-1, :2, 0] - ten_days[0, :2, 0]) > 50).all()  # m: it did move
+
+
+def test_for_ten_days_balanced_flow_has_far_smaller_gravity_waves_than_unbalanced(ten_days: Tensor) -> None:
+    """Waves are what diverges, and what the height does within six hours."""
+    divergence = FREE.grid.mean(ten_days[4:, :, 2].square()).mean(0).sqrt()
+    swing = FREE.grid.mean((ten_days[5:, :, 0] - ten_days[4:-1, :, 0]).square()).mean(0).sqrt()
+    assert (divergence[:2] < 0.06 * divergence[2:]).all()
+    assert (swing[:2] < 0.15 * swing[2:]).all()
+    assert (divergence[:2] < 0.02 * rms(FREE, ten_days[-1, :2, 1])).all()
+
+
 def test_a_small_gravity_wave_has_its_frequency() -> None:
     """Without rotation and flow a harmonic of height swings with sqrt(g h l (l + 1)) / a."""
     flow = dataclasses.replace(FREE, depth=8000.0)

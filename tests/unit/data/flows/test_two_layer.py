@@ -8,7 +8,7 @@ import torch
 from dtheta.core.sphere import Grid, laplacian
 from dtheta.core.sphere.transform import from_planes, to_planes
 from dtheta.data.flows.two_layer import HEIGHT, SPEED, TwoLayer
-from dtheta.errors import ShapeMismatch
+from dtheta.errors import ConfigError, ShapeMismatch
 from tests.unit.core.sphere.test_transform import random_coefficients
 
 
@@ -74,3 +74,8 @@ def test_solid_rotation_blows_from_the_west(balance: TwoLayer) -> None:
 def test_other_shapes_are_refused(balance: TwoLayer, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeMismatch, match="heights"):
         balance.psi_of(torch.zeros(shape))
+
+
+def test_heights_of_another_dtype_are_refused(balance: TwoLayer) -> None:
+    with pytest.raises(ConfigError, match=r"heights is torch\.float32 on cpu, and the weights are torch\.float64"):
+        balance.psi_of(torch.zeros(1, 2, 24, 48))

@@ -3,6 +3,8 @@
 gathered       all members at each lead, written by the first process to FOLDER/gathered.safetensors
 gathered-lost  the same; the last process ends without a word at lead 2
 archive        every process writes its members to FOLDER/archive
+archive-full   the same; the first process finds the disk full as it makes the folder
+archive-broken the same; there the first process meets an error of somebody else
 archive-lost   the same; the last process ends without a word once it has written lead 2
 """
 
@@ -17,13 +19,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dtheta.ensemble import archiving
 from dtheta.ensemble.archiving import archive
 from dtheta.ensemble.bred import BredVectors
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.members import cross
 from dtheta.ensemble.noise import WhiteNoise
 from dtheta.ensemble.sharded import gathered, launched
-from dtheta.errors import MembersMissing
+from dtheta.errors import MembersMissing, OutputError
 
 torch.set_num_threads(1)
 LEADS = 4
@@ -53,8 +56,17 @@ def ensemble() -> Ensemble:
     return Ensemble(networks[0], cross(3, 5), parameters=networks, perturbation=bred, rows=4)
 
 
+def fail(mode: str) -> None:
+    """Let the first process fail as it makes the folder."""
+
+    def create(*_: object, **__: object) -> None:
+        raise OutputError("the disk is full") if mode == "archive-full" else ValueError("no such codec")
+
+    archiving.create = create  # type: ignore[assignment]
+
+
 def main(mode: str, folder: Path) -> None:
-    """Run a mode; what was lost is written to FOLDER/lost-RANK.txt."""
+    """Run a mode; what was lost is written to FOLDER/lost-RANK.txt, what else went wrong to FOLDER/failed-RANK.txt."""
     with launched(timeout=60) as here:
         last = here.rank == here.size - 1
         run: Any = {"state": ANALYSES[-1], "leads": LEADS, "past": ANALYSES[:-1]}
@@ -68,6 +80,8 @@ def main(mode: str, folder: Path) -> None:
                 if here.rank == 0:
                     save_file(found, folder / "gathered.safetensors")
             else:
+                if here.rank == 0 and mode in ("archive-full", "archive-broken"):
+                    fail(mode)
 
                 def progress(first: int, stop: int, lead: int) -> None:
                     if mode == "archive-lost" and last and lead == 2:
@@ -76,6 +90,8 @@ def main(mode: str, folder: Path) -> None:
                 archive(ensemble(), folder / "archive", progress=progress, **run)
         except MembersMissing as error:
             (folder / f"lost-{here.rank}.txt").write_text(str(error))
+        except Exception as error:
+            (folder / f"failed-{here.rank}.txt").write_text(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":
