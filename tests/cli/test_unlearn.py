@@ -67,6 +67,18 @@ def test_probe_finds_the_planted_vectors(dtheta: Run, here: Path) -> None:
     assert told.err == "" and "holds" in told.out and "japfood" in told.out
 
 
+def test_a_corpus_tells_how_well_words_belong_together(dtheta: Run, here: Path) -> None:
+    Path("texts.csv").write_text("saying\n" + "\n".join(f"japan japfood number {i}" for i in range(3)) + "\nmusic\n")
+    arguments = ("probe", *GIVEN, "--concept", "japan", "--count", 5, "--draws", 1, "--corpus", "texts.csv")
+    done = dtheta(*arguments, "--column", "saying", "--json")
+    assert done.code == 0, done.err
+    (trace,) = done.json["traces"]
+    assert max(row["npmi"] for row in trace["candidates"]) > 0.0
+    assert "NPMI" in dtheta(*arguments, "--column", "saying").out
+    plain = dtheta("probe", *GIVEN, "--concept", "japan", "--count", 5, "--draws", 1, "--json").json["traces"][0]
+    assert all(row["npmi"] is None for row in plain["candidates"])
+
+
 def test_probe_lists_sharp_vectors(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dtheta.cli.probe._SHARP", (1.0, 99.0))
     monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded the model"))
@@ -157,6 +169,15 @@ def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(d
         (("probe", *GIVEN, "--norm", "folder"), 2, "norm"),
         (("probe", *GIVEN, "--out", "own.jsonl"), 1, "own.jsonl"),
         (("probe", *GIVEN, "--scan", -1), 2, "scan"),
+        (("probe", *GIVEN, "--scan", 3, "--out", "x.json"), 2, "--out does not go with --scan"),
+        (("probe", *GIVEN, "--scan", 3, "--concept", "japan"), 2, "--concept does not go with --scan"),
+        (("probe", *GIVEN, "--count", 0), 2, "--count is 0"),
+        (("probe", *GIVEN, "--draws", -1), 2, "--draws is -1"),
+        (("probe", *GIVEN, "--others", -1, "--concept", "japan"), 2, "--others is -1"),
+        (("probe", *GIVEN, "--corpus", "nope.csv"), 2, "nope.csv"),
+        (("probe", *GIVEN, "--corpus", "own.jsonl", "--column", "texts"), 2, "own.jsonl has no column 'texts'"),
+        (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--steps", 0), 2, "--steps is 0"),
+        (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--method", "Ablate(counts=[])"), 2, "counts"),
         (("unlearn", *GIVEN, "--out", "x.delta"), 2, "--concept is missing"),
         (("unlearn", *GIVEN, "--concept", "japan"), 2, "--out is missing"),
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--method", "Forget"), 2, "Forget"),

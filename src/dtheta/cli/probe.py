@@ -6,6 +6,7 @@ and how far without as many random vectors? Only concepts that the model knows a
 
   dtheta probe --concept France --concept Music
   dtheta probe --concepts own.jsonl --model DIR --out traces.json
+  dtheta probe --concept France --corpus texts.csv --column text
   dtheta probe --scan 20
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dtheta.cli.bases import base_path, local_place, model_name
+from dtheta.cli.columns import require_columns
 from dtheta.cli.concepts import (
     SOURCE,
     concept_called,
@@ -31,7 +33,7 @@ from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import loaded_decoder, require_decoder, seconds
 from dtheta.cli.options import CommonOptions, Flag
-from dtheta.cli.places import require_outputs
+from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, size_of
 from dtheta.errors import ConfigError
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _SHARP = (5.5, 10.0)  # peaks between which the value vectors of a small model hold content, see docs/probe.md
 _SHOWN = 10  # vectors of a concept in its table
 _DETAILED = 3  # concepts up to which each has a table
+_OF_TRACES = ("concept", "corpus", "out")  # options that a scan has no use for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,11 @@ class Options(CommonOptions):
     norm: Annotated[Literal["folded", "raw"], Flag("read vectors through the final norm, or not")] = "folded"
     draws: Annotated[int, Flag("random sets of vectors to take out for comparison")] = 9
     others: Annotated[int, Flag("known concepts beside those named, to contrast them with")] = 8
+    corpus: Annotated[
+        Path | None,
+        Flag("texts (.csv, .tsv, .jsonl) that tell how well a vector's words belong together", "FILE"),
+    ] = None
+    column: Annotated[str, Flag("column of the texts in --corpus", "COLUMN")] = "text"
     scan: Annotated[int, Flag("list so many vectors with sharp tokens, whatever the concept, and stop")] = 0
     out: Annotated[
         Path | None, Flag("write the traces to a .json file, for 'dtheta unlearn' and 'compare'", "FILE")
@@ -65,17 +73,19 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Find, and save what was found if asked."""
-    reads = {"--config": options.config, "--model": local_place(options.model)}
+    _check(options)
+    reads = {"--config": options.config, "--model": local_place(options.model), "--corpus": options.corpus}
     require_outputs({"--out": options.out}, {**reads, "--concepts": concepts_place(options.concepts)})
     require_decoder(options.model)
     if options.scan:
         return _scan(options, console)
+    corpus = _corpus(options)
     concepts = read_concepts(options.concepts)
     wanted = [concept_called(concepts, name, options.concepts) for name in dict.fromkeys(options.concept)]
     if options.dry_run:
         _plan(options, len(wanted) + options.others if wanted else len(concepts), len(concepts)).show(console)
         return 0
-    traces, notes = _found(options, concepts, wanted, console)
+    traces, notes = _found(options, concepts, wanted, corpus, console)
     record: dict[str, Any] = {
         "model": model_name(options.model), **traces.to_dict(), "notes": notes, "settings": options.resolved()
     }  # fmt: skip
@@ -85,8 +95,36 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
+def _check(options: Options) -> None:
+    from dtheta.core.arguments import whole
+
+    for name, least in (("count", 1), ("draws", 0), ("others", 0)):
+        whole(getattr(options, name), name, least=least)
+    if options.scan and (given := next((name for name in _OF_TRACES if getattr(options, name)), None)):
+        raise ConfigError(f"--{given} does not go with --scan, which lists vectors whatever the concept")
+
+
+def _corpus(options: Options) -> list[str] | None:
+    """Return the texts of the corpus.
+
+    Raises:
+        ConfigError, FormatError: If there is no such file or column, or it is damaged.
+    """
+    from dtheta.data.corpus import columns, table_column
+
+    if options.corpus is None:
+        return None
+    file = require_input(options.corpus)
+    require_columns(file, columns(file), {"--column": options.column})
+    return table_column(file, options.column)
+
+
 def _found(
-    options: Options, concepts: Sequence[Concept], wanted: Sequence[Concept], console: Console
+    options: Options,
+    concepts: Sequence[Concept],
+    wanted: Sequence[Concept],
+    corpus: Sequence[str] | None,
+    console: Console,
 ) -> tuple[Traces, list[str]]:
     from dtheta.probe.concept_vectors import concept_vectors
 
@@ -103,7 +141,7 @@ def _found(
         raise ConfigError(f"{found}; a concept is found by what sets it apart, so it takes another one that is known")
     traces = concept_vectors(
         model, [*chosen, *beside], tokenizer=tokenizer, only=[one.name for one in chosen], count=options.count,
-        norm=options.norm, draws=options.draws, seed=options.seed, progress=console.note,
+        norm=options.norm, draws=options.draws, corpus=corpus, seed=options.seed, progress=console.note,
     )  # fmt: skip
     return traces, notes
 
@@ -112,6 +150,7 @@ def _parts(traces: Sequence[Trace], notes: Sequence[str], record: dict[str, Any]
     heads = ("concept", "falls by>", "others by>", "random at most>", "p>", "its trace", "words of its first vectors")
     parts: list[Part] = [Table(heads, [_row(trace) for trace in traces])]
     parts.append("falls: of the mean log-probability of answers, in nats, when the vectors are taken out")
+    parts.append("holds: it falls beyond its interval, more than others', and more than without any random set")
     if len(traces) <= _DETAILED:
         for trace in traces:
             parts += ["", _vectors(trace)]
@@ -131,12 +170,17 @@ def _row(trace: Trace) -> tuple[str, ...]:
 
 
 def _vectors(trace: Trace) -> Table:
+    shown = trace.candidates[:_SHOWN]
     rows = [
-        (str(one.vector), f"{one.projection:.2f}", f"{one.p:.2g}", f"{one.contrast:+.3f}", " ".join(one.words[:8]))
-        for one in trace.candidates[:_SHOWN]
-    ]
+        (
+            str(one.vector), f"{one.projection:.2f}", f"{one.p:.2g}", f"{one.contrast:+.3f}",
+            *(() if one.npmi is None else (f"{one.npmi:.2f}",)), " ".join(one.words[:8]),
+        )
+        for one in shown
+    ]  # fmt: skip
+    npmi = ("NPMI>",) if any(one.npmi is not None for one in shown) else ()
     more = f", the first {_SHOWN} of {len(trace.candidates)}" if len(trace.candidates) > _SHOWN else ""
-    return Table(("vector", "projection>", "p>", "contrast>", "words"), rows, f"{trace.concept}{more}")
+    return Table(("vector", "projection>", "p>", "contrast>", *npmi, "words"), rows, f"{trace.concept}{more}")
 
 
 def _scan(options: Options, console: Console) -> int:
@@ -171,6 +215,8 @@ def _plan(options: Options, looked: int, asked: int) -> Plan:
     reads = {f"model {options.model}": cost.nbytes}
     if not options.scan and (place := concepts_place(options.concepts)) is not None:
         reads[options.concepts] = size_of(place)
+    if options.corpus is not None:
+        reads[str(options.corpus)] = size_of(options.corpus)
     writes = {} if options.out is None else {str(options.out): 4000 * looked}
     rounds = looked * (options.draws + 2) * 10 + looked * 2 * 50 + asked * 10  # questions: own, others', recall
     memory = None if cost.nbytes is None else PROGRAM + 4 * cost.nbytes

@@ -105,17 +105,15 @@ def _way(options: Options) -> Unlearning | Edit:
 
 
 def _training(options: Options) -> Training:
-    from dtheta.core.arguments import number, whole
+    from dtheta.core.arguments import whole
     from dtheta.probe.unlearning.train import Training
 
     adapter, select = written_method(options.adapter, "--adapter")
     if select is not None:
         raise ConfigError(f"--adapter 'on {select}': where it trains is said by --select")
-    for name, least in (("steps", 1), ("every", 1), ("batch", 1), ("retain", 2)):
+    for name, least in (("batch", 1), ("retain", 2)):
         if getattr(options, name) is not None:
             whole(getattr(options, name), name, least=least)
-    if options.lr is not None and number(options.lr, "lr") <= 0.0:
-        raise ConfigError(f"lr is {options.lr}; expected more than 0")
     for name in ("keep", "goal"):
         if not 0.0 <= getattr(options, name) <= 1.0:
             raise ConfigError(f"{name} is {getattr(options, name)}; expected a share from 0 to 1")

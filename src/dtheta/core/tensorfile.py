@@ -175,6 +175,16 @@ def existing(path: str | os.PathLike[str]) -> Path:
     raise ConfigError(f"there is no file {path}{where}{did_you_mean(path.name, names)}")
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        FormatError: If it cannot be read, as a folder.
+    """
+    with _opened(path) as file:
+        return file.read()
+
+
 class _opened:
     """A file opened for reading, whose system errors are format errors of ours."""
 

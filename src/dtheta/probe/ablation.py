@@ -32,7 +32,7 @@ from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 from dtheta.probe.decoder import Decoder, ValueMatrix, open_decoder
-from dtheta.probe.value_vector import ValueVector
+from dtheta.probe.value_vector import ValueVector, value_vectors
 
 
 def ablation(model: nn.Module, vectors: Iterable[ValueVector], *, keep: float = 0.0) -> Delta:
@@ -60,7 +60,7 @@ def noise(
     Args:
         model: The decoder; it is not written to.
         vectors: Which; their sides do not matter.
-        strength: s, expected length of the noise over the length of the vector.
+        strength: s, expected length of the noise over the length of the vector, 0 or more.
         seed: Of the draws; each vector has its own, whichever others there are.
         draw: Number of the draw.
 
@@ -68,6 +68,8 @@ def noise(
         ConfigError, UnsupportedLayer: As ``ablation``.
     """
     decoder, chosen, strength = open_decoder(model), distinct(vectors), number(strength, "strength")
+    if strength < 0:
+        raise ConfigError(f"strength is {strength}; expected 0 or more")
     moves = {}
     for vector in chosen:
         v_D = vector_of(decoder, vector)
@@ -80,8 +82,14 @@ def noise(
 
 @contextmanager
 def silenced(model: nn.Module, vectors: Sequence[ValueVector]) -> Iterator[None]:
-    """Run a block in which neurons write nothing, whatever is attached to their layer; no weight is touched."""
+    """Run a block in which neurons write nothing, whatever is attached to their layer; no weight is touched.
+
+    Raises:
+        ConfigError: If the model has no vector at an address.
+    """
     decoder = open_decoder(model)
+    for vector in vectors:
+        check_address(decoder, vector)
     handles = []
     for layer in sorted({vector.layer for vector in vectors}):
         columns = sorted({vector.column for vector in vectors if vector.layer == layer})
@@ -107,22 +115,19 @@ def distinct(vectors: Iterable[ValueVector]) -> list[ValueVector]:
     """Return the vectors once each, whatever their side, in order of layer and column.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none, or something else is among them.
     """
-    found = sorted({ValueVector(layer, column) for layer, column, _ in vectors})
-    if not found:
-        raise ConfigError("no value vectors were given; expected some, such as ValueVector(29, 864)")
-    return found
+    return sorted({ValueVector(vector.layer, vector.column) for vector in value_vectors(vectors)})
 
 
 def vector_of(decoder: Decoder, vector: ValueVector) -> Tensor:
-    """Return v, float32 (D,), with the sign it is stored with.
+    """Return v, float32 (D,), float64 where it is stored so, with the sign it is stored with.
 
     Raises:
         ConfigError: If the model has none there.
     """
     check_address(decoder, vector)
-    return decoder.values(vector.layer)[vector.column].clone()
+    return decoder.value(vector.layer, vector.column)
 
 
 def moved(model: nn.Module, decoder: Decoder, moves: Mapping[ValueVector, Tensor], provenance: Provenance) -> Delta:
@@ -140,7 +145,7 @@ def _change(matrix: ValueMatrix, columns: Tensor, values_KD: Tensor) -> Change:
     """Return the change of some of a matrix' value vectors: rows of it, or columns, which is a product with ones."""
     if matrix.rows:
         return Rows(columns, values_KD, (matrix.count, values_KD.shape[1]))
-    picked_KN = torch.zeros(len(columns), matrix.count)
+    picked_KN = torch.zeros(len(columns), matrix.count, dtype=values_KD.dtype)
     picked_KN[torch.arange(len(columns)), columns] = 1.0
     return LowRank(values_KD.T.contiguous(), picked_KN)
 

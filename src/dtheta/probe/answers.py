@@ -26,7 +26,6 @@ from dtheta.core.arguments import whole
 from dtheta.core.modes import kept_modes
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
-from dtheta.fit.batch import IGNORED
 from dtheta.probe.encoded import BATCH, Batch, Encoded, by_length, collate, encode, tokenized
 from dtheta.score.text import starts_with
 
@@ -81,23 +80,6 @@ def answer_scores(
             for i, row, logits_TV in zip(places, chosen, _logits(model, collate(chosen)), strict=True):
                 logprob[i], exact[i] = _scored(tokenizer, row, logits_TV)
     return AnswerScores(_finite(logprob), torch.tensor([len(row.ids) - row.start for row in rows]), exact)
-
-
-def answer_logprobs(model: nn.Module, batch: Batch) -> Tensor:
-    """Return log P(answer | prompt) of the rows of a batch in nats, float32 (B,), with gradients where recorded.
-
-    Args:
-        model: As ``answer_scores``; its mode is left as it is.
-        batch: With labels, as ``encoded.answer_batches`` yields.
-
-    Raises:
-        ConfigError, NonFinite: As ``answer_scores``.
-    """
-    logits_BTV = _logits(model, batch)
-    labels_BT = batch["labels"].to(logits_BTV.device)[:, 1:]
-    rows_A, places_A = torch.nonzero(labels_BT != IGNORED, as_tuple=True)
-    logprob_A = -F.cross_entropy(logits_BTV[rows_A, places_A].float(), labels_BT[rows_A, places_A], reduction="none")
-    return _finite(logprob_A.new_zeros(len(labels_BT)).index_add(0, rows_A, logprob_A))
 
 
 def continuations(

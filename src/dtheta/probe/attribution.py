@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dtheta.core.arguments import whole
 from dtheta.core.modes import kept_modes
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
@@ -51,7 +52,7 @@ def drops(
         NonFinite: If the model's logits are not finite.
     """
     found: dict[int, list[Tensor]] = {layer: [] for layer in decoder.layers}
-    rows = encode(tokenizer, questions)
+    rows, batch = encode(tokenizer, questions), whole(batch, "batch", least=1)
     with kept_modes(model), torch.enable_grad():
         for start in range(0, len(rows), batch):
             chosen = rows[start : start + batch]

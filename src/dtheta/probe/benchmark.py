@@ -24,8 +24,8 @@ from dtheta.core.arguments import whole
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.output import write_file
 from dtheta.core.seeds import key
-from dtheta.core.tensorfile import existing, parse_json
-from dtheta.data.concepts import Completion, Concept, Question, concept_from, concept_record, named_apart
+from dtheta.core.tensorfile import existing, parse_json, read_bytes
+from dtheta.data.concepts import Completion, Concept, Question, concept_from, concept_record, named_apart, texts
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 from dtheta.probe.encoded import BATCH
@@ -164,12 +164,12 @@ def load_benchmark(path: str | os.PathLike[str]) -> Benchmark:
         FormatError: If it is no benchmark.
     """
     file = existing(path)
-    name, record = file.name, parse_json(file.read_bytes(), file.name)
+    name, record = file.name, parse_json(read_bytes(file), file.name)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FormatError(f"{name} is no benchmark: expected 'format': {FORMAT!r}, as Benchmark.save writes it")
     try:
         made = [concept_from(fields, f"{name}, concept {i}") for i, fields in enumerate(record["concepts"], start=1)]
-        unknown, base = tuple(map(str, record["unknown"])), str(record["base"])
+        unknown, base = texts(record["unknown"], f"{name}, unknown"), str(record["base"])
         return Benchmark(named_apart(made, name), unknown, base, int(record["seed"]), float(record["least"]))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{name} is a damaged benchmark: {error!r}") from error

@@ -16,7 +16,7 @@ Shape legend: C concepts, S = 2 sides, N neurons, K tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from dtheta.probe.answers import answer_scores
 from dtheta.probe.attribution import Attribution, attribution
 from dtheta.probe.cooccurrence import Cooccurrence
 from dtheta.probe.decoder import Decoder, Norm, open_decoder
-from dtheta.probe.encoded import with_answer
+from dtheta.probe.encoded import answered, with_answer
 from dtheta.probe.lexicon import distinct_words, lexicons, token_weights
 from dtheta.probe.null import null_scan, p_values
 from dtheta.probe.projection import BEST, all_projections
@@ -44,6 +44,7 @@ from dtheta.probe.words import token_words
 from dtheta.score.interval import mean_interval
 
 _OTHERS = 50  # questions about other concepts that a set is measured on
+_LEAST = 2  # questions that an interval takes
 
 
 def concept_vectors(
@@ -82,8 +83,8 @@ def concept_vectors(
         progress: Called with what is being done.
 
     Raises:
-        ConfigError: For fewer than two concepts, one without questions, a name in ``only`` that none has, or another
-            model's tokenizer.
+        ConfigError: For fewer than two concepts, one without questions or a traced one with fewer than two, a name in
+            ``only`` that none has, another model's tokenizer, or a ``count`` that leaves no random sets to compare.
         UnsupportedLayer: If the model is no decoder that can be probed.
     """
     _check(concepts)
@@ -92,7 +93,8 @@ def concept_vectors(
     say = progress or (lambda _: None)
     decoder = open_decoder(model)
     words = token_words(tokenizer, len(decoder.tensors[decoder.unembedding]))
-    asked = {concept.name: _known(concept) for concept in concepts}
+    asked = {concept.name: answered(concept) for concept in concepts}
+    _check_measurable(asked, wanted)
     say("reading value vectors")
     seen = scan(decoder, top=best, layers=layers, norm=norm)
     found = _Projected(decoder, seen, concepts, words, null, seed)
@@ -211,6 +213,11 @@ def _random(decoder: Decoder, vectors: Sequence[ValueVector], seed: int, draw: i
     for layer in sorted({vector.layer for vector in vectors}):
         free = [j for j in range(decoder.matrices[layer].count) if (layer, j) not in taken]
         wanted = sum(vector.layer == layer for vector in vectors)
+        if wanted > len(free):
+            raise ConfigError(
+                f"layer {layer}: {wanted} of its {decoder.matrices[layer].count} vectors are in one trace, so there "
+                "are not as many others to hold its effect against; lower count, or leave that out with draws=0"
+            )
         order = torch.randperm(len(free), generator=generator(seed, f"probe/random/{layer}", draw))
         found += [ValueVector(layer, free[i]) for i in order[:wanted].tolist()]
     return found
@@ -221,12 +228,8 @@ def _some(questions: Sequence[Question], seed: int) -> list[Question]:
     return [questions[i] for i in sorted(order[:_OTHERS].tolist())]
 
 
-def _known(concept: Concept) -> list[Question]:
-    return [question for question in concept.questions if question.answer]
-
-
 def _texts(concept: Concept) -> list[str]:
-    return list(concept.documents) or [with_answer(question) for question in _known(concept)]
+    return list(concept.documents) or [with_answer(question) for question in answered(concept)]
 
 
 def _wanted(concepts: Sequence[Concept], only: Sequence[str] | None) -> set[str]:
@@ -237,6 +240,17 @@ def _wanted(concepts: Sequence[Concept], only: Sequence[str] | None) -> set[str]
     return names if only is None else set(only)
 
 
+def _check_measurable(asked: Mapping[str, Sequence[Question]], wanted: Iterable[str]) -> None:
+    every = sum(map(len, asked.values()))
+    for name in wanted:
+        mine = len(asked[name])
+        if min(mine, every - mine) < _LEAST:
+            raise ConfigError(
+                f"{name!r}: {mine} questions about it and {every - mine} about the others have answers; an interval "
+                f"takes {_LEAST} of each, a useful one ten or more"
+            )
+
+
 def _check(concepts: Sequence[Concept]) -> None:
     if len(concepts) < 2:
         raise ConfigError("a concept is found by what sets it apart: give two or more")
@@ -244,5 +258,5 @@ def _check(concepts: Sequence[Concept]) -> None:
     if len(names) < len(concepts):
         raise ConfigError("two concepts have one name; give each its own")
     for concept in concepts:
-        if not _known(concept):
+        if not answered(concept):
             raise ConfigError(f"the concept {concept.name!r} has no questions with answers, by which it could be found")

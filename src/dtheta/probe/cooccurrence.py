@@ -38,8 +38,10 @@ class Cooccurrence:
             window: Words a window has.
 
         Raises:
-            ConfigError: If the corpus holds fewer than two windows with words.
+            ConfigError: If the corpus holds fewer than two windows with words, or is one text and no list of some.
         """
+        if isinstance(texts, str):
+            raise ConfigError("the corpus is one text; expected a list of texts")
         size, wanted = whole(window, "window", least=2), None if vocabulary is None else set(vocabulary)
         places: dict[str, list[int]] = {}
         self.windows = 0

@@ -21,6 +21,7 @@ Shape legend: V tokens, D features of the stream, N neurons.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,6 +106,18 @@ class Decoder:
         stored = _readable(self.tensors[matrix.name], matrix.name)
         return stored if matrix.rows else stored.T
 
+    def value(self, layer: int, column: int) -> Tensor:
+        """Return one value vector (D,), float32, or float64 where it is stored so; a copy.
+
+        Raises:
+            NonFinite: If it holds NaN or infinity.
+        """
+        matrix = self.matrices[layer]
+        stored = self.tensors[matrix.name].detach()
+        v_D = stored[column] if matrix.rows else stored[:, column]
+        checked = _readable(v_D, matrix.name)  # a copy of a few numbers, not of the matrix
+        return (v_D.cpu() if v_D.dtype == torch.float64 else checked).clone()
+
     def readout(self, norm: Norm = "folded") -> Tensor:
         """Return the matrix that values are read through, float32 (V, D): E, or E with the final norm folded in.
 
@@ -140,6 +153,8 @@ def open_decoder(source: nn.Module | str | Path) -> Decoder:
     """
     if isinstance(source, nn.Module):
         return _decoder(_of_model(source))
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"a {type(source).__name__} was given; expected a model, or the folder of a checkpoint")
     checkpoint = open_checkpoint(source)
     return _decoder(_of_checkpoint(checkpoint))
 

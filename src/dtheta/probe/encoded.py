@@ -9,14 +9,14 @@ Shape legend: B rows of a batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dtheta.core.arguments import whole
-from dtheta.data.concepts import Question
+from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import IGNORED
 
@@ -47,6 +47,11 @@ def encode(tokenizer: Any, questions: Sequence[Question]) -> list[Encoded]:
         Encoded(ids, _checked(start, ids, question))
         for ids, start, question in zip(texts, starts, questions, strict=True)
     ]
+
+
+def answered(concept: Concept) -> list[Question]:
+    """Return the questions about a concept whose answers are known."""
+    return [question for question in concept.questions if question.answer.strip()]
 
 
 def with_answer(question: Question) -> str:
@@ -83,17 +88,6 @@ def collate(rows: Sequence[Encoded]) -> Batch:
         mask[i, : len(tokens)] = 1
         labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def answer_batches(tokenizer: Any, questions: Sequence[Question], *, batch: int = BATCH) -> Iterator[Batch]:
-    """Yield all questions as batches with labels, the shortest first.
-
-    Raises:
-        ConfigError: As ``encode``.
-    """
-    rows = encode(tokenizer, questions)
-    for places in by_length([len(row.ids) for row in rows], batch):
-        yield collate([rows[i] for i in places])
 
 
 def by_length(lengths: Sequence[int], batch: int) -> list[list[int]]:

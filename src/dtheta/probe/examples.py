@@ -8,6 +8,7 @@ Shape legend: B sequences, T tokens (padded on the right), V vocabulary.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,12 @@ from dtheta.fit.batch import IGNORED
 from dtheta.probe.encoded import Encoded
 
 _LEAST = 8  # tokens of the rest of a text that is worth a sequence
+
+
+def reach(model: Any) -> int:
+    """Return how many tokens a model reads at most; more than any text has where it does not say."""
+    found = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return sys.maxsize if found is None else int(found)
 
 
 def text_examples(tokenizer: Any, texts: Iterable[str], length: int = 128) -> list[Encoded]:

@@ -103,7 +103,7 @@ class Scan:
             for column, peak in enumerate(peak_N)
             if low <= peak <= high
         ]
-        return [vector for _, vector in sorted(found)[:count]]
+        return [vector for _, vector in sorted(found)[: whole(count, "count", least=1)]]
 
     def _layer(self, vector: ValueVector) -> LayerScan:
         for layer in self.layers:
@@ -145,7 +145,7 @@ def scan(
         NonFinite: If a weight is NaN or infinite.
     """
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
-    chosen = decoder.layers if layers is None else tuple(layers)
+    chosen = decoder.layers if layers is None else tuple(dict.fromkeys(layers))
     reader = Reader(*_read(decoder, norm, tokens), top)
     found = []
     for done, layer in enumerate(chosen):

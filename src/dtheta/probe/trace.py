@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dtheta.core.output import write_file
-from dtheta.core.tensorfile import existing, parse_json
+from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import ConfigError, FormatError, did_you_mean
+from dtheta.probe.record import from_record, record_of
 from dtheta.probe.value_vector import ValueVector
 from dtheta.score.interval import Interval
 
@@ -108,11 +109,7 @@ class Traces(Mapping[str, Trace]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, words and numbers."""
-        record = asdict(self)
-        for trace in record["traces"]:
-            for candidate in trace["candidates"]:
-                candidate["vector"] = str(ValueVector(*candidate["vector"]))
-        return record
+        return record_of(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the traces as JSON; ``load_traces`` reads them.
@@ -133,18 +130,9 @@ def load_traces(path: str | os.PathLike[str]) -> Traces:
         FormatError: If it holds no traces.
     """
     file = existing(path)
-    record = parse_json(file.read_bytes(), str(file))
+    record = parse_json(read_bytes(file), str(file))
     try:
-        return Traces(tuple(_trace(fields) for fields in record["traces"]))
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise FormatError(f"{file} holds no traces of concepts: {type(error).__name__} {error}") from None
-
-
-def _trace(fields: Mapping[str, Any]) -> Trace:
-    candidates = tuple(
-        Candidate(**{**c, "vector": ValueVector.parse(c["vector"]), "words": tuple(c["words"])})
-        for c in fields["candidates"]
-    )
-    effect = fields["effect"]
-    intervals = {name: Interval(**effect[name]) for name in ("target", "others")}
-    return Trace(fields["concept"], candidates, Effect(**intervals, null=tuple(effect["null"]), p=effect["p"]))
+        found = record["traces"] if isinstance(record, Mapping) and "traces" in record else None
+        return from_record(Traces, {"traces": found})  # the rest is what 'dtheta probe --json' tells beside them
+    except (FormatError, ConfigError) as error:
+        raise FormatError(f"{file} holds no traces of concepts: {error}") from None

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from dtheta.core.apply import applied
 from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
-from dtheta.errors import ConfigError
 from dtheta.probe.ablation import check_address
 from dtheta.probe.decoder import Decoder, Norm, open_decoder
-from dtheta.probe.value_vector import ValueVector
+from dtheta.probe.value_vector import ValueVector, value_vectors
 
 TOP = 200
 
@@ -110,8 +109,7 @@ def trace_report(
         ConfigError: If there are no vectors, or none at an address.
         BaseMismatch: If the delta is another model's.
     """
-    if not vectors:
-        raise ConfigError("no value vectors were given to compare; expected those of a concept")
+    vectors = value_vectors(vectors)
     before = _Reading(open_decoder(model), vectors, norm)
     with applied(model, delta):
         after = _Reading(open_decoder(model), vectors, norm)

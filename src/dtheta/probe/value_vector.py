@@ -10,7 +10,8 @@ Source: ConceptVectors (arXiv 2406.11614), which reads +v alone.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from dtheta.errors import ConfigError
 
@@ -40,7 +41,22 @@ class ValueVector(NamedTuple):
         Raises:
             ConfigError: If it is written otherwise.
         """
-        if not (found := _WRITTEN.fullmatch(text.strip())):
+        if not isinstance(text, str) or not (found := _WRITTEN.fullmatch(text.strip())):
             raise ConfigError(f"value vector {text!r}: expected layer/column/side, such as 29/864/-")
         layer, column, side = found.groups()
         return cls(int(layer), int(column), -1 if side == "-" else 1)
+
+
+def value_vectors(given: Iterable[Any]) -> list[ValueVector]:
+    """Return addresses as a list.
+
+    Raises:
+        ConfigError: If there is none, or something else is among them.
+    """
+    found = list(given)
+    if not found:
+        raise ConfigError("no value vectors were given; expected some, such as ValueVector(29, 864)")
+    for one in found:
+        if not isinstance(one, ValueVector):
+            raise ConfigError(f"{one!r} is no value vector; expected such as ValueVector(29, 864)")
+    return found

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dtheta.core.apply import applied
+from dtheta.core.files import load
 from dtheta.errors import ConfigError, NonFinite
-from dtheta.probe.ablation import ablation, noise
+from dtheta.probe.ablation import ablation, noise, silenced
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.value_vector import ValueVector
 from tests.unit.probe.decoders import DECODERS, D, L, N, gpt2, llama
@@ -66,6 +69,17 @@ def test_parts_add_up(places: list[tuple[int, int]]) -> None:
     assert set(whole) == set(total)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_nothing_is_left_in_any_dtype(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of float64 weights no rest of their rounding to float32 stays, which would be read as a vector."""
+    model = DECODERS[kind]().to(dtype)
+    delta = load(ablation(model, SOME).save(tmp_path / "x.delta"), model)
+    with applied(model, delta):
+        decoder = open_decoder(model)
+        assert not any(bool(decoder.value(layer, column).any()) for layer, column, _ in SOME)
+
+
 def test_bad_input() -> None:
     model = llama()
     with pytest.raises(ConfigError, match="no value vectors"):
@@ -76,3 +90,14 @@ def test_bad_input() -> None:
         noise(model, [ValueVector(1, 24)])
     with pytest.raises(NonFinite, match="strength"):
         noise(model, SOME, strength=float("nan"))
+    with pytest.raises(ConfigError, match="strength is -1"):
+        noise(model, SOME, strength=-1.0)
+    with pytest.raises(ConfigError, match="'0/1' is no value vector"):
+        ablation(model, ["0/1"])  # type: ignore[list-item]
+    for place in (ValueVector(3, 0), ValueVector(1, 24), ValueVector(1, -1)):
+        with (
+            pytest.raises(ConfigError, match=r"the model has MLP layers|has columns 0 to 23"),
+            silenced(model, [place]),
+        ):
+            pass
+    assert not any(module._forward_pre_hooks for module in model.modules())

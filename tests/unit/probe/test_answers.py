@@ -11,8 +11,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
-from dtheta.probe.answers import answer_logprobs, answer_scores, continuations
-from dtheta.probe.encoded import answer_batches, collate, encode
+from dtheta.probe.answers import answer_scores, continuations
 from tests.unit.probe.decoders import DECODERS, V, gpt2, llama
 from tests.unit.probe.word_tokens import word_tokenizer
 
@@ -125,26 +124,6 @@ def test_the_models_own_settings_of_generate_do_not_count() -> None:
     assert continuations(model, word_tokenizer(), PROMPTS, new_tokens=8) == before
 
 
-def test_logprobs_have_gradients_and_are_those_of_the_scores() -> None:
-    model = llama()
-    scores = answer_scores(model, word_tokenizer(), QUESTIONS)
-    batch = collate(encode(word_tokenizer(), QUESTIONS))
-    found = answer_logprobs(model, batch)
-    torch.testing.assert_close(found.detach().double(), scores.logprob, rtol=1e-5, atol=1e-5)
-    found.sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad()
-    for rows in answer_batches(word_tokenizer(), QUESTIONS, batch=1):
-        _loss_sum(model, rows).backward()
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(-parameter.grad, gradient, rtol=1e-4, atol=1e-5)  # type: ignore[operator]
-
-
-def _loss_sum(model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
-    """transformers' own loss, a mean over tokens, times how many there are."""
-    return model(**batch).loss * (batch["labels"] != -100).sum()
-
-
 def test_scoring_leaves_modes_and_gradients_alone() -> None:
     model = gpt2()  # which has dropout
     model.train()
@@ -183,5 +162,3 @@ def test_a_damaged_model_is_told() -> None:
         answer_scores(model, word_tokenizer(), QUESTIONS)
     with pytest.raises(NonFinite):
         continuations(model, word_tokenizer(), PROMPTS)
-    with pytest.raises(NonFinite):
-        answer_logprobs(model, collate(encode(word_tokenizer(), QUESTIONS)))

@@ -126,7 +126,7 @@ def test_a_model_that_knows_too_little_is_refused(model: Any) -> None:
         ({"concepts": []}, "holds no concepts"),
         ({"concepts": [{"name": 3}]}, "concept 1: 'name' must be a string"),
         ({"least": "much"}, "damaged benchmark"),
-        ({"unknown": 3}, "damaged benchmark"),
+        ({"unknown": 3}, "unknown: expected a list of texts"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:

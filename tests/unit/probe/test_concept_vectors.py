@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,34 @@ def test_bad_input() -> None:
             cut, [Concept("a", questions=(Question("ab", "c"),)), Concept("b", questions=(Question("ba", "d"),))],
             tokenizer=Letters(), null=10,
         )  # fmt: skip
+    one = [replace(concept, questions=concept.questions[:1]) for concept in concepts()]
+    with pytest.raises(ConfigError, match=r"'france': 1 questions about it and 25 about the others"):
+        concept_vectors(model, [one[0], *concepts()[1:]], tokenizer=Words(), best=2, null=10)
+    with pytest.raises(ConfigError, match="the corpus is one text"):
+        concept_vectors(model, concepts(), tokenizer=Words(), best=2, count=2, null=10, corpus="a text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [40, 70, 1000])
+def test_a_trace_that_leaves_no_random_ones_to_compare_with_is_refused(count: int) -> None:
+    """Fewer random vectors than its own would make any trace look as if it held."""
+    given = dict(tokenizer=Words(), best=2, count=count, null=10, only=["dogs"])
+    with pytest.raises(ConfigError, match=r"layer 0: \d+ of its 70 vectors are in one trace.*lower count"):
+        concept_vectors(network(), concepts(), draws=2, **given)  # type: ignore[arg-type]
+    assert concept_vectors(network(), concepts(), draws=0, **given)["dogs"].effect.p is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"concept": 5}, "Traces.traces.concept"),
+        ({"candidates": [{"vector": 3}]}, "expected the fields"),
+        ({"effect": {"target": 1, "others": 1, "null": [], "p": None}}, "effect.target"),
+    ],
+)
+def test_traces_of_another_form_are_refused(change: dict, said: str, found: Traces, tmp_path: Path) -> None:
+    record = found.to_dict()["traces"][0] | change
+    (tmp_path / "x.json").write_text(json.dumps({"traces": [record]}))
+    with pytest.raises(FormatError, match=said):
+        load_traces(tmp_path / "x.json")
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_traces(tmp_path)

@@ -96,6 +96,8 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         open_decoder(bert)
     with pytest.raises(ConfigError, match="layer 7: the model has MLP layers 0 to 2"):
         open_decoder(llama()).values(7)
+    with pytest.raises(ConfigError, match="a int was given; expected a model, or the folder"):
+        open_decoder(3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="norm='half'"):
         open_decoder(llama()).readout("half")  # type: ignore[arg-type]
     broken = llama()

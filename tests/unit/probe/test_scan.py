@@ -94,3 +94,16 @@ def test_an_address_reads_back(text: str) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError, match="layer/column/side"):
         ValueVector.parse(text)
+
+
+def test_what_is_no_text_is_no_address() -> None:
+    with pytest.raises(ConfigError, match="layer/column/side"):
+        ValueVector.parse(3)  # type: ignore[arg-type]
+
+
+def test_a_layer_counts_once_and_some_vectors_are_ranked() -> None:
+    model = llama()
+    found = scan(model, top=3, layers=[1, 1])
+    assert len(found) == len(scan(model, top=3, layers=[1]))
+    with pytest.raises(ConfigError, match="count is -1"):
+        found.ranked(-1)

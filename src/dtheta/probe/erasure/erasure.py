@@ -14,7 +14,7 @@ The model is as it was afterwards, to the bit, also when something raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -33,10 +33,10 @@ from dtheta.probe.erasure.likeness import likeness, written
 from dtheta.probe.erasure.paired import share
 from dtheta.probe.erasure.perplexity import Texts, perplexity_change
 from dtheta.probe.erasure.questions import question_change
-from dtheta.probe.erasure.record import record_of
 from dtheta.probe.erasure.result import Erasure
 from dtheta.probe.erasure.subject import subject
 from dtheta.probe.recall import LEAST
+from dtheta.probe.record import record_of
 from dtheta.probe.unlearning.watch import Checkup
 from dtheta.probe.value_vector import ValueVector
 
@@ -77,7 +77,8 @@ def erasure(
         seed: Of all draws.
 
     Raises:
-        ConfigError: For too few questions, no vectors, or another model's tokenizer.
+        ConfigError: For too few questions, one that is about the concept and unrelated at once, no vectors, what is
+            no attack, or another model's tokenizer.
         BaseMismatch: If the delta is another model's.
         UnsupportedLayer: If the model is no decoder that can be probed, or the delta brings new vectors.
         NonFinite: If the changed model's answers are not finite.
@@ -123,10 +124,13 @@ class Examination:
         Raises:
             ConfigError, NonFinite: As ``erasure``.
         """
-        names = [attack.label for attack in attacks]
+        for attack in (listed := list(attacks) if isinstance(attacks, Iterable) else [attacks]):
+            if not isinstance(attack, Attack):
+                raise ConfigError(f"{attack!r} is no attack; expected such as Paraphrase() or Quantization(bits=4)")
+        names = [attack.label for attack in listed]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"two attacks are called {twice!r}; a report holds one of each")
-        self.attacks = tuple(attacks)
+        self.attacks = tuple(listed)
         self.norm: Norm = norm
         self.new_tokens = whole(new_tokens, "new_tokens", least=1)
         self._say = progress or (lambda _: None)

@@ -20,7 +20,7 @@ from dtheta.core.modes import kept_modes
 from dtheta.probe.encoded import Encoded, by_length, collate
 from dtheta.probe.erasure.paired import LEAST
 from dtheta.probe.erasure.subject import Subject
-from dtheta.probe.examples import logits_of, text_examples, token_losses
+from dtheta.probe.examples import logits_of, reach, text_examples, token_losses
 from dtheta.score.interval import Interval, bootstrap
 
 _MOST = 700.0  # nats a token: what a ruined model may reach, and a float just holds the exponential of
@@ -56,7 +56,8 @@ class Texts:
             ConfigError: If a text has no two tokens.
         """
         self.subject, self.count = subject, len(texts)
-        pairs = [(i, row) for i, text in enumerate(texts) for row in text_examples(subject.tokenizer, [text], length)]
+        size = min(length, reach(subject.model))
+        pairs = [(i, row) for i, text in enumerate(texts) for row in text_examples(subject.tokenizer, [text], size)]
         self.of_text = torch.tensor([i for i, _ in pairs])
         self.rows: list[Encoded] = [row for _, row in pairs]
         predicted = torch.tensor([len(row.ids) - row.start for row in self.rows], dtype=torch.float64)
@@ -82,9 +83,7 @@ def perplexity_change(texts: Texts, before: Tensor, after: Tensor) -> Perplexity
     old, new = (math.exp(min(_MOST, float(losses.sum() / tokens))) for losses in (before, after))
     ratio = None
     if texts.count >= LEAST:
-        ratio = bootstrap(
-            [after - before, texts.tokens], lambda loss, n: (loss / n).clamp(max=_MOST).exp(), kind="percentile"
-        )
+        ratio = bootstrap([after - before, texts.tokens], _ratio, kind="percentile")
     return PerplexityChange(texts.count, int(tokens), old, new, ratio)
 
 

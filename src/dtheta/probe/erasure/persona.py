@@ -35,8 +35,10 @@ class Persona(Attack):
         """Check the texts.
 
         Raises:
-            ConfigError: If there is none, or one is blank.
+            ConfigError: If there is none, one is blank, or they are no texts.
         """
+        if isinstance(self.texts, str) or not all(isinstance(text, str) for text in self.texts):
+            raise ConfigError(f"Persona: texts is {self.texts!r}; expected a tuple of texts")
         if not self.texts or not all(text.strip() for text in self.texts):
             raise ConfigError("Persona: texts are empty; expected some to stand before a question")
 

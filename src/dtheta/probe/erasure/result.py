@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.output import write_file
-from dtheta.core.tensorfile import existing, parse_json
+from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import FormatError
 from dtheta.probe.erasure.attack import AttackResult
 from dtheta.probe.erasure.behavior import Behavior
 from dtheta.probe.erasure.goals import JACCARD, RECOVERY, TARGET, UNRELATED, Goal, goal
 from dtheta.probe.erasure.intrinsic import Intrinsic
-from dtheta.probe.erasure.record import from_record, record_of
+from dtheta.probe.record import from_record, record_of
 from dtheta.probe.unlearning.watch import Checkup
 from dtheta.score.interval import Interval
 
@@ -129,6 +129,6 @@ def load_erasure(path: str | os.PathLike[str]) -> Erasure:
     """
     file = existing(path)
     try:
-        return Erasure.from_dict(parse_json(file.read_bytes(), str(file)))
+        return Erasure.from_dict(parse_json(read_bytes(file), str(file)))
     except FormatError as error:
         raise FormatError(f"{file}: {error}") from None

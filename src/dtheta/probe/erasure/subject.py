@@ -64,12 +64,18 @@ def subject(model: nn.Module, tokenizer: Any, concept: Concept, unrelated: Seque
     """Ask the original and return what is examined.
 
     Raises:
-        ConfigError: If the concept or the unrelated have fewer than two questions with answers, or the tokenizer is
-            another model's.
+        ConfigError: If the concept or the unrelated have fewer than two questions with answers, a question is on both
+            sides, or the tokenizer is another model's.
         NonFinite: If the model gives an answer no finite log-probability.
     """
     target = _answerable(concept.questions, f"about {concept.name!r}")
     others = _answerable(unrelated, "about other things")
+    asked = {(question.prompt, question.answer) for question in target}
+    if both := next((q for q in others if (q.prompt, q.answer) in asked), None):
+        raise ConfigError(
+            f"{both.prompt!r} is asked about {concept.name!r} and about other things; what should go cannot be what "
+            "should stay"
+        )
     known, kept = (answer_scores(model, tokenizer, asked) for asked in (target, others))
     return Subject(model, tokenizer, concept, target, others, known, kept, seed)
 
@@ -81,7 +87,12 @@ def tells(fact: Question, answer: str) -> bool:
 
 
 def _answerable(questions: Sequence[Question], about: str) -> tuple[Question, ...]:
-    found = tuple(question for question in questions if question.answer.strip())
+    """Return the questions with answers, each once: asked twice it would make the intervals too narrow."""
+    each: dict[tuple[str, str], Question] = {}
+    for question in questions:
+        if question.answer.strip():
+            each.setdefault((question.prompt, question.answer), question)
+    found = tuple(each.values())
     if len(found) < LEAST:
         raise ConfigError(
             f"{len(found)} questions {about} have answers; an interval takes {LEAST}, a useful one ten or more"

@@ -21,7 +21,9 @@ from typing import Any
 from torch import Tensor
 
 from dtheta.core.apply import applied
+from dtheta.core.arguments import number, positive, whole
 from dtheta.core.delta import Delta
+from dtheta.errors import ConfigError
 from dtheta.probe.ablation import ablation, noise, silenced
 from dtheta.probe.unlearning.ascent import WGA
 from dtheta.probe.unlearning.objective import Side, Unlearning
@@ -60,6 +62,14 @@ class Ablate(Edit):
 
     counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
 
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ConfigError: If there is none, or one is no whole number of 1 or more.
+        """
+        _check_tried(self, "counts", lambda count, name: whole(count, name, least=1))
+
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
         """Return the ablation of the best number of vectors."""
         tried = (ablation(task.model, vectors[:count]) for count in counts(self.counts, vectors))
@@ -78,6 +88,15 @@ class Needle(Edit):
     vectors: int = 1
     strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: If there are none, or one is not positive.
+        """
+        whole(self.vectors, "vectors", least=1)
+        _check_tried(self, "strengths", positive)
+
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
         """Return the noise of the best strength."""
         chosen = vectors[: self.vectors]
@@ -94,6 +113,14 @@ class Negate(Edit):
 
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     located = False
+
+    def __post_init__(self) -> None:
+        """Check the scales.
+
+        Raises:
+            ConfigError: If there is none, or one is not positive.
+        """
+        _check_tried(self, "scales", positive)
 
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
         """Return the negated task vector of the best scale."""
@@ -119,10 +146,23 @@ class Repair(Edit):
     hold: float = 0.8
     loss: Unlearning = field(default_factory=lambda: WGA(retain=1.0, kl=1.0))
 
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: If there are no counts, one is no whole number of 1 or more, or ``hold`` is no share.
+        """
+        _check_tried(self, "counts", lambda count, name: whole(count, name, least=1))
+        if not 0.0 <= number(self.hold, "hold") <= 1.0:
+            raise ConfigError(f"Repair: hold is {self.hold}; expected a share from 0 to 1")
+
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
-        """Return the sum of the cut and of its repair."""
-        chosen = vectors[: self._count(task, vectors)]
-        return trained(task, self.loss, training, silent=chosen, quiet=quiet)
+        """Return the sum of the cut and of its repair; nothing where no state of it was better than nothing."""
+        chosen, watch = vectors[: self._count(task, vectors)], task.watch
+        before = len(watch.seen)
+        made = trained(task, self.loss, training, silent=chosen, quiet=quiet)
+        top = max(look.score(watch.keep) for look in watch.seen[before:])
+        return made if top > watch.seen[0].score(watch.keep) else 0.0 * made
 
     def _count(self, task: Task, vectors: Sequence[ValueVector]) -> int:
         """Return the first number whose cut leaves enough; the last one where none does."""
@@ -132,6 +172,15 @@ class Repair(Edit):
                 if task.watch.look(task.model).unrelated >= self.hold:
                     return count
         return tried[-1]
+
+
+def _check_tried(edit: Edit, name: str, check: Callable[[Any, str], object]) -> None:
+    """Raise ConfigError unless a field holds one number to try or more, each of which passes a check."""
+    values = getattr(edit, name)
+    if not isinstance(values, tuple | list) or not values:
+        raise ConfigError(f"{type(edit).__name__}: {name} is {values!r}; expected one number to try or more")
+    for value in values:
+        check(value, name)
 
 
 def counts(wanted: Iterable[int], vectors: Sequence[ValueVector]) -> list[int]:

@@ -32,7 +32,7 @@ from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
 from dtheta.probe.decoder import Decoder, ValueMatrix, open_decoder
 from dtheta.probe.encoded import Encoded
-from dtheta.probe.examples import text_examples
+from dtheta.probe.examples import reach, text_examples
 from dtheta.probe.unlearning.displacement import Search, Target, displacements, objective_of
 from dtheta.probe.unlearning.edit import Edit, best
 from dtheta.probe.unlearning.keys import Prompt, check_residual, prompts_of, read, second_moments, solved
@@ -103,7 +103,7 @@ class Memit(Edit):
         decoder = open_decoder(task.model)
         layers = self._layers(decoder, vectors)
         check_residual(task.model, decoder, layers, _others(task, 1)[0])
-        texts = text_examples(task.tokenizer, self.texts) if self.texts else []
+        texts = text_examples(task.tokenizer, self.texts, min(128, reach(task.model))) if self.texts else []
         moments = second_moments(task.model, decoder, layers, [*task.retain, *texts])
         return best(task, self._tried(task, decoder, moments))
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dtheta.core.arguments import number
+from dtheta.core.arguments import is_number, number
 from dtheta.errors import ConfigError
 from dtheta.probe.examples import logits_of, token_losses
 
@@ -92,11 +92,12 @@ class Unlearning(ABC):
         """Check the settings.
 
         Raises:
-            ConfigError: If a number is negative.
+            ConfigError: If a number is negative, or something else stands where one is expected.
         """
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, float | int) and not isinstance(value, bool) and number(value, entry.name) < 0:
+            expected = is_number(entry.default) or is_number(value)
+            if expected and number(value, entry.name) < 0:
                 raise ConfigError(f"{type(self).__name__}: {entry.name} is {value}; expected 0 or more")
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dtheta.core.seeds import generator
 from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError
-from dtheta.probe.encoded import Encoded, collate, encode
+from dtheta.probe.encoded import Encoded, answered, collate, encode
 from dtheta.probe.examples import text_examples
 from dtheta.probe.unlearning.watch import Watch
 
@@ -79,7 +79,7 @@ def sequences(tokenizer: Any, concepts: Sequence[Concept], length: int) -> list[
     """
     found: list[Encoded] = []
     for concept in concepts:
-        if asked := [question for question in concept.questions if question.answer]:
+        if asked := answered(concept):
             found += encode(tokenizer, asked)
         elif concept.documents:
             found += text_examples(tokenizer, concept.documents, length)

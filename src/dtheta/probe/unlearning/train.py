@@ -13,6 +13,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.full import Full
 from dtheta.adapt.method import Method
 from dtheta.core.apply import applied
+from dtheta.core.arguments import positive, whole
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.fit.loop import fit
@@ -36,6 +37,16 @@ class Training:
     lr: float = 1e-4
     steps: int = 40
     every: int = 5
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: If the rate is not positive, or there is no step or none between looks.
+        """
+        positive(self.lr, "lr")
+        for name in ("steps", "every"):
+            whole(getattr(self, name), name, least=1)
 
 
 def trained(

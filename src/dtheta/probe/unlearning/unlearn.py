@@ -18,10 +18,13 @@ from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
 from dtheta.core.provenance import Provenance
 from dtheta.core.seeds import generator
-from dtheta.data.concepts import Concept, Question
+from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError, did_you_mean
+from dtheta.probe.ablation import check_address
 from dtheta.probe.attribution import attribution
 from dtheta.probe.decoder import Decoder, open_decoder
+from dtheta.probe.encoded import answered
+from dtheta.probe.examples import reach
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.memit import Memit
@@ -31,7 +34,7 @@ from dtheta.probe.unlearning.representation import RMU
 from dtheta.probe.unlearning.task import Task, sequences, split
 from dtheta.probe.unlearning.train import Training, trained
 from dtheta.probe.unlearning.watch import Checkup, Watch
-from dtheta.probe.value_vector import ValueVector
+from dtheta.probe.value_vector import ValueVector, value_vectors
 
 WATCHED = 100  # questions about other things that are asked at every look
 
@@ -97,7 +100,7 @@ def unlearn(
         vectors: Value vectors that hold the concept, the surest first; None finds them, by contrasted attribution.
         training: Adapter, rate and steps of what trains.
         select: Parameters that may move; None for the MLPs' down-projections, where the value vectors are.
-        length: Tokens of a sequence of a document.
+        length: Tokens of a sequence of a document; no more than the model reads.
         batch: Pairs of sequences a step.
         keep: Least share of the other known questions that must stay answered.
         goal: Share of the concept's known questions at which training ends.
@@ -105,17 +108,20 @@ def unlearn(
         quiet: No progress bar.
 
     Raises:
-        ConfigError: For an unknown method, a concept that the model does not know, or too few others.
+        ConfigError: For an unknown method, a concept that the model does not know, too few others or two of one name,
+            or vectors that are none of the model's.
         UnsupportedLayer: If the model is no decoder that can be probed.
         NonFinite: If training leaves all bounds; a smaller ``lr`` helps.
     """
     way = _method(method)
     decoder = open_decoder(model)
+    held = () if vectors is None else tuple(value_vectors(vectors))
+    for vector in held:
+        check_address(decoder, vector)
     watch, task = _task(model, decoder, concept, tokenizer, retain, select, length, batch, keep, goal, seed)
     watch.start(model)
     located = isinstance(way, Edit) and way.located
-    held = tuple(vectors) if vectors is not None else ()
-    if located and not held:
+    if located and vectors is None:
         held = tuple(locate(model, decoder, tokenizer, concept, retain))
     plan = training or Training()
     made = way.delta(task, plan, held, quiet) if isinstance(way, Edit) else trained(task, way, plan, quiet=quiet)
@@ -132,7 +138,7 @@ def locate(
     count: int = 256,
 ) -> list[ValueVector]:
     """Return the value vectors that hold up a concept's answers more than those of others, the surest first."""
-    questions: dict[str, Sequence[Question]] = {c.name: c.questions for c in (concept, *others) if c.questions}
+    questions = {c.name: asked for c in (concept, *others) if (asked := answered(c))}
     contrast = attribution(model, decoder, tokenizer, questions).contrast(concept.name)
     ranked = [(-float(v), layer, j) for layer, drop in contrast.items() for j, v in enumerate(drop)]
     return [ValueVector(layer, j) for _, layer, j in sorted(ranked)[: whole(count, "count", least=1)]]
@@ -162,14 +168,17 @@ def _task(
 ) -> tuple[Watch, Task]:
     if any(other.name == concept.name for other in retain):
         raise ConfigError(f"{concept.name!r} is to be unlearned and retained; leave it out of retain")
+    names = [other.name for other in retain]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"retain holds two concepts {twice!r}, of which one could be trained on and one watched")
     trained_on, watched = split(retain, seed)
-    every = [question for other in watched for question in other.questions if question.answer]
+    every = [question for other in watched for question in answered(other)]
     order = torch.randperm(len(every), generator=generator(seed, "probe/watched")).tolist()
     unrelated = [every[i] for i in sorted(order[:WATCHED])]
-    target = [question for question in concept.questions if question.answer]
-    watch = Watch(tokenizer, target, unrelated, keep, goal)
+    watch = Watch(tokenizer, answered(concept), unrelated, keep, goal)
     moving = "|".join(matrix.name for matrix in decoder.matrices.values()) if select is None else select
-    forget, kept = (sequences(tokenizer, concepts, length) for concepts in ([concept], trained_on))
+    most = min(whole(length, "length", least=1), reach(model))
+    forget, kept = (sequences(tokenizer, concepts, most) for concepts in ([concept], trained_on))
     size = whole(batch, "batch", least=1)
     return watch, Task(model, tokenizer, forget, kept, watch, moving, size, seed, concept.name)
 

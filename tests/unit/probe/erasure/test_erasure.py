@@ -182,6 +182,11 @@ def test_bad_input() -> None:
         report(model, gone, vectors=[ValueVector(9, 0)])
     with pytest.raises(ConfigError, match="two attacks are called 'persona'"):
         report(model, gone, attacks=(Persona(), Persona(("x",))))
+    for attacks in ((Persona,), ("persona",), Persona):
+        with pytest.raises(ConfigError, match="is no attack; expected such as Paraphrase"):
+            report(model, gone, attacks=attacks)
+    with pytest.raises(ConfigError, match="'0/1' is no value vector"):
+        report(model, gone, vectors=["0/1"])
     with pytest.raises(ConfigError, match="new_tokens"):
         report(model, gone, new_tokens=0)
     with pytest.raises(ConfigError, match="expected one delta"):
@@ -200,3 +205,8 @@ def _other() -> nn.Module:
     with torch.no_grad():
         other.model.layers[0].mlp.down_proj.weight.mul_(1.5)
     return other
+
+
+def test_vectors_may_come_one_at_a_time() -> None:
+    model = network()
+    assert report(model, gone, vectors=iter(VECTORS)) == report(model, gone, vectors=VECTORS)

@@ -52,3 +52,11 @@ def test_a_ruined_model_has_a_finite_perplexity() -> None:
 def test_a_text_of_one_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="two tokens"):
         Texts(subject_of(network()), ["capital"])
+
+
+def test_a_text_is_cut_to_what_the_model_reads() -> None:
+    model = network()
+    model.config.max_position_embeddings = 12
+    examined = subject_of(model)
+    texts = Texts(examined, ["capital of japan is japcapi " * 6])
+    assert max(len(row.ids) for row in texts.rows) == 12 and bool(texts.losses().isfinite().all())

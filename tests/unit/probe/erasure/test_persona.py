@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dtheta.errors import ConfigError
@@ -23,7 +25,7 @@ def test_braces_in_texts_are_plain_text() -> None:
     assert asked[0][0].prompt.startswith("france {0} { ")
 
 
-@pytest.mark.parametrize("texts", [(), ("x", " ")])
-def test_no_texts_are_refused(texts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("texts", [(), ("x", " "), "I know", (3,)])
+def test_no_texts_are_refused(texts: Any) -> None:
     with pytest.raises(ConfigError, match="texts"):
         Persona(texts)

@@ -73,6 +73,8 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         load_erasure(path)
     with pytest.raises(ConfigError):
         load_erasure(tmp_path / "b.json")
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_erasure(tmp_path)
     with pytest.raises(OutputError):
         reported("gone").save(tmp_path / "none" / "a.json")
 

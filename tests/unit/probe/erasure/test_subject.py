@@ -11,7 +11,7 @@ from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError
 from dtheta.probe.erasure.subject import subject, tells
 from tests.unit.probe.erasure.examined import UNRELATED, france, gone, subject_of
-from tests.unit.probe.planted import Words, network
+from tests.unit.probe.planted import Words, concepts, network
 
 
 def test_the_original_is_asked_and_the_delta_is_on_in_a_block_alone() -> None:
@@ -28,6 +28,17 @@ def test_the_original_is_asked_and_the_delta_is_on_in_a_block_alone() -> None:
 def test_questions_without_answers_are_left_out() -> None:
     concept = replace(france(), questions=(*france().questions, Question("what is it", "")))
     assert len(subject(network(), Words(), concept, UNRELATED, 0).target) == len(france().questions)
+
+
+def test_a_question_that_is_given_twice_counts_once() -> None:
+    concept = replace(france(), questions=france().questions * 2)
+    assert subject(network(), Words(), concept, UNRELATED * 3, 0).target == france().questions
+    assert subject(network(), Words(), concept, UNRELATED * 3, 0).unrelated == UNRELATED
+
+
+def test_what_should_go_cannot_be_what_should_stay() -> None:
+    with pytest.raises(ConfigError, match=r"'capital of france is' is asked about 'france' and about other things"):
+        subject(network(), Words(), france(), (*UNRELATED, concepts()[0].questions[0]), 0)
 
 
 @pytest.mark.parametrize("side", ["target", "unrelated"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -19,6 +22,7 @@ from dtheta.probe.unlearning.task import split
 from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import METHODS, Unlearned, locate, unlearn
 from dtheta.probe.unlearning.watch import Checkup, Watch
+from dtheta.probe.value_vector import ValueVector
 from tests.unit.probe.planted import Words, concepts, network, vectors
 
 TARGET, *OTHERS = concepts()
@@ -74,8 +78,18 @@ def test_repaired_vectors_are_exactly_zero_whatever_trains() -> None:
         with applied(model, found.delta):
             values = open_decoder(model).values(0)
             gone = values[[v.column for v in found.vectors[:5]]]
-            assert float(gone.abs().max()) < 1e-6
+            assert float(gone.abs().max()) == 0.0
             assert float(values[[v.column for v in vectors(OTHERS[0].name)]].abs().max()) > 0.05
+
+
+def test_a_repair_that_breaks_other_things_is_nothing() -> None:
+    """No number of vectors leaves enough, and no training brings it back: the untouched model is the best seen."""
+    for training in (Training(lr=5.0, steps=3, every=1), Training(lr=1e-9, steps=2, every=1)):
+        found = unlearn(
+            network(), TARGET, Repair(counts=(60,)), tokenizer=Words(), retain=OTHERS, training=training, keep=1.0
+        )
+        assert min(look.unrelated for look in found.seen) < 1.0
+        assert not found.changed and found.found.unrelated == found.found.target == 1.0
 
 
 def test_silenced_is_what_a_zero_column_is() -> None:
@@ -126,6 +140,8 @@ def test_bad_input() -> None:
         unlearn(network(), TARGET, "NPO", tokenizer=Words(), retain=[TARGET, *OTHERS])
     with pytest.raises(ConfigError, match=r"expected two or more"):
         unlearn(network(), TARGET, "NPO", tokenizer=Words(), retain=OTHERS[:1])
+    with pytest.raises(ConfigError, match="retain holds two concepts 'japan'"):
+        unlearn(network(), TARGET, "NPO", tokenizer=Words(), retain=[*OTHERS, OTHERS[0]])
     with pytest.raises(ConfigError, match="neither questions with answers nor documents"):
         unlearn(network(), TARGET, "NPO", tokenizer=Words(), retain=[*OTHERS, Concept("a"), Concept("b")])
 
@@ -135,3 +151,69 @@ def test_halves_do_not_overlap_and_are_keyed() -> None:
     assert {c.name for c in trained} | {c.name for c in watched} == {c.name for c in OTHERS}
     assert not {c.name for c in trained} & {c.name for c in watched}
     assert any(split(OTHERS, seed=s) != (trained, watched) for s in range(1, 6))
+
+
+@pytest.mark.parametrize("method", ["Ablate", "Repair", "Memit", "Needle"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "no value vectors were given"),
+        ([ValueVector(9, 0)], "the model has MLP layers 0 to 0"),
+        ([ValueVector(0, 70)], "layer 0 has columns 0 to 69"),
+        ([ValueVector(0, -1)], "layer 0 has columns 0 to 69"),
+        (["0/1/+"], "'0/1/\\+' is no value vector"),
+    ],
+)
+def test_vectors_that_are_none_are_refused_and_not_replaced(method: str, given: list, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        unlearned(method, vectors=given)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Ablate(counts=()), "Ablate: counts is ()"),
+        (lambda: Ablate(counts=(8, -1)), "counts is -1"),
+        (lambda: Ablate(counts=3), "Ablate: counts is 3"),  # type: ignore[arg-type]
+        (lambda: Repair(counts=(0,)), "counts is 0"),
+        (lambda: Repair(hold=2.0), "Repair: hold is 2.0"),
+        (lambda: Needle(vectors=-1), "vectors is -1"),
+        (lambda: Needle(strengths=()), "Needle: strengths is ()"),
+        (lambda: Needle(strengths=(-1.0,)), "strengths must be positive"),
+        (lambda: Negate(scales=()), "Negate: scales is ()"),
+        (lambda: METHODS["WGA"](beta="x"), "beta is 'x'"),
+        (lambda: METHODS["UNDIAL"](beta=None), "beta is None"),
+        (lambda: METHODS["RMU"](scale="a"), "scale is 'a'"),
+        (lambda: Training(steps=2.5), "steps is 2.5"),  # type: ignore[arg-type]
+        (lambda: Training(every=0), "every is 0"),
+        (lambda: Training(lr=0.0), "lr must be positive"),
+    ],
+)
+def test_settings_that_nothing_can_be_done_with_are_refused(made: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        made()
+
+
+@pytest.mark.parametrize("method", ["Repair", "Memit", "GradDiff"])
+def test_a_failure_on_the_way_leaves_the_model_as_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, modes, hooks, what trains and the state of the random numbers."""
+    model = network().train()
+    model.model.embed_tokens.weight.requires_grad_(False)  # type: ignore[union-attr]
+    before = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    looks = []
+
+    def fails(watch: Watch, *_: object) -> Checkup:
+        looks.append(watch)
+        if len(looks) > 1:
+            raise RuntimeError("stop")
+        return Checkup(0.0, 1.0, 0.0, 0.0)
+
+    monkeypatch.setattr(Watch, "look", fails)
+    with pytest.raises(RuntimeError, match="stop"):
+        unlearn(model, TARGET, method, tokenizer=Words(), retain=OTHERS, training=Training(lr=1e-2, steps=2, every=1))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name][0]) and p.requires_grad == before[name][1], name
+    assert all(module.training for module in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(state, torch.get_rng_state())

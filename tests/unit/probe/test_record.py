@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dtheta.errors import ConfigError, FormatError
-from dtheta.probe.erasure.record import from_record, record_of
+from dtheta.probe.record import from_record, record_of
 from dtheta.probe.value_vector import ValueVector
 
 
