@@ -18,7 +18,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: demo test test-flower lint format types check bench fetch setup setup-dev setup-flower clean help
+.PHONY: demo test test-flower lint format types check docs bench fetch setup setup-dev setup-flower clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test       run the tests (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make test-flower  run the tests of the Flower engine in an environment of their own, .venv-flower"
 	@echo "make check      lint, types and tests;  make lint, make types, make format: one of them"
+	@echo "make docs       the documentation as a site, into site/index.html"
 	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (hours, and 15 GB of disk for one of them)"
 	@echo "make clean      remove .venv, .venv-flower and what the tools left behind (not the cache of models and data)"
 
@@ -53,6 +54,10 @@ types: setup-dev
 	$(PY) -m pyright
 
 check: lint types test
+
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --site-dir site
+	@echo "open site/index.html"
 
 bench: setup-dev fetch
 	@missed=; for script in $(filter-out bench/_%,$(wildcard bench/*.py)); do echo "== $$script"; \
@@ -92,5 +97,5 @@ $(PY):
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) .venv-flower .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .venv-flower .pytest_cache .ruff_cache .hypothesis dist build site
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

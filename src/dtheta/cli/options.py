@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 from dtheta.cli.values import read_value
 from dtheta.cli.written import flat
+from dtheta.core.yamlfile import read_yaml
 from dtheta.errors import ConfigError, did_you_mean
 
 
@@ -186,32 +187,8 @@ def _from_file(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def _document(path: Path) -> Mapping[Any, Any]:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        _require_distinct_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        document = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(path, "configuration")
     if not isinstance(document, Mapping):
         found = "nothing" if document is None else type(document).__name__
         raise ConfigError(f"{path} must hold option names and values, such as 'rank: 16'; found {found}")
     return document
-
-
-def _require_distinct_keys(node: Any, path: Path) -> None:
-    """Raise where a table of the document, read by yaml as its last entry, has a key twice."""
-    import yaml
-
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen = set()
-    for key, value in node.value:
-        if isinstance(key.value, str) and key.value in seen:
-            raise ConfigError(f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} occurs twice")
-        if isinstance(key.value, str):
-            seen.add(key.value)
-        _require_distinct_keys(value, path)

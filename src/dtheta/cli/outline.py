@@ -34,7 +34,7 @@ def outline(folder: Path) -> nn.Module:
         with torch.device("meta"):
             return unset(transformers.BertConfig(**config["text_config"])).eval()
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise FormatError(f"{folder / 'config.json'} cannot be read: {str(error).splitlines()[0]}") from error
     names = config.architectures or []

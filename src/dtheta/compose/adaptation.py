@@ -81,7 +81,7 @@ def adapt_coefficients(
     Raises:
         ConfigError: An argument that cannot be meant, or no examples.
         ShapeMismatch: ``predict`` returns something else than logits.
-        Otherwise as ``learn_coefficients``.
+        DthetaError: Otherwise as ``learn_coefficients``.
     """
     made = recipe_of(recipe, changes)
     pool = pool_of(examples, collate, batch_size)

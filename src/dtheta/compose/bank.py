@@ -194,7 +194,7 @@ class Bank:
 
         Raises:
             ConfigError: If it ends while a block that began inside of it is open.
-            Otherwise as ``switch``.
+            DthetaError: Otherwise as ``switch``.
         """
         with self._turns.taken():
             before = self.current
@@ -219,7 +219,7 @@ class Bank:
         Raises:
             UnsupportedLayer: If an expert changes something else than linear layers by factors (use ``run``), or a
                 layer gets something else than rows.
-            Otherwise as ``switch``, which is refused inside of the block.
+            DthetaError: Otherwise as ``switch``, which is refused inside of the block.
         """
         names = [experts] if isinstance(experts, str) else list(experts)
         with self.using(None):
@@ -249,7 +249,7 @@ class Bank:
         Raises:
             ConfigError: If there are no rows, or an input has another number of them.
             UnsupportedLayer, ShapeMismatch: If an output has not one entry a row.
-            Otherwise as ``switch`` and ``batched``.
+            DthetaError: Otherwise as ``switch`` and ``batched``.
         """
         names = list(experts)
         if isinstance(experts, str) or not names:

@@ -29,10 +29,11 @@ import torch
 
 from dtheta.compose.merge_plan import DTYPES, MergeInput, MergePlan, MergeSlice
 from dtheta.compose.merge_rules import MergeRule, merge_rule
+from dtheta.core.tensorfile import existing
+from dtheta.core.yamlfile import read_yaml
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.models.zoo import ZOO, model_folder
 
-_LARGEST = 1 << 20  # bytes of a configuration
 _KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
 _NOT_DONE = {
     "tokenizer": "tokens are not merged here; the base's tokenizer is copied. Remove it, or merge tokens first",
@@ -194,36 +195,7 @@ def _absent(given: str) -> str:
 
 
 def _document(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    from dtheta.core.tensorfile import existing
-
-    if existing(path).stat().st_size > _LARGEST:
-        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; that is no merge configuration")
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_distinct_loader())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(existing(path), "merge configuration")
     if not isinstance(document, Mapping):
         raise ConfigError(f"{path} must be a merge configuration, such as 'merge_method: ties'; found {document!r:.80}")
     return document
-
-
-def _distinct_loader() -> Any:
-    """Return yaml's safe loader, which takes the last of two entries of one name, made to refuse the second."""
-    import yaml
-
-    class Distinct(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if key.value in seen and isinstance(key.value, str):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} occurs twice", key.start_mark
-                    )
-                seen.add(key.value if isinstance(key.value, str) else id(key))
-            return super().construct_mapping(node, deep)
-
-    return Distinct

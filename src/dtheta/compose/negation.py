@@ -71,7 +71,7 @@ def learn_negation(
         The coefficients; zeros, with ``report.feasible`` False and a warning, if the first epoch broke the control.
 
     Raises:
-        As ``learn_coefficients``.
+        DthetaError: As ``learn_coefficients``.
     """
     made = recipe_of(recipe, changes)
     rule = Forget(target_metric, control_metric, keep)

@@ -73,7 +73,7 @@ def search_coefficients(
     Raises:
         ConfigError: An argument that cannot be meant, no deltas, or no batches.
         NonFinite: The loss is NaN or infinite.
-        Otherwise as ``learn_coefficients``.
+        DthetaError: Otherwise as ``learn_coefficients``.
     """
     _check(evaluations, penalty, bound, spread)
     problem = problem_of(model, deltas, True, strict=strict)

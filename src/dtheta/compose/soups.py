@@ -102,7 +102,7 @@ def greedy_soup(
     Raises:
         ConfigError: If a score is no number.
         NonFinite: If a score is NaN or infinite; the message says of what.
-        Otherwise as ``uniform_soup``, before anything is scored.
+        DthetaError: Otherwise as ``uniform_soup``, before anything is scored.
     """
     choose(better, ("higher", "lower"), "better")
     if not callable(score):

@@ -116,7 +116,7 @@ class ErrorFeedback:
 
         Raises:
             BaseMismatch: If the delta is of another base than the ones before.
-            As ``step``.
+            DthetaError: As ``step``.
         """
         total = one_delta(delta) if self.residual is None else delta + self.residual
         sent, self.residual = step(total, **self.settings)

@@ -52,7 +52,7 @@ def as_batches(
         found = type(source).__name__
         raise ConfigError(
             f"{what} must be a DataLoader, a Dataset or an iterable of batches, got {found}; "
-            "texts become one by dtheta.data.loader(texts, tokenizer)"
+            "texts become one by dtheta.data.batches.loader(texts, tokenizer)"
         )
     if what == "train" and (batch_size is not None or collate is not None):
         raise ConfigError("batch_size and collate go with a Dataset; this training data comes in batches already")

@@ -75,7 +75,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
 
     try:
         with _quiet():  # transformers does not know a dual encoder's config.json, and need not
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise FormatError(f"{folder} holds no tokenizer that can be read: {_first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where files are missing
@@ -87,7 +87,7 @@ def _config(folder: Path, layers: int | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise FormatError(f"{folder / 'config.json'} cannot be read: {_first_line(error)}") from error
     if layers is not None:

@@ -90,7 +90,7 @@ def _apart(batch: Any) -> tuple[Any, Tensor]:
     if not isinstance(labels, Tensor):
         raise ConfigError(
             f"a batch is a {type(batch).__name__} without labels; expected a mapping with 'labels', or a pair of "
-            "inputs and labels: texts become such batches by dtheta.data.loader(texts, tokenizer)"
+            "inputs and labels: texts become such batches by dtheta.data.batches.loader(texts, tokenizer)"
         )
     if labels.ndim != 1 or labels.is_floating_point() or rows(inputs) != len(labels):
         raise ConfigError(

@@ -184,3 +184,17 @@ def test_without_transformers_the_command_is_given(bert_folder, monkeypatch):
 def test_model_folder_takes_home(bert_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(bert_folder.parent))
     assert model_folder("~/bert") == bert_folder
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_code_in_a_model_folder_is_neither_run_nor_asked_for(load, bert_folder, monkeypatch):
+    ran = bert_folder / "ran"
+    (bert_folder / "configuration_strange.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nclass StrangeConfig: ...\n"
+    )
+    own = "configuration_strange.StrangeConfig"
+    _edit(bert_folder, model_type="strange", auto_map={"AutoConfig": own, "AutoTokenizer": [own, None]})
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks whether to trust the folder
+    with pytest.raises(FormatError, match="read"):
+        load(bert_folder)
+    assert not ran.exists()

@@ -58,7 +58,7 @@ class PromptBank:
 
         Raises:
             UnsupportedLayer: If the model is no text model that a prompt can enter.
-            Otherwise as ``add``.
+            DthetaError: Otherwise as ``add``.
         """
         self.model = model
         self._family = family(model)
