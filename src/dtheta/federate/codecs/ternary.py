@@ -35,13 +35,14 @@ class Ternary(BitCodec):
     Attributes:
         density: Share of all entries that are kept, in (0, 1].
         scale: "mean-abs" (nearest to the delta), "alpha-sigma" or "least-squares"; see ``dt.compress``.
-        per: Whether there is one scale for the "delta", or one for every "tensor"; the entries are chosen alike.
+        per: Whether there is one scale for every "tensor", or one for the "delta"; the entries are chosen alike. With one
+            for all, a head whose entries are many times those of the other parameters hardly moves.
         alpha: Multiplies the scale.
     """
 
     density: float = 0.05
     scale: Scale = "mean-abs"
-    per: Literal["delta", "tensor"] = "delta"
+    per: Literal["delta", "tensor"] = "tensor"
     alpha: float = 1.0
     name: ClassVar[str] = "ternary"
     code: ClassVar[int] = 0x30

@@ -38,9 +38,17 @@ def test_what_arrives_are_the_signs_of_the_largest_entries_and_their_mean_magnit
 def test_it_is_what_compress_makes():
     sent = Delta({"b": Dense(draw(20, 30)), "a": LowRank(draw(15, 2), draw(2, 40))})
     expected = dt.compress(sent, density=0.1, scale="alpha-sigma", alpha=2.0, of="product")
-    found = travelled(Ternary(0.1, "alpha-sigma", alpha=2.0), sent, Frame.of(sent))
+    found = travelled(Ternary(0.1, "alpha-sigma", "delta", 2.0), sent, Frame.of(sent))
     assert all(torch.equal(found[name].dense(), expected[name].dense()) for name in sent)
     assert all(isinstance(found[name], Signs) for name in sent)
+
+
+def test_a_head_of_large_entries_keeps_its_size_among_many_small_ones():
+    """One scale for all, which is mostly that of the small ones, starved it (docs/results.md)."""
+    sent = Delta({"encoder": Dense(1e-3 * draw(200, 200)), "head": Dense(5e-2 * draw(4, 40).sign())})
+    assert torch.allclose(travelled(Ternary(), sent, Frame.of(sent))["head"].dense(), sent["head"].dense())
+    starved = travelled(Ternary(per="delta"), sent, Frame.of(sent))["head"].dense()
+    assert float(starved.abs().max()) < 0.01
 
 
 def test_one_percent_above_entropy():
@@ -66,16 +74,16 @@ def test_a_scale_that_float32_cannot_hold_is_refused():
 
 def test_another_number_of_signs_is_refused():
     smaller = delta().restrict("dense")
-    body = Ternary().encode(smaller, Frame.of(smaller)).data[HEADER:]
+    body = Ternary(per="delta").encode(smaller, Frame.of(smaller)).data[HEADER:]
     with pytest.raises(FormatError, match=f"holds 63 elements, its tensor has {FRAME.numel}"):
-        Ternary().decode(Payload(sealed(0x30, FRAME, body), 0), FRAME, cap=CAP)
+        Ternary(per="delta").decode(Payload(sealed(0x30, FRAME, body), 0), FRAME, cap=CAP)
 
 
 def test_planes_beyond_the_cap_are_refused_before_they_are_made():
     big = Frame({"a": (1 << 20, 1 << 20)})
     body = bytes(4) + b"DTTC" + bytes(60)
     with pytest.raises(FormatError, match="larger cap"):
-        Ternary().decode(Payload(sealed(0x30, big, body), 0), big, cap=1 << 30)
+        Ternary(per="delta").decode(Payload(sealed(0x30, big, body), 0), big, cap=1 << 30)
 
 
 @pytest.mark.parametrize(
