@@ -10,19 +10,18 @@ synchronizations instead.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from dtheta.reproduce.machine import machine
+from dtheta.reproduce.timing import cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,6 @@ def interleaved(contestants: Mapping[str, Callable[[], Any]], repeat: int, warm:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def cpu_seconds(run: Callable[[], Any]) -> float:
-    """Return the CPU seconds of one call, all threads of this process together, without garbage collection."""
-    gc.collect()
-    gc.disable()
-    try:
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    finally:
-        gc.enable()
-
-
 def device_seconds(run: Callable[[], Any]) -> float:
     """Return the wall seconds of one call on the current accelerator, from idle to idle."""
     torch.accelerator.synchronize()
@@ -109,27 +96,6 @@ def product_rate(m: int, n: int, columns: int, repeat: int = 5) -> float:
     """Return the measured rate, in flops a CPU second, of a float32 product (m, n) by (n, columns)."""
     left, right = torch.ones(m, n), torch.ones(n, columns)
     return 2.0 * m * n * columns / interleaved({"product": lambda: left @ right}, repeat)["product"]
-
-
-def machine(packages: Iterable[str] = ("torch",)) -> str:
-    """Return device, threads and versions in one line."""
-    found = [f"python {platform.python_version()}"]
-    for name in packages:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} absent")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), {', '.join(found)}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.processor() or platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()
 
 
 def main(

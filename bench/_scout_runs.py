@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _runs import Runs
 from torch import Tensor
 
 import dtheta as dt
 from dtheta.adapt.frozen import predicted_logits
 from dtheta.adapt.method import Method
 from dtheta.adapt.recipe import Frozen, Problem, Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.reproduce.runs import Runs
 
 TASKS = ("20news", "sentiment", "tweets", "r8", "bbc")
 TRAIN, TEST, LENGTH, STEPS = 256, 800, 32, 60

@@ -3,12 +3,12 @@
     PiSSA    training loss below LoRA's (arXiv 2404.02948, figures 2 to 4: faster convergence, lower final loss)
     SORSA    its singular vectors stay orthonormal, against the same method without the regularizer (arXiv 2409.00055)
 
-The settings are those of `_adaptations.py`. Two losses are claimed to be lower: the mean over all steps (how fast) and
-that over the last quarter (how far). For each of them a method's rate is the one at which that very loss is lowest on
-seeds that are not used again, among half-decades; all methods of a setting start from the same part of that ladder, and
-where the best lies at an end the search goes on outwards until it does not. SORSA without its regularizer takes SORSA's
-rates. Then every test seed runs all methods on the same batches, and differences are paired by seed. A run that
-diverges counts as infinite loss.
+The settings are those of `dtheta.reproduce.adaptations`. Two losses are claimed to be lower: the mean over all steps
+(how fast) and that over the last quarter (how far). For each of them a method's rate is the one at which that very loss
+is lowest on seeds that are not used again, among half-decades; all methods of a setting start from the same part of the
+ladder, and where the best lies at an end the search goes on outwards until it does not. SORSA without its regularizer
+takes SORSA's rates. Then every test seed runs all methods on the same batches, and differences are paired by seed. A
+run that diverges counts as infinite loss.
 
     python bench/adapt.py [--json] [--seeds 5] [--settings toy-fashion-8 ...]
 """
@@ -17,52 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from _adaptations import LADDER, SETTINGS, Fitting
-from _runs import Runs, best_rate
+from _rates import best_rate
 
-import dtheta as dt
-from dtheta.adapt.sorsa import orthonormality
-from dtheta.errors import NonFinite
+from dtheta.reproduce.adaptations import LADDER, SETTINGS, Run, train
+from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: mean loss of all steps and of the last quarter, accuracy, distance from orthonormal factors."""
-
-    setting: str
-    method: str
-    rate: float
-    seed: int
-    mean_loss: float
-    final_loss: float
-    accuracy: float | None
-    orthonormality: float | None
-
-
-def train(setting_name: str, method_name: str, rate: float, seed: int) -> Run:
-    """Train one adapter and measure it."""
-    setting = SETTINGS[setting_name]
-    problem = setting.problem(seed)
-    adapter = dt.attach(problem.model, Fitting(method_name, setting.rank), seed=seed, **problem.attach)
-    try:
-        record = dt.fit(adapter, problem.batches, steps=setting.steps, lr=rate, seed=seed, quiet=True, **problem.fit)
-        losses = [loss for _, loss in record.losses]
-        accuracy = problem.accuracy(adapter) if problem.accuracy else None
-        kept = orthonormality(adapter) if method_name.startswith("SORSA") else None
-    except NonFinite:
-        losses, accuracy, kept = [math.inf], None, None
-    finally:
-        adapter.detach()
-    last = losses[-math.ceil(len(losses) / 4) :]
-    return Run(setting_name, method_name, rate, seed, _mean(losses), _mean(last), accuracy, kept)
 
 
 class Trainings:

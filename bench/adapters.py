@@ -24,17 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _runs import Runs, best_rate
+from _rates import best_rate
 from torch import nn
 
 import dtheta as dt
 from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import predicted_logits
 from dtheta.adapt.method import Method
-from dtheta.adapt.recipe import Frozen, Problem, Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.adapt.recipe import Frozen, Problem, Recipe, frozen_baseline, problem
 from dtheta.data.tasks import load_task
 from dtheta.data.text import Texts
-from dtheta.errors import NonFinite
+from dtheta.reproduce.classifications import classified
+from dtheta.reproduce.experts import Base
+from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
 
 TRAIN, TEST, HELD_OUT = 256, 300, 200
@@ -66,18 +68,12 @@ FIRST = {
 
 
 @cache
-def minilm() -> tuple[nn.Module, Any]:
-    """Return the model and its tokenizer."""
-    return dt.load_model("minilm"), dt.load_tokenizer("minilm")
-
-
-@cache
 def posed(task_name: str, seed: int, tuning: bool) -> Problem:
     """Return a task; of tuning with training texts held out in place of the test texts."""
     task = load_task(task_name, TRAIN + HELD_OUT * tuning, TEST, seed)
     if tuning:
         task = replace(task, train=_part(task.train, 0, TRAIN), test=_part(task.train, TRAIN, TRAIN + HELD_OUT))
-    return problem(*minilm(), task, LENGTH)
+    return problem(*Base().pretrained(), task, LENGTH)
 
 
 @cache
@@ -94,16 +90,10 @@ def train(task: str, method: str, rate: float, seed: int, tuning: bool) -> dict[
     """Train one adapter and score it: accuracy and cross-entropy, on test texts or on those held out."""
     found, base = posed(task, seed, tuning), frozen(task, seed, tuning)
     recipe = Recipe(METHODS[method], _everywhere(method), STEPS, BATCH, rate, max_length=LENGTH, seed=seed)
-    scores: dict[str, Any] = {"frozen": base.accuracy.estimate}
-    try:
-        adapted = adapt_classifier(found, recipe, base, quiet=True)
-    except NonFinite:
-        return scores | {"accuracy": 0.0, "loss": math.inf, "train_loss": math.inf, "parameters": 0}
-    losses = [loss for _, loss in adapted.record.losses[-STEPS // 4 :]]
-    head = sum(p.numel() for p in found.net.head.parameters())
-    scores |= {"accuracy": adapted.score.estimate, "train_loss": sum(losses) / len(losses)}
-    scores |= {"parameters": adapted.parameters - head}
-    return scores | ({"loss": _cross_entropy(found, adapted.delta)} if tuning else {})
+    scores, adapted = classified(found, base, recipe)
+    if not tuning:
+        return scores
+    return scores | {"loss": math.inf if adapted is None else _cross_entropy(found, adapted.delta)}
 
 
 def _everywhere(method: str) -> str | None:

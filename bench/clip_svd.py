@@ -21,7 +21,6 @@ adaptation, without the images' encoding where they are encoded once.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import statistics
 import sys
@@ -33,25 +32,18 @@ from typing import Any
 
 import torch
 from _few_shot_results import few_shot_results
-from _runs import Runs
 
 import dtheta as dt
 from dtheta.adapt.few_shot import AdaptedImages, FewShot, adapt_images, judge_delta
-from dtheta.adapt.image_problem import FrozenImages, ImageProblem, linear_probe, pixel_probe, raw_pixels, zero_shot
+from dtheta.adapt.image_problem import ImageProblem, linear_probe, pixel_probe, raw_pixels, zero_shot
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.coop import CoOp
-from dtheta.data.image_tasks import load_image_task
-from dtheta.data.images import Images, ImageTask
-from dtheta.data.pixels import Pixels
-from dtheta.data.shots import few_shot
-from dtheta.models.image_text import ImageTextClassifier, image_text_classifier
-from dtheta.models.pixels import load_pixels
+from dtheta.reproduce.few_shot_problems import TUNE_SHOTS, TUNING, FewShotProblems
+from dtheta.reproduce.runs import Runs
 from dtheta.score import Interval, mean_interval, paired_interval
 
 TASKS = ("fashion", "mnist", "digits", "textiles", "emoji-google")
 SHOTS = (1, 2, 4, 8, 16)
-TUNING, TUNE_SHOTS, TUNE_HELD = 100, 4, 8  # draw, images a class to train on and to choose by
-TEST = 400
 BATCH, BATCH_BOTH = 32, 16
 BOTH = "CLIPSVD, both towers"
 BOTH_TASKS, BOTH_SHOTS, BOTH_DRAWS = ("fashion",), (16,), 3
@@ -82,6 +74,11 @@ class Bench:
     runs: Runs
     steps: int
 
+    @property
+    def problems(self) -> FewShotProblems:
+        """The tasks on the model, of at most 400 test images."""
+        return FewShotProblems(self.model)
+
     def recipe(self, method: str, rate: float, draw: int) -> FewShot:
         """Return how a method is trained."""
         select = None
@@ -102,7 +99,7 @@ class Bench:
         def make() -> dict[str, Any]:
             found = []
             for rate in GRID[method]:
-                posed = tuning_problem(self.model, task)
+                posed = self.problems.tuning(task)
                 found.append(run(self, posed, method, rate, TUNING)[0]["accuracy"])
             return {"rate": GRID[method][found.index(max(found))], "table": found}
 
@@ -111,18 +108,18 @@ class Bench:
     def few_shot(self, task: str, method: str, shots: int, draw: int) -> dict[str, Any]:
         """Return one run of the few-shot table; zero-shot is the same for all shots and draws."""
         if method == ZERO:
-            return self.get("few-shot", task, ZERO, 0, 0, lambda: scored(zero_shot(problem(self.model, task, 1, 0))))
+            return self.get("few-shot", task, ZERO, 0, 0, lambda: scored(zero_shot(self.problems.posed(task, 1, 0))))
         rate = self.rate(task, method)
         return self.get(
             "few-shot", task, method, shots, draw,
-            lambda: run(self, problem(self.model, task, shots, draw), method, rate, draw)[0],
+            lambda: run(self, self.problems.posed(task, shots, draw), method, rate, draw)[0],
         )  # fmt: skip
 
     def base_to_new(self, task: str, method: str, shots: int, draw: int) -> dict[str, Any]:
         """Return the accuracies on the classes that were trained and on the others."""
 
         def make() -> dict[str, Any]:
-            base, new = (half_problem(self.model, task, half, shots, draw) for half in (0, 1))
+            base, new = (self.problems.half(task, second, shots, draw) for second in (False, True))
             if method == ZERO:
                 return {"base": score(zero_shot(base)), "new": score(zero_shot(new))}
             found, made = run(self, base, method, self.rate(task, method), draw)
@@ -132,10 +129,10 @@ class Bench:
 
     def shift(self, method: str, shots: int, draw: int) -> dict[str, Any]:
         """Return the accuracies on the vendor that was trained and on the other."""
-        here, there = SHIFT
+        here = SHIFT[0]
 
         def make() -> dict[str, Any]:
-            posed, other = problem(self.model, here, shots, draw), problem(self.model, there, shots, draw)
+            posed, other = (self.problems.posed(name, shots, draw) for name in SHIFT)
             if method == ZERO:
                 return {"here": score(zero_shot(posed)), "there": score(zero_shot(other))}
             found, made = run(self, posed, method, self.rate(here, method), draw)
@@ -175,66 +172,10 @@ def scored(judged: Any) -> dict[str, Any]:
     return {"accuracy": score(judged)}
 
 
-@functools.cache
-def pretrained(model: str) -> tuple[torch.nn.Module, Any, Pixels]:
-    return dt.load_model(model), dt.load_tokenizer(model), load_pixels(model)
-
-
-@functools.cache
-def task_of(name: str) -> ImageTask:
-    full = load_image_task(name)
-    return full if len(full.test) <= TEST else load_image_task(name, n_test=TEST)
-
-
 def size_of(name: str) -> tuple[int, int]:
     """Return how many classes and test images a task has."""
-    return len(task_of(name).classes), len(task_of(name).test)
-
-
-def chosen(images: Images, classes: tuple[int, ...]) -> Images:
-    """Return the images of some classes, which get the numbers 0, 1, ..."""
-    kept = images.take(torch.isin(images.labels, torch.tensor(classes)).nonzero().flatten())
-    return Images(kept.images, torch.tensor([classes.index(label) for label in kept.labels.tolist()]))
-
-
-@functools.cache
-def judged_on(model: str, task: str, classes: tuple[int, ...]) -> tuple[ImageTextClassifier, FrozenImages]:
-    """Return the classifier of some classes and its test images, whose features all runs share."""
-    net, tokenizer, pixels = pretrained(model)
-    data = task_of(task)
-    classifier = image_text_classifier(net, tokenizer, [data.classes[c] for c in classes], data.template)
-    test = FrozenImages(classifier, pixels, chosen(data.test, classes))
-    _ = test.features  # not on the clock of whoever comes first
-    return classifier, test
-
-
-@functools.cache
-def problem(model: str, task: str, shots: int, draw: int, classes: tuple[int, ...] | None = None) -> ImageProblem:
-    """Return the task with one draw of its support images."""
-    classes = classes or tuple(range(len(task_of(task).classes)))
-    net, test = judged_on(model, task, classes)
-    support = FrozenImages(net, test.pixels, few_shot(chosen(task_of(task).train, classes), shots, draw))
-    _ = support.features
-    return ImageProblem(net, support, test, task)
-
-
-def half_problem(model: str, task: str, half: int, shots: int, draw: int) -> ImageProblem:
-    classes = tuple(range(len(task_of(task).classes)))
-    middle = -(-len(classes) // 2)
-    return problem(model, task, shots, draw, classes[middle:] if half else classes[:middle])
-
-
-@functools.cache
-def tuning_problem(model: str, task: str) -> ImageProblem:
-    """Return a draw whose first images of each class train, and whose others are there to choose by."""
-    drawn = problem(model, task, TUNE_SHOTS + TUNE_HELD, TUNING)
-    images = drawn.support.images
-    place = torch.arange(len(images)) % (TUNE_SHOTS + TUNE_HELD)
-    train, held = (
-        FrozenImages(drawn.net, drawn.test.pixels, images.take(mask.nonzero().flatten()))
-        for mask in (place < TUNE_SHOTS, place >= TUNE_SHOTS)
-    )
-    return ImageProblem(drawn.net, train, held, task)
+    task = FewShotProblems().task(name)
+    return len(task.classes), len(task.test)
 
 
 def table(bench: Bench, tasks: Sequence[str], shots: Sequence[int], draws: int) -> list[dict[str, Any]]:
@@ -321,7 +262,7 @@ def _interval(values: Sequence[float], make: Callable[[], Interval] | None = Non
 
 def one_of_each(bench: Bench, task: str, shots: int) -> None:
     """Print what one run of each method costs, for planning; nothing is kept."""
-    posed = problem(bench.model, task, shots, 0)
+    posed = bench.problems.posed(task, shots, 0)
     for method in (*PROBES, *METHODS):
         if method == BOTH and bench.model != "dual":
             continue

@@ -21,76 +21,25 @@ Differences are paired by task and seed. "No worse" holds where the lower end of
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from _experts import blocks, part
-from _runs import Runs
 
-import dtheta as dt
-from dtheta.adapt.frozen import predicted_logits
-from dtheta.adapt.method import Method
-from dtheta.adapt.recipe import Problem, Recipe, adapt_classifier, frozen_baseline, problem
-from dtheta.compress.compeft import compressed
 from dtheta.compress.plan import Of
-from dtheta.compress.report import compression_report
-from dtheta.compress.scales import Scale
-from dtheta.compress.search import search_compression
 from dtheta.compress.signs import signs
 from dtheta.core.delta import Delta
-from dtheta.data.batches import EncodedTexts
-from dtheta.score import Correct, mean_interval
-
-
-@dataclass(frozen=True)
-class Size:
-    """How long a delta is trained, on how much it is judged, and the grid of the search."""
-
-    steps: int = 50
-    batch: int = 16
-    length: int = 32
-    validate: int = 128
-    test: int = 500
-    densities: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
-    alphas: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0)
-
+from dtheta.reproduce.experts import RATES, Base
+from dtheta.reproduce.runs import Runs
+from dtheta.reproduce.systems.compeft import HEAD, TOLERANCE, Size, judged, packed, searched, trained
+from dtheta.score import mean_interval
 
 SIZES = {"minilm": Size(), "smollm2": Size(40, 8, 24, 96, 200, (0.05, 0.2), (1.0, 2.0, 3.0, 5.0))}
-RATES = {"LoRA": 2e-3, "Full": 2e-4}
-HEAD = "head.*"
 FIXED = (0.05, 0.2)
-TOLERANCE = 0.5  # points of accuracy
-
-
-def method(kind: str) -> Method:
-    return dt.LoRA(rank=16) if kind == "LoRA" else dt.Full()
-
-
-def accuracy(posed: Problem, delta: Delta, texts: EncodedTexts) -> float:
-    """Return the share of texts classified right with the delta applied."""
-    with dt.applied(posed.net, delta):
-        logits = predicted_logits(posed.net, texts)
-    return float(Correct()(logits, torch.tensor(texts.labels)).mean())
-
-
-def trained(base: str, task: str, kind: str, seed: int) -> tuple[Problem, EncodedTexts, Delta]:
-    """Return the problem, its validation texts and the delta trained on the rest."""
-    size, model, tokenizer = SIZES[base], dt.load_model(base), dt.load_tokenizer(base)
-    data = dt.load_task(task, n_train=size.steps * size.batch + size.validate, n_test=size.test, seed=seed)
-    train, held_out = (part(data.train, *ends) for ends in ((size.validate, None), (0, size.validate)))
-    posed = problem(model, tokenizer, dataclasses.replace(data, train=train), size.length)
-    recipe = Recipe(
-        method(kind), blocks(posed.net), size.steps, size.batch, RATES[kind], "zero", max_length=size.length, seed=seed
-    )
-    made = adapt_classifier(posed, recipe, frozen_baseline(posed), quiet=True)
-    return posed, EncodedTexts(held_out, tokenizer, size.length), made.delta
 
 
 def signed_mean(delta: Delta, density: float) -> Delta:
@@ -105,45 +54,20 @@ def signed_mean(delta: Delta, density: float) -> Delta:
     return Delta({**delta.changes, **found.scaled([scale] * len(found.vectors))}, delta.base)
 
 
-def ratio(delta: Delta, form: Delta) -> dict[str, float]:
-    """Return ratio and errors of the compressed part."""
-    report = compression_report(delta.restrict("encoder.*"), form.restrict("encoder.*"))
-    return {
-        "float16": report.against_float16,
-        "full": report.against_full_float16,
-        "bits": report.bits,
-        "error": report.relative_error,
-        "vanished": len(report.vanished),
-    }
-
-
-def packed(delta: Delta, density: float, scale: Scale, of: Of = "factors") -> Delta:
-    """Return the compressed delta, also where no product of factors is left, which ``compress`` refuses."""
-    return compressed(signs(delta, density, of=of, keep=HEAD), scale, 1.0)
-
-
 def run(base: str, task: str, kind: str, seed: int) -> dict[str, Any]:
     """Train one delta and score all its compressed forms."""
     size = SIZES[base]
-    posed, validation, delta = trained(base, task, kind, seed)
-    found: dict[str, Any] = {"sizes": {}, "test": {}, "chosen": {}}
-    forms = {"original": delta, "head only": delta.restrict(HEAD)}
+    posed, validation, delta = trained(Base(base), size, task, kind, seed)
+    chosen: dict[str, Any] = {}
+    forms: dict[str, Delta] = {}
     ways: tuple[Of, ...] = ("factors", "balanced") if kind == "LoRA" else ("factors",)
     for of in ways:
-        score = lambda d: accuracy(posed, d, validation)  # noqa: E731
-        chosen = search_compression(delta, score, size.densities, size.alphas, of=of, keep=HEAD)
-        forms[f"searched {of}"] = chosen.best
-        table = [[t.density, t.alpha, t.score] for t in chosen.table]
-        found["chosen"][of] = {"density": chosen.trial.density, "alpha": chosen.trial.alpha, "table": table}
+        forms[f"searched {of}"], chosen[of] = searched(posed, validation, delta, size, of, "delta")
         for density in FIXED:
-            forms[f"mean-abs {density} {of}"] = packed(delta, density, "mean-abs", of)
+            forms[f"mean-abs {density} {of}"] = packed(delta, density, "mean-abs", of, "delta")
     for density in FIXED:
         forms[f"signed mean {density} factors"] = signed_mean(delta, density)
-    for name, form in forms.items():
-        found["test"][name] = accuracy(posed, form, posed.test)
-        if name not in ("original", "head only"):
-            found["sizes"][name] = ratio(delta, form)
-    return found
+    return judged(posed, delta, forms) | {"chosen": chosen}
 
 
 def claims(kind: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from _measure import Row, compare, main
-from _runs import Runs
 from torch import Tensor
 
 import dtheta as dt
@@ -42,6 +41,7 @@ from dtheta.ensemble import (
     WhiteNoise,
     cross,
 )
+from dtheta.reproduce.runs import Runs
 from dtheta.score.ensemble import (
     AUC,
     CRPS,

@@ -27,13 +27,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from _image_prompts import METHODS, Lab, Size
-from _runs import Runs
 
 import dtheta as dt
 from dtheta.adapt.method import Method
@@ -43,106 +40,17 @@ from dtheta.adapt.prompts.coop import CoOp
 from dtheta.core.delta import Delta
 from dtheta.data.mixture import Mixture, mixture_loader
 from dtheta.errors import UnsupportedLayer
+from dtheta.reproduce.image_prompts import METHODS, ImagePrompts, Size
+from dtheta.reproduce.prompt_study import TUNED_ON, Study, mean
+from dtheta.reproduce.runs import Runs
 from dtheta.score import Interval, mean_interval
 
 SOURCES = ("fashion", "mnist", "digits", "textiles", "emoji-google")
 TARGETS = (*SOURCES, "emoji-twitter")
-LADDER = (1e-3, 5e-3, 2e-2, 8e-2, 3e-1)
-FIRST = (1, 2, 3)  # of the ladder; a search that ends at an end of its part goes on outwards
-TUNED_ON = ("fashion", "digits", "emoji-google")
-TUNING_DRAW, MATRIX_SHOTS = 100, 5
+MATRIX_SHOTS = 5
 FIXED = ("zero-shot", "untuned")
 FIELDS = ("what", "model", "method", "start", "target", "shots", "draw", "lr")
 FAST = Size(learn=12, validate=4, test=100, steps=20, source_steps=40, source_seeds=1)
-
-
-@dataclass
-class Study:
-    """One model and one method on it; every number comes from ``runs`` or is measured once."""
-
-    lab: Lab
-    method: str
-    runs: Runs
-    sources: tuple[str, ...]
-    tunes: bool = True
-    rates: dict[tuple[str, int], float] = field(default_factory=dict)
-
-    def others(self, target: str) -> tuple[str, ...]:
-        """Return the source tasks for a target: all but itself."""
-        return tuple(name for name in self.sources if name != target)
-
-    def start(self, kind: str, target: str) -> Method | Delta:
-        """Return what training begins at: nothing, all other tasks, or the one task that ``kind`` names."""
-        if kind == "single":
-            return METHODS[self.method]
-        names = self.others(target) if kind == "multi" else (kind,)
-        return self.lab.averaged(self.method, names, self.rate("source", 0))
-
-    def score(self, part: str, kind: str, target: str, shots: int, draw: int, lr: float) -> float:
-        """Return the accuracy on a part of the target after training on a support of it."""
-
-        def make() -> dict[str, Any]:
-            prompt = self.lab.target(self.method, self.start(kind, target), target, shots, draw, lr)
-            return {"accuracy": self.lab.accuracy(target, prompt, part, self.method)}
-
-        key = (part, self.lab.name, self.method, kind, target, shots, draw, lr)
-        return self.runs.get(key, make)["accuracy"]
-
-    def rate(self, kind: str, shots: int) -> float:
-        """Return the learning rate of a kind of start, or of source prompts, chosen without any test image."""
-        if not self.tunes:
-            return LADDER[FIRST[1]]
-        key = (kind, max(shots, 5))
-        if key not in self.rates:
-            self.rates[key] = LADDER[_climb(lambda place: self._judge(kind, key[1], LADDER[place]))]
-        return self.rates[key]
-
-    def _judge(self, kind: str, shots: int, lr: float) -> float:
-        tasks = [name for name in TUNED_ON if name in self.sources]
-        if kind != "source":
-            return _mean([self.score("validate", kind, name, shots, TUNING_DRAW, lr) for name in tasks])
-
-        def make() -> dict[str, Any]:
-            prompt = self.lab.source(self.method, self.sources, TUNING_DRAW, lr)
-            found = [self.lab.accuracy(name, prompt, "validate", self.method) for name in self.sources]
-            return {"accuracy": _mean(found)}
-
-        key = ("validate", self.lab.name, self.method, "source", "all", 0, TUNING_DRAW, lr)
-        return self.runs.get(key, make)["accuracy"]
-
-    def fixed(self, what: str, target: str) -> float:
-        """Return the test accuracy of the zero-shot model, or of the multi-task prompt as it is."""
-
-        def make() -> dict[str, Any]:
-            start = None if what == "zero-shot" else self.start("multi", target)
-            assert not isinstance(start, Method)
-            return {"accuracy": self.lab.accuracy(target, start, "test", self.method)}
-
-        return self.runs.get(("test", self.lab.name, self.method, what, target, 0, 0, 0.0), make)["accuracy"]
-
-    def raw(self, target: str, shots: int, draw: int) -> float:
-        """Return the test accuracy of raw pixels."""
-        key = ("test", "none", "pixels", "single", target, shots, draw, 0.0)
-        return self.runs.get(key, lambda: {"accuracy": self.lab.raw(target, shots, draw)})["accuracy"]
-
-    def tested(self, kind: str, target: str, shots: int, draws: Sequence[int]) -> list[float]:
-        """Return the test accuracy of every support."""
-        return [self.score("test", kind, target, shots, draw, self.rate(kind, shots)) for draw in draws]
-
-
-def _climb(judge: Any) -> int:
-    """Return the best place on the ladder, going on outwards while the best is at an end; ties go to the lower one."""
-    found = {place: judge(place) for place in FIRST}
-    while True:
-        best = max(found, key=lambda place: (found[place], -place))
-        beyond = [p for p in (best - 1, best + 1) if p not in found and 0 <= p < len(LADDER)]
-        if not beyond:
-            return best
-        found |= {place: judge(place) for place in beyond}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _interval(values: Sequence[float]) -> Interval:
@@ -164,10 +72,10 @@ def rows(study: Study, targets: Sequence[str], shots: int, draws: Sequence[int])
         }
         for kind, values in each.items():
             found.setdefault(kind, []).append(values)
-    where = {"model": study.lab.name, "method": study.method, "shots": shots}
+    where = {"model": study.prompts.name, "method": study.method, "shots": shots}
     table = []
     for kind, by_target in found.items():
-        means = [_mean(column) for column in zip(*by_target, strict=True)]
+        means = [mean(column) for column in zip(*by_target, strict=True)]
         for target, values in [*zip(targets, by_target, strict=True), ("mean", means)]:
             over = _interval([100 * value for value in values])
             bounds = (over.low, over.high) if kind not in FIXED else ()  # which no support changes
@@ -178,12 +86,12 @@ def rows(study: Study, targets: Sequence[str], shots: int, draws: Sequence[int])
 
 def claim(study: Study, found: dict[str, list[list[float]]], shots: int) -> dict[str, Any]:
     """Return whether the multi-task start is better than none, in points."""
-    single, multi = ([_mean(column) for column in zip(*found[kind], strict=True)] for kind in ("single", "multi"))
+    single, multi = ([mean(column) for column in zip(*found[kind], strict=True)] for kind in ("single", "multi"))
     over = _interval([100 * (m - s) for m, s in zip(multi, single, strict=True)])
-    shown = "; ".join(f"{kind} {100 * _mean([_mean(values) for values in v]):.1f} %" for kind, v in found.items())
+    shown = "; ".join(f"{kind} {100 * mean([mean(values) for values in v]):.1f} %" for kind, v in found.items())
     rates = ", ".join(f"{kind} {study.rate(kind, shots):g}" for kind in ("source", "single", "multi"))
     return {
-        "row": "claim", "claim": f"{study.lab.name}, {study.method}, {shots} a class: multi-task start above none",
+        "row": "claim", "claim": f"{study.prompts.name}, {study.method}, {shots} a class: multi-task start above none",
         "paper": "+1.2 to +6.0 points (figure, 12 targets)", "ours": f"{over.estimate:+.2f} points", "n": len(single),
         "interval": [round(x, 2) for x in (over.estimate, over.low, over.high)], "holds": over.low > 0,
         "note": f"{shown}; rates {rates}",
@@ -198,7 +106,7 @@ def matrix(study: Study, tasks: Sequence[str], draws: Sequence[int]) -> list[dic
         return study.score("test", source or "single", target, MATRIX_SHOTS, draw, lr)
 
     transfer = measure_transfer(tasks, draws, accuracy)
-    where = f"{study.lab.name}, {study.method}, {MATRIX_SHOTS} a class"
+    where = f"{study.prompts.name}, {study.method}, {MATRIX_SHOTS} a class"
     print(where, transfer.table(), sep="\n", file=sys.stderr, flush=True)
     found = judge_predictors(transfer, similarities(study, tasks))
     print(found.table(), file=sys.stderr, flush=True)
@@ -222,7 +130,7 @@ def clear(transfer: Transfer) -> dict[str, int]:
 
 def similarities(study: Study, tasks: Sequence[str]) -> dict[str, torch.Tensor]:
     """Return what each cheap predictor says of the pairs."""
-    lab, method = study.lab, study.method
+    lab, method = study.prompts, study.method
     prompts, gradients, texts, images = [], [], [], []
     for name in tasks:
         prompts.append(prompt_vector(folded(lab, name, lab.averaged(method, (name,), study.rate("source", 0)))))
@@ -235,7 +143,7 @@ def similarities(study: Study, tasks: Sequence[str]) -> dict[str, torch.Tensor]:
     return {name: cosines(vectors) for name, vectors in found.items()}
 
 
-def folded(lab: Lab, name: str, prompt: Delta) -> Delta:
+def folded(lab: ImagePrompts, name: str, prompt: Delta) -> Delta:
     """Return a prompt as the vectors that enter the model."""
     adapter = dt.attach(lab.classifier(name), prompt)
     try:
@@ -244,7 +152,7 @@ def folded(lab: Lab, name: str, prompt: Delta) -> Delta:
         adapter.detach()
 
 
-def zero_shot_prompt(lab: Lab, method: str) -> Method:
+def zero_shot_prompt(lab: ImagePrompts, method: str) -> Method:
     """Return the method at the words of the plain template, where it has words, else at its own start."""
     if method != "CoOp":
         return METHODS[method]
@@ -252,7 +160,7 @@ def zero_shot_prompt(lab: Lab, method: str) -> Method:
     return CoOp(length=len(ids), position="end", ids=ids)
 
 
-def supported(lab: Lab, methods: Sequence[str]) -> list[str]:
+def supported(lab: ImagePrompts, methods: Sequence[str]) -> list[str]:
     """Return the methods that have a place in the model; the others are named on stderr."""
     found = []
     for name in methods:
@@ -301,7 +209,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for model in options.models:
-        lab = Lab(model, size, options.folder)
+        lab = ImagePrompts(model, size, options.folder)
         runs = Runs(options.folder / f"{'fast-' if options.fast else ''}{lab.digest}.jsonl", FIELDS)
         for method in supported(lab, options.methods):
             study = Study(lab, method, runs, sources, tunes=not options.fast)

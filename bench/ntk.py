@@ -21,23 +21,34 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from _measure import Row, compare, main
-from _wide import Network
 from torch import Tensor
 
-from dtheta.core.seeds import generator
 from dtheta.kernels.dynamics import kernel_dynamics
-from dtheta.kernels.gaussian_limit import gaussian_limit
 from dtheta.kernels.infinite import Relu, fully_connected, infinite_kernel
 from dtheta.kernels.pca import KernelPCA, kernel_pca
-
-BETA = 0.1
-PAPER = (0.0457, 0.00108, 0.00078)  # eigenvalues of K / N that the paper states for 512 digits
+from dtheta.reproduce.systems.ntk import (
+    DECILE,
+    PAPER,
+    POINTS,
+    THETA_0,
+    VALUES,
+    Course,
+    circle,
+    digits,
+    fitted_slope,
+    follow,
+    function_limit,
+    infinite,
+    jacobian_error,
+    kernel_error,
+    learned,
+    trained_kernel,
+)
 
 
 @dataclass
@@ -61,25 +72,14 @@ class Sweep:
         return self.before[: len(self.after)]
 
 
-def circle(angles: Tensor) -> Tensor:
-    """(m,) -> (m, 2)."""
-    return torch.stack([angles.cos(), angles.sin()], 1)
-
-
-def infinite(x: Tensor, depth: int, get: str = "ntk") -> Any:
-    """Kernel of the limit, float64."""
-    return infinite_kernel(fully_connected(depth=depth, activation=Relu(), b_std=BETA), x.double(), get=get)
-
-
 def kernel_figure(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
     """Widths against each other: spread over initializations, and movement in 200 steps."""
     widths, inits = ((500, 2000), 3) if arguments.fast else ((500, 10_000), 10)
     angles = torch.linspace(-math.pi, math.pi, 41)
     x0, x = circle(torch.zeros(1)), circle(angles)
-    data = torch.randn(16, 2, generator=generator(0, "ntk bench inputs"))
     limit = infinite(torch.cat([x0, x]), 4)[0, 1:]
     trained = inits, min(inits, arguments.trained)
-    narrow, wide = (sweep(width, inits, count, x0, x, data) for width, count in zip(widths, trained, strict=True))
+    narrow, wide = (sweep(width, inits, count, x0, x) for width, count in zip(widths, trained, strict=True))
     seen.records["kernel"] = (angles, limit, narrow, wide)
     expected = math.sqrt(widths[1] / widths[0])
     for name, at in (("before", "before"), ("after 200 steps", "after")):
@@ -89,10 +89,10 @@ def kernel_figure(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
         note = f"{count} initializations; 1 / sqrt(width) expects {expected:.1f}"
         if count > 1:
             goal = expected / 2 if count > 5 else None
-            yield compare(title, *map(spread, kernels), "relative", goal=goal, note=note)
+            yield compare(title, spread(kernels[0]), spread(kernels[1]), "relative", goal=goal, note=note)
     moved = [float((one.after - one.start).norm() / one.start.norm()) for one in (wide, narrow)]
     title = f"kernel, movement in 200 steps, width {widths[1]} against {widths[0]}"
-    yield compare(title, *moved, "relative", goal=None if arguments.fast else expected / 2)
+    yield compare(title, moved[0], moved[1], "relative", goal=None if arguments.fast else expected / 2)
     for one in (wide, narrow):
         inflation = float(one.after.mean() / one.start.mean())
         mean = one.before.mean(0)
@@ -103,19 +103,15 @@ def kernel_figure(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
         yield compare(f"kernel, mean against the limit, width {one.width}", off, None, "standard errors")
 
 
-def sweep(width: int, inits: int, trained: int, x0: Tensor, x: Tensor, data: Tensor) -> Sweep:
+def sweep(width: int, inits: int, trained: int, x0: Tensor, x: Tensor) -> Sweep:
     """Draw ``inits`` networks and train the first ``trained`` of them for 200 steps on x1 x2."""
     before, after = [], []
-    target = data[:, 0] * data[:, 1]
     for seed in range(inits):
-        network = Network(2, width, 4, BETA, seed)
-        before.append(network.kernel(x0, x)[0])
-        if seed >= trained:
-            continue
-        for _ in range(200):
-            network.descend(data, target, 1.0)
-        after.append(network.kernel(x0, x)[0])
-        say(f"width {width}, initialization {seed}: mean error {float((network(data) - target).abs().mean()):.3f}")
+        start, end, error = trained_kernel(width, seed, x0, x, 200 if seed < trained else 0)
+        before.append(start)
+        if seed < trained:
+            after.append(end)
+            say(f"width {width}, initialization {seed}: mean error {error:.3f}")
     return Sweep(width, torch.stack(before), torch.stack(after))
 
 
@@ -128,52 +124,20 @@ def function_figure(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
     """Ten networks after 1000 steps on four points, in units of the limiting Gaussian."""
     widths, inits, steps = (50, 400 if arguments.fast else 1000), 10, 1000
     angles = torch.linspace(-math.pi, math.pi, 61)
-    at = torch.tensor([-2.2, -0.9, 0.5, 1.8])
-    data, target = circle(at), torch.tensor([0.3, -0.2, 0.35, -0.1])
-    both = infinite(torch.cat([data, circle(angles)]), 4, "both")
-    limit = gaussian_limit(both.nngp, both.ntk, target, float(steps), average="examples")
-    found = {width: torch.stack([learned(width, seed, data, target, steps, circle(angles)) for seed in range(inits)])
+    limit = function_limit(steps, angles)
+    found = {width: torch.stack([learned(width, seed, steps, circle(angles)) for seed in range(inits)])
              for width in widths}  # fmt: skip
-    seen.records["functions"] = (angles, at, target, limit, found)
+    seen.records["functions"] = (angles, POINTS, VALUES, limit, found)
     free = limit.deviation > 0.2 * limit.deviation.max()  # near the data all networks agree
     for width, outputs in found.items():
         z = ((outputs.double() - limit.mean[:, 0]) / limit.deviation)[:, free]
-        inside = float((z.abs() < 1.2816).double().mean())
+        inside = float((z.abs() < DECILE).double().mean())
         off = float(z.mean(0).square().mean().sqrt())
         note = f"{100 * inside:.0f} % between the 10 and 90 percentiles (80 expected); mean off by {off:.2f} deviations"
         goal = 0.75 if width > 500 else None
         size = float(z.square().mean().sqrt())
         yield compare(f"functions, deviation from the limit, width {width}", max(size, 1 / size), 1.0, "of the limit's",
                       goal=goal, note=f"{size:.2f} times; {note}")  # fmt: skip
-
-
-def learned(width: int, seed: int, data: Tensor, target: Tensor, steps: int, x: Tensor) -> Tensor:
-    """Outputs (m,) on ``x`` of a network trained with learning rate 1."""
-    network = Network(2, width, 4, BETA, seed)
-    for _ in range(steps):
-        network.descend(data, target, 1.0)
-    say(f"width {width}, initialization {seed}: error {float((network(data) - target).abs().max()):.4f}")
-    return network(x)
-
-
-@cache
-def digits(count: int) -> tuple[Tensor, Tensor]:
-    """Images (count, 784) in [0, 1] and their labels."""
-    from dtheta.data.image_tasks import load_image_task
-
-    train = load_image_task("mnist", n_train=count).train
-    return train.images.reshape(count, -1).float() / 255, train.labels
-
-
-@dataclass(frozen=True)
-class Course:
-    """Components of f_t - f* along f2 (steps,) and orthogonal to it (steps,), at ``times``."""
-
-    width: int
-    rate: float
-    times: Tensor
-    along: Tensor
-    across: Tensor
 
 
 def component_figure(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
@@ -205,22 +169,6 @@ def beta_row(x: Tensor, values: list[float]) -> Row:
     return compare("components, conditioning with beta = 1", ratios[1] / ratios[0], None, "times", note=note)
 
 
-def follow(x: Tensor, pca: KernelPCA, width: int, rate: float, trial: int) -> Course:
-    """Train to time 4000 towards f_0 + f2 / 2."""
-    network = Network(x.shape[1], width, 5, BETA, trial)
-    f2 = pca.functions[:, 1].float()
-    target, steps = network(x) + 0.5 * f2, round(4000 / rate)
-    along, across = [], []
-    for step in range(steps + 1):
-        error = (network.descend(x, target, rate) if step < steps else network(x)) - target
-        g = (error * f2).mean()
-        along.append(float(g.abs()))
-        across.append(float((error - g * f2).square().mean().sqrt()))
-        if step % max(1, steps // 5) == 0:
-            say(f"width {width}, trial {trial}, time {step * rate:.0f}: {along[-1]:.4f} along, {across[-1]:.4f} across")
-    return Course(width, rate, torch.arange(steps + 1) * rate, torch.tensor(along), torch.tensor(across))
-
-
 def component_rows(K: Tensor, pca: KernelPCA, paths: list[Course]) -> Iterator[Row]:
     """Decay along the component against theory, deviation across it, and the inflation of narrow networks."""
     f2, value = pca.functions[:, 1], float(pca.values[1])
@@ -229,10 +177,7 @@ def component_rows(K: Tensor, pca: KernelPCA, paths: list[Course]) -> Iterator[R
         steps = len(path.times) - 1
         outputs = dynamics.descent(steps, path.rate).outputs[:, 0]
         theory = float(((0.5 * f2 - outputs) * f2).mean())
-        # the mean rate while the decay is still clear of what is left across it
-        seen = path.along > 0.1
-        last = int(seen.nonzero().max())
-        speed = math.log(0.5 / float(path.along[last])) / float(path.times[last]) / value
+        speed = path.speed(value)
         note = (
             f"{float(path.along[-1]):.4f} at time 4000; {theory:.4f} by theory with these steps, "
             f"{0.5 * math.exp(-4000 * value):.4f} by the flow; at most {float(path.across.max()):.3f} across"
@@ -245,49 +190,19 @@ def component_rows(K: Tensor, pca: KernelPCA, paths: list[Course]) -> Iterator[R
 def limit_rows(arguments: argparse.Namespace, seen: Seen) -> Iterator[Row]:
     """The kernel of the limit, of finite networks, and how the second approaches the first."""
     x0 = circle(torch.zeros(1))
-    error = abs(float(infinite(x0, 4)) - 0.2825)
+    error = abs(float(infinite(x0, 4)) - THETA_0)
     yield compare("limit, Theta_4(0) = 0.2825", error, 1e-12, "absolute error", goal=1.0)
-    yield autograd_row()
+    yield compare("limit, structured kernel against the Jacobian", jacobian_error(), 1e-5, "relative error", goal=1.0)
     widths, draws = ((64, 256, 1024), 20) if arguments.fast else ((64, 256, 1024, 4096), 20)
-    x = circle(torch.linspace(-math.pi, math.pi, 9)[:-1])
-    exact = infinite(x, 4)
     errors = []
     for width in widths:
-        found = torch.stack([Network(2, width, 4, BETA, 100 + seed).kernel(x) for seed in range(draws)])
-        errors.append(float(((found - exact).square().mean() / exact.square().mean()).sqrt()))
+        errors.append(kernel_error(width, range(100, 100 + draws)))
         say(f"width {width}: kernel off by {errors[-1]:.4f} (root mean square, relative)")
     slope = float(fitted_slope([math.log(w) for w in widths], [math.log(e) for e in errors]))
     seen.records["limit"] = (widths, errors)
     note = f"slope {slope:.3f}; " + ", ".join(f"{w}: {e:.4f}" for w, e in zip(widths, errors, strict=True))
     yield compare("limit, slope of the error over the width is -1/2", abs(slope + 0.5), 0.08, "absolute error",
                   goal=1.0, note=note)  # fmt: skip
-
-
-def autograd_row() -> Row:
-    """The structured kernel of a small network against its Jacobian."""
-    network = Network(2, 64, 4, BETA, 0)
-    x = torch.randn(6, 2, generator=generator(0, "ntk bench check"))
-    weights, biases = network.nn()
-
-    def outputs(*theta: Tensor) -> Tensor:
-        a = x
-        for l, (W, b) in enumerate(zip(theta[:4], theta[4:], strict=True)):
-            z = a @ W.mT / W.shape[1] ** 0.5 + BETA * b
-            a = z if l == 3 else z.relu()
-        return a[:, 0]
-
-    theta = (*weights, *biases)
-    jacobian = torch.func.jacrev(outputs, argnums=tuple(range(8)))(*theta)
-    J = torch.cat([part.flatten(1) for part in jacobian], 1).double()
-    exact = J @ J.mT
-    error = float((network.kernel(x) - exact).abs().max() / exact.abs().max())
-    return compare("limit, structured kernel against the Jacobian", error, 1e-5, "relative error", goal=1.0)
-
-
-def fitted_slope(x: list[float], y: list[float]) -> float:
-    """Slope of the least-squares line."""
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
 
 
 def say(text: str) -> None:

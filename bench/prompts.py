@@ -27,18 +27,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from _measure import Row, compare, interleaved, main, resident
-from _runs import Runs
 from torch import nn
 
 import dtheta as dt
-from dtheta.adapt.method import Method
 from dtheta.adapt.recipe import Recipe, adapt_classifier, frozen_baseline, problem
 from dtheta.data.text import Texts, TextTask
+from dtheta.reproduce.prompt_steps import SHORT, TOKENS, batch_of, methods, step
+from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
 
-TOKENS, SHORT = 100, 40
 WIDTH = {"minilm": 384, "smollm2": 576}
 TUNING_SEED = 100
 TOLERANCE = 0.02  # of accuracy
@@ -56,44 +54,14 @@ def loaded(name: str, layers: int) -> tuple[nn.Module, Any]:
     return load(name, layers), dt.load_tokenizer(name)
 
 
-def methods(width: int, positions: int) -> dict[str, Method]:
-    """Return what is compared; every one has at most the parameters of l tokens."""
-    return {
-        "PromptTuning": dt.PromptTuning(TOKENS),
-        "DePT": dt.DePT.of_budget(TOKENS, SHORT, positions, width),
-        "ADePT": dt.ADePT.of_budget(TOKENS, SHORT, width),
-    }
-
-
 # ---- time and memory
-
-
-def batch_of(name: str, columns: int, size: int) -> dict[str, torch.Tensor]:
-    """Return full texts of drawn tokens."""
-    ids = torch.randint(1000, 20000, (size, columns), generator=torch.Generator().manual_seed(columns))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return batch | ({"labels": ids} if name == "smollm2" else {})
-
-
-def step(model: Any, parameters: Iterable[nn.Parameter], batch: Mapping[str, torch.Tensor]) -> Callable[[], None]:
-    """Return a training step."""
-    optimizer = torch.optim.AdamW(list(parameters), lr=1e-3)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        output = model(**batch)
-        loss = output.loss if "labels" in batch else output[0][:, -batch["input_ids"].shape[1] :].square().mean()
-        loss.backward()
-        optimizer.step()
-
-    return run
 
 
 def contestants(name: str, columns: int, size: int, layers: int) -> dict[str, Callable[[], None]]:
     """Return a step of each contestant."""
     import peft
 
-    batch = batch_of(name, columns, size)
+    batch = batch_of(columns, size, labels=name == "smollm2")
     task = "CAUSAL_LM" if name == "smollm2" else "FEATURE_EXTRACTION"
     config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=TOKENS)
     theirs = peft.get_peft_model(load(name, layers), config)

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from _measure import Row, main
-from _runs import Runs
 from _scout_runs import CANDIDATES, FACTORS, TASKS, TRAIN, posed, runs_of, train
 from torch import Tensor
 
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
+from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import mean_interval
 from dtheta.score.rank import kendall, spearman
 from dtheta.scout.scout import scout

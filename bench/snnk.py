@@ -39,6 +39,7 @@ from dtheta.kernels.mlp_inputs import mlp_inputs
 from dtheta.kernels.neurons import OwnNeurons, choose_neurons
 from dtheta.kernels.snnk import SNNKLayer
 from dtheta.models.load import load_model, load_tokenizer
+from dtheta.reproduce.solved_heads import descended, objective
 
 D, HIDDEN = 768, 3072
 BATCHES = (1, 32, 256)
@@ -136,32 +137,6 @@ class Bbc:
             hidden, mask = self.model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
             found.append(F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1))
         return torch.cat(found), torch.tensor(texts.labels[:count])
-
-
-def objective(P: Tensor, Y: Tensor, labels: Tensor, loss: str, ridge: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The problem that ``solve_head`` solves, as a mean over examples."""
-
-    def value(weight: Tensor, bias: Tensor) -> Tensor:
-        outputs, penalty = P @ weight.mT + bias, ridge * weight.square().sum()
-        if loss == "mse":
-            return ((Y - outputs).square().sum() + penalty) / len(P)
-        return F.cross_entropy(outputs, labels) + penalty / 2 / len(P)
-
-    return value
-
-
-def descended(value: Callable[..., Tensor], shape: tuple[int, int], target: float, lr: float, most: int) -> int | None:
-    """Steps of AdamW on full batches until the loss is at ``target``; None where ``most`` do not suffice."""
-    weight, bias = torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=lr, weight_decay=0.0)
-    for step in range(most):
-        optimizer.zero_grad()
-        now = value(weight, bias)
-        if now.item() <= target:
-            return step
-        now.backward()
-        optimizer.step()
-    return None
 
 
 def lbfgs(value: Callable[..., Tensor], shape: tuple[int, int], target: float, most: int) -> int | None:

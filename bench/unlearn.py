@@ -4,7 +4,8 @@ The model knows facts (data/facts.tsv); concepts are taken of which it answers a
 every method unlearns it with the same budget: full training of the MLPs' down-projections, rate from a ladder by the
 watched questions alone, stopped where other things go. What is reported was neither trained on nor watched: questions
 of a third of the other concepts, paraphrases, relearning on a fifth of the facts, and the value vectors that
-concept_vectors found on the original.
+concept_vectors found on the original. Edits that need to know where the concept is are told these, as the paper tells
+its oracle.
 
     the paper's claim   gradient and preference methods change the answers and leave the traces (high Jaccard, cosine),
                         ablation erases the traces and is harder to undo
@@ -25,7 +26,6 @@ from typing import Any
 
 import torch
 from _measure import Row, compare, main
-from _runs import Runs
 
 import dtheta as dt
 from dtheta.core.seeds import generator
@@ -38,11 +38,13 @@ from dtheta.probe.recall import known
 from dtheta.probe.trace import Traces, load_traces
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
+from dtheta.probe.unlearning.memit import Memit
 from dtheta.probe.unlearning.objective import Unlearning
 from dtheta.probe.unlearning.preference import DPO, NPO, SimNPO
 from dtheta.probe.unlearning.representation import RMU
 from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import unlearn
+from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import Interval, mean_interval
 
 METHODS: dict[str, Unlearning | Edit] = {
@@ -59,6 +61,7 @@ METHODS: dict[str, Unlearning | Edit] = {
     "UNDIAL": UNDIAL(retain=1.0),
     "RMU": RMU(),
     "Negate": Negate(),
+    "Memit": Memit(),
 }
 LR, STEPS, EVERY = 3e-5, 30, 3
 NUMBERS = ("target", "unrelated", "paraphrase", "relearned", "recovery", "excess", "jaccard", "cosine")
@@ -112,12 +115,12 @@ class Bench:
         order = torch.randperm(len(others), generator=generator(seed, f"bench/unlearn/{concept.name}")).tolist()
         cut = len(others) // 3
         tested, used = ([others[i] for i in sorted(part)] for part in (order[:cut], order[cut:]))
+        vectors = self.traces[concept.name].vectors
         found = unlearn(
-            self.model, concept, method, tokenizer=self.tokenizer, retain=used,
+            self.model, concept, method, tokenizer=self.tokenizer, retain=used, vectors=vectors,
             training=Training(lr=LR, steps=STEPS, every=EVERY), seed=seed,
         )  # fmt: skip
         unrelated = [question for other in tested for question in other.questions]
-        vectors = self.traces[concept.name].vectors
         attacks = (Paraphrase(), Relearning())
         examination = Examination(
             self.model, concept, tokenizer=self.tokenizer, unrelated=unrelated, attacks=attacks, new_tokens=1, seed=seed

@@ -1,6 +1,6 @@
 """The import arrows of the tree run one way.
 
-errors <- core <- (fit, models, data, score) <- verbs <- (scout, probe, federate) <- (report, cli)
+errors <- core <- (fit, models, data, score) <- verbs <- (scout, probe, federate) <- reproduce <- (report, cli)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dtheta
 ROOT = Path(dtheta.__file__).parent
 SHARED = {"fit", "models", "data", "score"}
 VERBS = {"adapt", "compress", "compose", "kernels", "ensemble"}
+ABOVE = {"scout", "probe", "federate"}
 TOP = {"report", "cli"}
 PLAIN = {"_version", "_callable"}
 #: What each layer may import beside itself.
@@ -24,8 +25,9 @@ ALLOWED = (
     | {"scout": {"errors", "core", *SHARED, "adapt", "kernels", *PLAIN}}
     | {"probe": {"errors", "core", *SHARED, "adapt", *PLAIN}}
     | {"federate": {"errors", "core", *SHARED, "adapt", "compress", *PLAIN}}
-    | {"report": {"errors", "core", *SHARED, "scout", "probe", "federate", *PLAIN}}
-    | {"cli": {"errors", "core", *SHARED, *VERBS, "scout", "probe", "federate", *TOP, *PLAIN}}
+    | {"reproduce": {"errors", "core", *SHARED, *VERBS, *ABOVE, *PLAIN}}
+    | {"report": {"errors", "core", *SHARED, *ABOVE, "reproduce", *PLAIN}}
+    | {"cli": {"errors", "core", *SHARED, *VERBS, *ABOVE, "reproduce", *TOP, *PLAIN}}
 )
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
 

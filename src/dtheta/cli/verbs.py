@@ -19,6 +19,7 @@ VERBS = {
     "unlearn": "take a concept out of a model as a delta, and leave other things",
     "kernel": "say what the tangent kernel of a method tells of training on your texts",
     "report": "draw one page from the results of earlier runs",
+    "reproduce": "run the claims of the twelve papers again, and say which of them hold here",
     "methods": "list the methods: what trains, how much, and the paper",
     "models": "list the models known by name, and fetch them",
     "doctor": "check the installation, the cache and one exact round trip",
@@ -31,6 +32,7 @@ GROUPS = {
     ),
     "forecast": ("ensemble",),
     "look": ("show", "compare", "probe", "kernel", "report", "methods", "models"),
+    "check the papers": ("reproduce",),
 }  # fmt: skip
 
 #: Verbs that do several things: each is the file VERB_ACTION.

@@ -1,4 +1,4 @@
-"""What `adapt.py` trains: the settings (model, data, steps, rank) and, by seed, their problems.
+"""What PiSSA, SORSA and LoRA are compared on: settings (model, data, steps, rank), their problems by seed, a training.
 
     smollm2    a causal language model on texts, next-token loss on all tokens: the papers' own kind of task
     mlp        the toy of PiSSA's repository (loss_landscape): an MLP 8 -> 128 -> 5 without biases on 8 principal
@@ -11,6 +11,7 @@ torch's SVD in place of scikit-learn's PCA. The second matrix is 5 x 128, so ran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -20,12 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import dtheta as dt
+from dtheta.adapt.adapter import Adapter
+from dtheta.adapt.attach import attach
 from dtheta.adapt.language import TokenTexts
+from dtheta.adapt.lora import LoRA
 from dtheta.adapt.method import Method
-from dtheta.adapt.term import Term
+from dtheta.adapt.pissa import PiSSA
+from dtheta.adapt.sorsa import SORSA, orthonormality
+from dtheta.adapt.term import FactoredTerm, Term
+from dtheta.adapt.variation import log_condition
+from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.data.batches import loader
+from dtheta.data.image_tasks import load_image_task
+from dtheta.data.tasks import load_task
+from dtheta.errors import NonFinite
+from dtheta.fit.loop import fit
+from dtheta.models.classifier import classifier
+from dtheta.models.load import load_model, load_tokenizer
 
 # Half-decades from which every method's rate is chosen; a search that ends at an end of its part goes on outwards.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -58,11 +71,11 @@ class Setting:
 
 # All have c = 1, save "LoRA, c = 2" with the usual alpha of 2 r.
 METHODS: dict[str, Callable[[int], Method]] = {
-    "LoRA": lambda rank: dt.LoRA(rank=rank),
-    "LoRA, c = 2": lambda rank: dt.LoRA(rank=rank, alpha=2.0 * rank),
-    "PiSSA": lambda rank: dt.PiSSA(rank=rank),
-    "SORSA": lambda rank: dt.SORSA(rank=rank),
-    "SORSA, gamma 0": lambda rank: dt.SORSA(rank=rank, gamma=0.0),
+    "LoRA": lambda rank: LoRA(rank=rank),
+    "LoRA, c = 2": lambda rank: LoRA(rank=rank, alpha=2.0 * rank),
+    "PiSSA": lambda rank: PiSSA(rank=rank),
+    "SORSA": lambda rank: SORSA(rank=rank),
+    "SORSA, gamma 0": lambda rank: SORSA(rank=rank, gamma=0.0),
 }
 
 
@@ -87,20 +100,20 @@ class Fitting(Method):
 
 @cache
 def _pretrained(name: str) -> tuple[nn.Module, Any]:
-    return dt.load_model(name), dt.load_tokenizer(name)
+    return load_model(name), load_tokenizer(name)
 
 
 def language(task: str, steps: int, batch: int, length: int, seed: int) -> Problem:
     """Return SmolLM2 on the first tokens of texts, each seen once."""
     model, tokenizer = _pretrained("smollm2")
-    texts = dt.load_task(task, n_train=steps * batch, n_test=1, seed=seed).train.texts
+    texts = load_task(task, n_train=steps * batch, n_test=1, seed=seed).train.texts
     return Problem(model, TokenTexts(texts, tokenizer, length), fit={"batch_size": batch})
 
 
 def classification(task: str, steps: int, seed: int) -> Problem:
     """Return MiniLM and a new head on a text task, 16 texts of at most 32 tokens a step, each seen once."""
     encoder, tokenizer = _pretrained("minilm")
-    data = dt.load_task(task, n_train=16 * steps, n_test=400, seed=seed)
+    data = load_task(task, n_train=16 * steps, n_test=400, seed=seed)
     tests = loader(data.test, tokenizer, 64, 32, shuffle=False)
 
     @torch.inference_mode()
@@ -108,7 +121,7 @@ def classification(task: str, steps: int, seed: int) -> Problem:
         right = sum(int((model(**batch).logits.argmax(-1) == batch["labels"]).sum()) for batch in tests)
         return right / len(data.test)
 
-    model = dt.classifier(encoder, data.classes)
+    model = classifier(encoder, data.classes)
     batches = loader(data.train, tokenizer, 16, 32, seed=seed)
     return Problem(model, batches, {"also": "head.*"}, {"full_lr": 5e-3}, accuracy)
 
@@ -147,13 +160,11 @@ def _odd_and_even(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def _images(data: str, seed: int) -> tuple[Tensor, Tensor]:
     """Return pixels (N, P), unscaled as in the toy's code, and labels (N,), in an order drawn by the seed."""
     if data == "fashion":
-        found = dt.load_image_task("fashion", n_train=25000, n_test=1, seed=seed).train
+        found = load_image_task("fashion", n_train=25000, n_test=1, seed=seed).train
         return found.images.flatten(1).double(), found.labels
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    return torch.as_tensor(pixels)[order].double(), torch.as_tensor(labels)[order]
+    task = load_image_task("digits", seed=seed)
+    pixels = torch.cat([task.train.images, task.test.images]).flatten(1).double()
+    return (pixels * (16 / 255)).round(), torch.cat([task.train.labels, task.test.labels])  # 0 to 16, as they were
 
 
 def _toy_setting(data: str, rank: int) -> Setting:
@@ -182,3 +193,61 @@ SETTINGS = {
     "classify-sentiment": _classification_setting("sentiment"),
     "classify-bbc": _classification_setting("bbc"),
 }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        setting: Name of the setting.
+        method: Name of the method.
+        rate: Highest learning rate.
+        seed: Seed.
+        mean_loss: Mean loss of all steps.
+        final_loss: That of the last quarter.
+        accuracy: Share of test examples classified right, where there are any.
+        orthonormality: SORSA's mean distance from orthonormal factors.
+        log_condition: SORSA's mean logarithm of the condition numbers of its trained products.
+    """
+
+    setting: str
+    method: str
+    rate: float
+    seed: int
+    mean_loss: float
+    final_loss: float
+    accuracy: float | None
+    orthonormality: float | None
+    log_condition: float | None = None
+
+
+def train(setting_name: str, method_name: str, rate: float, seed: int) -> Run:
+    """Train one adapter and measure it; a training that diverges has infinite losses."""
+    setting = SETTINGS[setting_name]
+    problem = setting.problem(seed)
+    adapter = attach(problem.model, Fitting(method_name, setting.rank), seed=seed, **problem.attach)
+    losses, accuracy, kept, condition = [math.inf], None, None, None
+    try:
+        record = fit(adapter, problem.batches, steps=setting.steps, lr=rate, seed=seed, quiet=True, **problem.fit)
+        losses = [loss for _, loss in record.losses]
+        accuracy = problem.accuracy(adapter) if problem.accuracy else None
+        if method_name.startswith("SORSA"):
+            kept, condition = orthonormality(adapter), mean_log_condition(adapter)
+    except NonFinite:
+        pass  # its loss is infinite
+    finally:
+        adapter.detach()
+    last = losses[-math.ceil(len(losses) / 4) :]
+    mean, final = (sum(values) / len(values) for values in (losses, last))
+    return Run(setting_name, method_name, rate, seed, mean, final, accuracy, kept, condition)
+
+
+def mean_log_condition(adapter: Adapter) -> float:
+    """Return the mean of ln(s_max / s_min) over the products L diag(s) R of an adapter as they stand."""
+    found = []
+    for term in adapter.terms.values():
+        if isinstance(term, FactoredTerm):
+            core = 1.0 if term.core is None else term.core.detach()
+            found.append(log_condition(LowRank(term.left.detach() * core, term.right.detach())))
+    return sum(found) / len(found)

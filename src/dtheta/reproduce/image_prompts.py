@@ -1,4 +1,4 @@
-"""What `mvlpt.py` trains: prompts on image tasks of one image-text model, source prompts, and how accuracy is measured.
+"""Prompts on image tasks of one image-text model, source prompts of several tasks, and how accuracy is measured.
 
     learn     images a class from which supports are drawn and source prompts learn
     validate  others of the training split, that choose rates and checkpoints of source prompts; never the test split
@@ -18,13 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import dtheta as dt
+from dtheta.adapt.attach import attach
 from dtheta.adapt.method import Method
 from dtheta.adapt.mvlpt.learning import learn_prompt
 from dtheta.adapt.prompts.coop import CoOp
 from dtheta.adapt.prompts.upt import UPT
 from dtheta.adapt.prompts.vpt import VPT
 from dtheta.core.delta import Delta
+from dtheta.core.files import load
+from dtheta.core.fingerprint import fingerprint
 from dtheta.core.logistic import logistic_regression
 from dtheta.data.image_tasks import load_image_task
 from dtheta.data.images import Images, ImageTask
@@ -32,6 +34,7 @@ from dtheta.data.mixture import Mixture, TensorItems, mixture_loader
 from dtheta.data.pixels import Pixels
 from dtheta.data.shots import few_shot
 from dtheta.models.image_text import ImageTextClassifier, image_text_classifier
+from dtheta.models.load import load_model, load_tokenizer
 from dtheta.models.multitask_images import MultiTaskImages
 from dtheta.models.pixels import load_pixels
 
@@ -63,20 +66,21 @@ class Parts:
     test: Images
 
 
-class Lab:
+class ImagePrompts:
     """One image-text model, the tasks on it, and a folder for features and source prompts."""
 
     def __init__(self, name: str, size: Size, folder: Path) -> None:
+        """Load a model by name or folder; the other folder is made."""
         self.name, self.size, self.folder = Path(name).name, size, folder
-        self.model, self.tokenizer, self.pixels = dt.load_model(name), dt.load_tokenizer(name), load_pixels(name)
+        self.model, self.tokenizer, self.pixels = load_model(name), load_tokenizer(name), load_pixels(name)
         folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def digest(self) -> str:
         """Beginning of the model's fingerprint: what is kept of another model is not taken for this one's."""
-        return dt.fingerprint(self.model).digest[:8]
+        return fingerprint(self.model).digest[:8]
 
-    @cache  # noqa: B019  # one lab a process
+    @cache  # noqa: B019  # one of a model in a process
     def parts(self, name: str) -> Parts:
         """Return a task's images."""
         task, each = load_image_task(name), self.size.learn + self.size.validate
@@ -137,7 +141,7 @@ class Lab:
                 eval_every=max(1, self.size.source_steps // 4),
             )  # fmt: skip
             prompt.save(path)
-        return dt.load(path)
+        return load(path)
 
     @property
     def _sizes(self) -> str:
@@ -151,7 +155,7 @@ class Lab:
     def accuracy(self, name: str, prompt: Delta | None, part: str = "test", method: str = "CoOp") -> float:
         """Return the accuracy on a part of a task, of a prompt or of the zero-shot model."""
         net, data = self.classifier(name, own_template=prompt is None), self.inputs(name, part, method)
-        adapter = None if prompt is None else dt.attach(net, prompt)
+        adapter = None if prompt is None else attach(net, prompt)
         try:
             with torch.no_grad(), net.frozen_text():
                 batches = zip(*(tensor.split(64) for tensor in data.tensors.values()), strict=True)

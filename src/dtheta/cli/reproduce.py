@@ -1,0 +1,134 @@
+"""Run the claims of the twelve papers again, on real models and data: which of them hold here.
+
+SYSTEM is all, or some of: pissa, sorsa, clip-svd, dept, mvlpt, snnk, compeft, atlas, ntk, concept-vectors,
+huge-ensembles, quantum-federated. Each claim is a row: what the paper says, what was run, the figure with its 95 %
+interval, and whether the claim holds. Outcomes are computed from the intervals.
+
+--fast runs all twelve within a quarter of an hour on two cores; without it they take hours. Runs are kept in --out as
+they end: the same command goes on where it was interrupted.
+
+  dtheta reproduce pissa --fast
+  dtheta reproduce all --fast --out reproduced
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.plan import PROGRAM, Plan
+from dtheta.cli.units import duration
+from dtheta.core.arguments import whole
+from dtheta.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from dtheta.reproduce.claim import Row
+    from dtheta.reproduce.reproduce import Reproduced, Reproduction
+
+_FAST, _FULL = 70, 2400  # CPU seconds of a system, about
+_PAGE, _RESULTS = "claims.html", "claims.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of ``dtheta reproduce``."""
+
+    systems: Annotated[tuple[str, ...], Place("all (also where nothing is given), or names of systems", "SYSTEM")] = ()
+    fast: Annotated[bool, Flag("the small size: about a minute a system")] = False
+    seeds: Annotated[int | None, Flag("seeds of every experiment (default: as many as each is set to)")] = None
+    out: Annotated[Path | None, Flag("folder for the page, the figures as JSON, and finished runs", "DIR")] = None
+
+
+def run(options: Options, console: Console) -> int:
+    """Run the claims."""
+    from dtheta.reproduce.reproduce import reproduce
+
+    names = _names(options.systems)
+    if options.seeds is not None:
+        whole(options.seeds, "seeds", least=1)
+    if options.seed:
+        raise ConfigError("--seed: a reproduction takes seeds 0, 1, ...; --seeds says how many")
+    _require_folder(options.out)
+    if options.dry_run:
+        _plan(options, names).show(console)
+        return 0
+    if options.out is not None:
+        options.out.mkdir(exist_ok=True)
+    done = reproduce(
+        names, fast=options.fast, seeds=options.seeds, folder=options.out, note=console.note,
+        found=lambda one: console.note(f"{one.name}: {len(one.rows)} claims in {duration(one.seconds)}"),
+    )  # fmt: skip
+    written = [] if options.out is None else _written(done, options.out)
+    console.result(done.to_dict(), [*_parts(done), *(f"wrote {path}" for path in written)])
+    return 0
+
+
+def _names(given: tuple[str, ...]) -> list[str]:
+    from dtheta.reproduce.systems import SYSTEMS, require_system
+
+    if not given or "all" in given:
+        if len(given) > 1:
+            raise ConfigError("SYSTEM: give all, or names of systems")
+        return list(SYSTEMS)
+    return [require_system(name) for name in given]
+
+
+def _require_folder(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"cannot write into {path} (--out): it is a file; give the name of a folder")
+    if not path.exists() and not path.absolute().parent.is_dir():
+        raise OutputError(f"cannot make {path} (--out): there is no folder {path.absolute().parent}; create it first")
+
+
+def _plan(options: Options, names: list[str]) -> Plan:
+    writes = {} if options.out is None else {str(options.out / name): 200_000 for name in (_PAGE, _RESULTS)}
+    seconds = (_FAST if options.fast else _FULL) * len(names)
+    notes = ["models and data that are not in the cache yet are fetched: dtheta models"]
+    return Plan(dict.fromkeys(names), writes, PROGRAM + (2 << 30), seconds, notes=notes)
+
+
+def _written(done: Reproduction, folder: Path) -> list[Path]:
+    from dtheta.core.output import write_file
+    from dtheta.report.reproduced import reproduction_report
+
+    with write_file(folder / _RESULTS) as stream:
+        stream.write((json.dumps(done.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return [reproduction_report(done, folder / _PAGE), folder / _RESULTS]
+
+
+def _parts(done: Reproduction) -> list[Part]:
+    from dtheta.reproduce.claim import OUTCOMES
+
+    parts: list[Part] = []
+    for one in done.systems:
+        parts += [*_system(one), ""]
+    total = [f"{done.count(outcome)} {outcome}" for outcome in OUTCOMES]
+    return [*parts, ", ".join(total), f"on {done.on}"]
+
+
+def _system(one: Reproduced) -> list[Part]:
+    rows = [(row.claim.says, _found(row), _claimed(row), row.outcome) for row in one.rows]
+    notes = [f"note: {row.claim.name}: {row.note}" for row in one.rows if row.note]
+    head = f"{one.system.title} ({one.system.paper})"
+    return [Table(("claim", "here>", "claimed", "outcome"), rows, head), *notes]
+
+
+def _found(row: Row) -> str:
+    if row.found is None:
+        return "-"
+    if row.found.low == row.found.high:
+        return f"{row.found.estimate:.4g} {row.unit}"
+    if not math.isfinite(row.found.low):
+        return f"{row.found.estimate:.3g} {row.unit} (one run)"
+    return f"{row.found.estimate:.3g} [{row.found.low:.3g}, {row.found.high:.3g}] {row.unit}"
+
+
+def _claimed(row: Row) -> str:
+    return "" if row.found is None else f"{row.side} {row.bound:.4g}"

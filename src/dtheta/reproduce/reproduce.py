@@ -1,0 +1,91 @@
+"""``reproduce``: run the claims of systems one after the other, and keep what was found."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dtheta._version import __version__
+from dtheta.reproduce.claim import Outcome, Row
+from dtheta.reproduce.lab import Lab
+from dtheta.reproduce.machine import machine
+from dtheta.reproduce.systems import SYSTEMS, System, system_called
+
+PACKAGES = ("torch", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What was found for one system; ``seconds`` are CPU seconds of this process, runs from the file take none."""
+
+    name: str
+    system: System
+    rows: tuple[Row, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "name": self.name, "title": self.system.title, "paper": self.system.paper, "page": self.system.page,
+            "seconds": self.seconds, "rows": [row.to_dict() for row in self.rows],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was found for all systems that were asked for, and where and when."""
+
+    systems: tuple[Reproduced, ...]
+    fast: bool
+    on: str
+    date: str
+
+    def count(self, outcome: Outcome) -> int:
+        """Return how many rows have an outcome."""
+        return sum(row.outcome == outcome for found in self.systems for row in found.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "dtheta": __version__, "date": self.date, "on": self.on, "size": "fast" if self.fast else "full",
+            "systems": [found.to_dict() for found in self.systems],
+        }  # fmt: skip
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    *,
+    fast: bool = False,
+    seeds: int | None = None,
+    folder: Path | None = None,
+    note: Callable[[str], None] | None = None,
+    found: Callable[[Reproduced], None] | None = None,
+) -> Reproduction:
+    """Run the claims of systems.
+
+    Args:
+        names: Names of ``SYSTEMS``; all where none is given.
+        fast: The small size, all twelve within a quarter of an hour on two cores; the full one takes hours.
+        seeds: Seeds of every experiment; None leaves it to each.
+        folder: Where runs are kept as they end, so that an interrupted reproduction goes on where it was.
+        note: Told what is being run.
+        found: Given each system as it ends.
+
+    Raises:
+        ConfigError: For a name that is no system, before anything is run.
+    """
+    chosen = list(dict.fromkeys(names or SYSTEMS))
+    files = {name: system_called(name) for name in chosen}
+    done = []
+    for name, file in files.items():
+        start = time.process_time()
+        rows = tuple(file.rows(Lab(name, fast=fast, seeds=seeds, folder=folder, note=note)))
+        done.append(Reproduced(name, file.SYSTEM, rows, time.process_time() - start))
+        if found is not None:
+            found(done[-1])
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return Reproduction(tuple(done), fast, machine(PACKAGES), today)

@@ -1,0 +1,44 @@
+"""The page of a reproduction: every claim with its outcome, figures and bounds."""
+
+from __future__ import annotations
+
+import re
+
+from dtheta.report.reproduced import reproduction_page
+from dtheta.reproduce.claim import Claim, Row, alone, exact
+from dtheta.reproduce.reproduce import Reproduced, Reproduction
+from dtheta.reproduce.systems import System
+from dtheta.score.interval import Interval
+
+
+def row(name: str, found: Interval | None, unit: str = "points", note: str = "") -> Row:
+    return Row(Claim(name, f"It is <{name}>.", "7B & more"), "a small model" if found else "", found, unit, note=note)
+
+
+def reproduction(*rows: Row) -> Reproduction:
+    system = System("PlantedSVD", "Nobody 2020, arXiv 1", "delta.md")
+    return Reproduction((Reproduced("planted", system, rows, 61.0),), True, "a processor", "2026-01-01")
+
+
+def test_the_page_shows_each_claim_with_its_outcome() -> None:
+    html = reproduction_page(reproduction(
+        row("clear", Interval(2.0, 1.0, 3.0)), row("contrary", Interval(-2.0, -3.0, -1.0)),
+        row("open", Interval(0.5, -1.0, 2.0)), row("law", exact(1e-9), unit="of the norm"),
+        row("huge", None, note="No package carries it."),
+    )).html()  # fmt: skip
+    assert "Of 5 claims of 1 paper" in html and "2 holds, 1 does not hold, 1 not shown, 1 not testable here" in html
+    assert "It is &lt;clear&gt;." in html and "<clear>" not in html and "7B &amp; more" in html
+    assert "2.00 [1.00, 3.00]" in html or "2 [1, 3]" in html
+    assert "No package carries it." in html
+    assert len(re.findall(r'<svg[^>]*class="chart', html)) == 2, "points in one chart, the law in another"
+    assert "docs/delta.md" in html and "the small size (--fast), 2026-01-01, a processor" in html
+
+
+def test_one_run_is_drawn_without_whiskers_and_says_so() -> None:
+    html = reproduction_page(reproduction(row("one", alone(4.0)))).html()
+    assert "(one run)" in html and "inf" not in html.split("<main")[-1].split("</main>")[0]
+
+
+def test_a_system_of_which_nothing_was_run_has_no_chart() -> None:
+    html = reproduction_page(reproduction(row("huge", None, note="Why."))).html()
+    assert "nothing was run" in html and not re.search(r'<svg[^>]*class="chart', html)
