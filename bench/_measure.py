@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from dtheta.reproduce.experiments.timing import cpu_seconds
 from dtheta.reproduce.machine import machine
-from dtheta.reproduce.timing import cpu_seconds
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     PiSSA    training loss below LoRA's (arXiv 2404.02948, figures 2 to 4: faster convergence, lower final loss)
     SORSA    its singular vectors stay orthonormal, against the same method without the regularizer (arXiv 2409.00055)
 
-The settings are those of `dtheta.reproduce.adaptations`. Two losses are claimed to be lower: the mean over all steps
-(how fast) and that over the last quarter (how far). For each of them a method's rate is the one at which that very loss
+The settings are those of `dtheta.reproduce.experiments.adaptations`. Two losses are claimed to be lower: the mean over
+all steps (how fast) and that over the last quarter (how far). For each a method's rate is the one at which that very loss
 is lowest on seeds that are not used again, among half-decades; all methods of a setting start from the same part of the
 ladder, and where the best lies at an end the search goes on outwards until it does not. SORSA without its regularizer
 takes SORSA's rates. Then every test seed runs all methods on the same batches, and differences are paired by seed. A
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from _rates import best_rate
 
-from dtheta.reproduce.adaptations import LADDER, SETTINGS, Run, train
+from dtheta.reproduce.experiments.adaptations import LADDER, SETTINGS, Run, train
 from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
 

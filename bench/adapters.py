@@ -34,8 +34,8 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.recipe import Frozen, Problem, Recipe, frozen_baseline, problem
 from dtheta.data.tasks import load_task
 from dtheta.data.text import Texts
-from dtheta.reproduce.classifications import classified
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.classifications import classified
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
 

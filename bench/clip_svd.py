@@ -38,7 +38,7 @@ from dtheta.adapt.few_shot import AdaptedImages, FewShot, adapt_images, judge_de
 from dtheta.adapt.image_problem import ImageProblem, linear_probe, pixel_probe, raw_pixels, zero_shot
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.coop import CoOp
-from dtheta.reproduce.few_shot_problems import TUNE_SHOTS, TUNING, FewShotProblems
+from dtheta.reproduce.experiments.few_shot_problems import TUNE_SHOTS, TUNING, FewShotProblems
 from dtheta.reproduce.runs import Runs
 from dtheta.score import Interval, mean_interval, paired_interval
 

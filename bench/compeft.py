@@ -33,7 +33,7 @@ import torch
 from dtheta.compress.plan import Of
 from dtheta.compress.signs import signs
 from dtheta.core.delta import Delta
-from dtheta.reproduce.experts import RATES, Base
+from dtheta.reproduce.experiments.experts import RATES, Base
 from dtheta.reproduce.runs import Runs
 from dtheta.reproduce.systems.compeft import HEAD, TOLERANCE, Size, judged, packed, searched, trained
 from dtheta.score import mean_interval

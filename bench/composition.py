@@ -6,8 +6,8 @@
     negation    forget a task, keep a control at 95 %: the factor searched downwards from 0, or learned by tensor
     few-shot    a task that no delta was trained on, from k texts a class, by the deltas of the other four
 
-Heads are frozen (see reproduce/experts.py). Coefficients are learned on 128 texts a task, the epoch and every searched
-factor are chosen on 128 others, and what is shown is accuracy on 400 test texts that chose nothing. Recipes are those
+Heads are frozen (see reproduce/experiments/experts.py). Coefficients are learned on 128 texts a task, the epoch and every
+searched factor are chosen on 128 others, and what is shown is accuracy on 400 test texts that chose nothing. Recipes are those
 of the paper with fewer and so larger steps, set once on seed 100, which is not reported. Differences are paired by task
 and seed, in points, with 95 % t intervals over seeds and tasks ("addition": over seeds, of means over tasks).
 
@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from dtheta.reproduce.experts import Base, Expert
+from dtheta.reproduce.experiments.experts import Base, Expert
 from dtheta.reproduce.runs import Runs
 from dtheta.reproduce.systems.atlas import KEEP, Size, addition, experts, few_shot, negation
 from dtheta.score import mean_interval

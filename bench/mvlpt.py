@@ -40,8 +40,8 @@ from dtheta.adapt.prompts.coop import CoOp
 from dtheta.core.delta import Delta
 from dtheta.data.mixture import Mixture, mixture_loader
 from dtheta.errors import UnsupportedLayer
-from dtheta.reproduce.image_prompts import METHODS, ImagePrompts, Size
-from dtheta.reproduce.prompt_study import TUNED_ON, Study, mean
+from dtheta.reproduce.experiments.image_prompts import METHODS, ImagePrompts, Size
+from dtheta.reproduce.experiments.prompt_study import TUNED_ON, Study, mean
 from dtheta.reproduce.runs import Runs
 from dtheta.score import Interval, mean_interval
 

@@ -33,7 +33,7 @@ from torch import nn
 import dtheta as dt
 from dtheta.adapt.recipe import Recipe, adapt_classifier, frozen_baseline, problem
 from dtheta.data.text import Texts, TextTask
-from dtheta.reproduce.prompt_steps import SHORT, TOKENS, batch_of, methods, step
+from dtheta.reproduce.experiments.prompt_steps import SHORT, TOKENS, batch_of, methods, step
 from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import paired_interval
 

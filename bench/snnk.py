@@ -39,7 +39,7 @@ from dtheta.kernels.mlp_inputs import mlp_inputs
 from dtheta.kernels.neurons import OwnNeurons, choose_neurons
 from dtheta.kernels.snnk import SNNKLayer
 from dtheta.models.load import load_model, load_tokenizer
-from dtheta.reproduce.solved_heads import descended, objective
+from dtheta.reproduce.experiments.solved_heads import descended, objective
 
 D, HIDDEN = 768, 3072
 BATCHES = (1, 32, 256)

@@ -21,6 +21,7 @@ from dtheta.score.interval import Interval, mean_interval, paired_interval
 
 Outcome = Literal["holds", "does not hold", "not shown", "not testable here"]
 Side = Literal["above", "below"]
+_LARGEST = 700.0  # whose exponential a float holds
 OUTCOMES: tuple[Outcome, ...] = ("holds", "does not hold", "not shown", "not testable here")
 
 
@@ -99,6 +100,13 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     if len(ours) == len(theirs) == 1:
         return alone(ours[0] - theirs[0])
     return paired_interval(ours, theirs)
+
+
+def geometric(ratios: Sequence[float]) -> Interval:
+    """Return the geometric mean of ratios with the t interval of their logarithms; of one, bounds at 0 and infinity."""
+    logs = over_seeds([math.log(ratio) for ratio in ratios])
+    low, high = (math.exp(end) if end < _LARGEST else math.inf for end in (logs.low, logs.high))
+    return Interval(math.exp(logs.estimate), low, high, logs.level, logs.method)
 
 
 def alone(value: float) -> Interval:

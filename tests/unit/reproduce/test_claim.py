@@ -8,7 +8,7 @@ import math
 import pytest
 
 from dtheta.errors import ConfigError
-from dtheta.reproduce.claim import Claim, Row, Side, alone, exact, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, Side, alone, exact, geometric, over_seeds, paired
 from dtheta.score.interval import Interval
 
 CLAIM = Claim("below", "Ours is below theirs.", "a large model")
@@ -53,6 +53,13 @@ def test_seeds_are_averaged_and_paired() -> None:
     assert found.estimate == 2.0 and math.isclose(found.high - 2.0, 4.302653 / math.sqrt(3), rel_tol=1e-5)
     difference = paired([1.0, 2.0, 3.0], [0.5, 1.5, 2.5])
     assert (difference.estimate, difference.low, difference.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_geometric_mean_and_its_interval() -> None:
+    found = geometric([2.0, 8.0, 4.0])
+    assert found.estimate == pytest.approx(4.0) and found.low == pytest.approx(16.0 / found.high) and found.low < 2.0
+    assert geometric([3.0]).low == 0.0 and geometric([3.0]).high == math.inf
+    assert geometric([1e300, 1e-300]).high == math.inf
 
 
 def test_a_row_becomes_json_without_infinities() -> None:

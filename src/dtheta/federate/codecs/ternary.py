@@ -35,8 +35,8 @@ class Ternary(BitCodec):
     Attributes:
         density: Share of all entries that are kept, in (0, 1].
         scale: "mean-abs" (nearest to the delta), "alpha-sigma" or "least-squares"; see ``dt.compress``.
-        per: Whether there is one scale for every "tensor", or one for the "delta"; the entries are chosen alike. With one
-            for all, a head whose entries are many times those of the other parameters hardly moves.
+        per: Whether there is one scale for every "tensor", or one for the "delta"; the entries are chosen alike. With
+            one for all, a head whose entries are many times those of the other parameters hardly moves.
         alpha: Multiplies the scale.
     """
 

@@ -29,7 +29,7 @@ from dtheta.adapt.prompts.coop import CoOp
 from dtheta.core.apply import applied
 from dtheta.core.selection import select
 from dtheta.reproduce.claim import Claim, Row, exact, paired
-from dtheta.reproduce.few_shot_problems import TUNE_SHOTS, TUNING, FewShotProblems
+from dtheta.reproduce.experiments.few_shot_problems import TUNE_SHOTS, TUNING, FewShotProblems
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 

@@ -33,8 +33,8 @@ from dtheta.core.delta import Delta
 from dtheta.core.files import load
 from dtheta.data.batches import EncodedTexts
 from dtheta.data.tasks import load_task
-from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
-from dtheta.reproduce.experts import RATES, Base, accuracy, blocks, method, part
+from dtheta.reproduce.claim import Claim, Row, exact, geometric, over_seeds, paired
+from dtheta.reproduce.experiments.experts import RATES, Base, accuracy, blocks, method, part
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 from dtheta.score.interval import Interval
@@ -216,9 +216,7 @@ def _difference(runs: Sequence[Mapping[str, Any]], ours: str, theirs: str) -> In
 
 
 def _ratios(runs: Sequence[Mapping[str, Any]]) -> Interval:
-    found = over_seeds([math.log(run["sizes"]["searched"]["float16"]) for run in runs])
-    low, high = (math.exp(min(x, 700.0)) for x in (found.low, found.high))
-    return Interval(math.exp(found.estimate), low, high, found.level, f"{found.method} of logarithms")
+    return geometric([run["sizes"]["searched"]["float16"] for run in runs])
 
 
 def _bits(runs: Sequence[Mapping[str, Any]]) -> Interval:

@@ -20,13 +20,13 @@ from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.core.seeds import generator
 from dtheta.models.load import load_model
-from dtheta.reproduce.claim import Claim, Row, exact, paired
-from dtheta.reproduce.classifications import Size, accuracies
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.claim import Claim, Row, exact, geometric, paired
+from dtheta.reproduce.experiments.classifications import Size, accuracies
+from dtheta.reproduce.experiments.experts import Base
+from dtheta.reproduce.experiments.prompt_steps import SHORT, TOKENS, batch_of, kept_bytes, methods, step
+from dtheta.reproduce.experiments.timing import in_turns
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.prompt_steps import SHORT, TOKENS, batch_of, kept_bytes, methods, step
 from dtheta.reproduce.systems import System
-from dtheta.reproduce.timing import geometric, in_turns
 
 SYSTEM = System("DePT", "Shi and Lipani 2023, arXiv 2309.05173", "prompts.md")
 WIDTH = 384  # of MiniLM's embeddings

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dtheta.ensemble.ensemble import Ensemble
-from dtheta.reproduce.atmosphere import Atmosphere
 from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
+from dtheta.reproduce.experiments.atmosphere import Atmosphere
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 from dtheta.score.ensemble import AUC, Case, Event, EventTable, crps

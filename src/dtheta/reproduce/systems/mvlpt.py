@@ -24,9 +24,9 @@ from dtheta._version import __version__
 from dtheta.adapt.attach import attach
 from dtheta.core.delta import Delta
 from dtheta.reproduce.claim import Claim, Row, exact, paired
-from dtheta.reproduce.image_prompts import METHODS, ImagePrompts, Size
+from dtheta.reproduce.experiments.image_prompts import METHODS, ImagePrompts, Size
+from dtheta.reproduce.experiments.prompt_study import Study, mean
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.prompt_study import Study, mean
 from dtheta.reproduce.systems import System
 
 SYSTEM = System("MVLPT", "Shen et al. 2022, arXiv 2211.11720", "images.md")

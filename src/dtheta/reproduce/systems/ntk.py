@@ -27,11 +27,10 @@ from dtheta.kernels.pca import KernelPCA, kernel_pca
 from dtheta.kernels.tangent import tangent_kernel
 from dtheta.models.classifier import classifier
 from dtheta.models.load import load_model
-from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, exact, geometric, over_seeds, paired
+from dtheta.reproduce.experiments.wide import Network
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
-from dtheta.reproduce.wide import Network
-from dtheta.score.interval import Interval
 
 SYSTEM = System("Neural tangent kernel", "Jacot, Gabriel and Hongler 2018, arXiv 1806.07572", "ntk-dynamics.md")
 BETA = 0.1
@@ -251,7 +250,7 @@ def _movement_row(lab: Lab) -> Row:
         make = lambda: {"moved": movement(width, seed, steps)}  # noqa: E731
         return float(lab.run("movement", f"width {width}", seed, make)["moved"])
 
-    found = _geometric([moved(widths[1], seed) / moved(widths[0], seed) for seed in seeds])
+    found = geometric([moved(widths[1], seed) / moved(widths[0], seed) for seed in seeds])
     here = f"widths {widths[0]} and {widths[1]}, {len(seeds)} initializations, 200 steps of rate 1 on 16 points"
     note = f"1 / sqrt(width) expects {math.sqrt(widths[0] / widths[1]):.2f}; the proof asks for smooth activations."
     return Row(FIXED, here, found, "times", 1.0, "below", note)
@@ -294,11 +293,4 @@ def _component_rows(lab: Lab) -> Iterator[Row]:
     note += f"of the limit itself, with steps of this length, {limit_speed(K, pca, rate, time):.2f}."
     nearer = paired(*([abs(math.log(speed)) for speed in speeds] for speeds in (narrow, wide)))
     yield Row(COMPONENTS, f"{here}, widths {widths[0]} and {widths[1]}", nearer, "of a logarithm", 0.0, note=note)
-    yield Row(INFLATION, f"{here}, width {widths[0]}", _geometric(narrow), "times", 1.0)
-
-
-def _geometric(ratios: Sequence[float]) -> Interval:
-    """Return the geometric mean with its t interval."""
-    found = over_seeds([math.log(ratio) for ratio in ratios])
-    low, high = (math.exp(min(end, 700.0)) for end in (found.low, found.high))
-    return Interval(math.exp(found.estimate), low, high, found.level, f"{found.method} of logarithms")
+    yield Row(INFLATION, f"{here}, width {widths[0]}", geometric(narrow), "times", 1.0)

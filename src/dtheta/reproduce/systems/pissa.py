@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.qpissa import LoftQ, QPiSSA, Quantization
 from dtheta.adapt.quantized import quantize
-from dtheta.reproduce.against_lora import below_lora, more_accurate, unchanged_start
 from dtheta.reproduce.claim import Claim, Row, over_seeds, paired
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.against_lora import below_lora, more_accurate, unchanged_start
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 

@@ -37,7 +37,7 @@ from dtheta.federate.quantum.superposition import branch_gradient, branch_states
 from dtheta.federate.server.optimizer import FedAvgM
 from dtheta.federate.server.server import Server
 from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 from dtheta.score.interval import Interval, wilson

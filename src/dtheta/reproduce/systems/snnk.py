@@ -21,13 +21,13 @@ from dtheta.adapt.houlsby import Houlsby
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.method import Method
 from dtheta.adapt.snnk import SNNK
-from dtheta.reproduce.claim import Claim, Row, exact, paired
-from dtheta.reproduce.classifications import Size, accuracies
+from dtheta.reproduce.claim import Claim, Row, exact, geometric, paired
+from dtheta.reproduce.experiments.classifications import Size, accuracies
+from dtheta.reproduce.experiments.snnk_layers import HIDDEN, D, bundle_error, bundles, drawn, estimate_error, layers
+from dtheta.reproduce.experiments.solved_heads import head_times
+from dtheta.reproduce.experiments.timing import in_turns
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.snnk_layers import HIDDEN, D, bundle_error, bundles, drawn, estimate_error, layers
-from dtheta.reproduce.solved_heads import head_times
 from dtheta.reproduce.systems import System
-from dtheta.reproduce.timing import geometric, in_turns
 
 SYSTEM = System("SNNK", "Sehanobish et al. 2024, arXiv 2310.13225", "snnk.md")
 PAPER = "Abstract: up to 5 times fewer trained weights at competitive accuracy (BERT on GLUE, ViT on CIFAR)"

@@ -16,7 +16,8 @@ from dtheta.adapt.lora import LoRA
 from dtheta.adapt.recipe import Adapted, Problem
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.variation import variation
-from dtheta.reproduce.against_lora import (
+from dtheta.reproduce.claim import Claim, Row, paired
+from dtheta.reproduce.experiments.against_lora import (
     BEST,
     Comparison,
     below_lora,
@@ -25,7 +26,6 @@ from dtheta.reproduce.against_lora import (
     said_of_texts,
     unchanged_start,
 )
-from dtheta.reproduce.claim import Claim, Row, paired
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dtheta.compose.gradient import Composition
-from dtheta.reproduce.experts import Base, Budget, first_of_each
+from dtheta.reproduce.experiments.experts import Base, Budget, first_of_each
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import atlas
 

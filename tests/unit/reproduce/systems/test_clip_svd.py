@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dtheta.data.images import Images, ImageTask
-from dtheta.reproduce import few_shot_problems
-from dtheta.reproduce.few_shot_problems import FewShotProblems
+from dtheta.reproduce.experiments import few_shot_problems
+from dtheta.reproduce.experiments.few_shot_problems import FewShotProblems
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import clip_svd
 from dtheta.reproduce.systems.clip_svd import OURS, Size, Study

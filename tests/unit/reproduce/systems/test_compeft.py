@@ -11,7 +11,7 @@ import torch
 
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import compeft
 

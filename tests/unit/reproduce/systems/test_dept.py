@@ -10,10 +10,10 @@ from torch import nn
 
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.tuning import PromptTuning
-from dtheta.reproduce.classifications import Size
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.classifications import Size
+from dtheta.reproduce.experiments.experts import Base
+from dtheta.reproduce.experiments.prompt_steps import TOKENS, batch_of, kept_bytes, methods, step
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.prompt_steps import TOKENS, batch_of, kept_bytes, methods, step
 from dtheta.reproduce.systems import dept
 from dtheta.reproduce.systems.dept import Budget, padding_error
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dtheta.reproduce.atmosphere import Atmosphere
 from dtheta.reproduce.claim import Row
+from dtheta.reproduce.experiments.atmosphere import Atmosphere
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import huge_ensembles as hens
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dtheta.data.images import Images, ImageTask
-from dtheta.reproduce import image_prompts
-from dtheta.reproduce.image_prompts import ImagePrompts, Size
+from dtheta.reproduce.experiments import image_prompts
+from dtheta.reproduce.experiments.image_prompts import ImagePrompts, Size
+from dtheta.reproduce.experiments.prompt_study import LADDER, Study
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.prompt_study import LADDER, Study
 from dtheta.reproduce.systems import mvlpt
 from dtheta.reproduce.systems.mvlpt import InLab
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dtheta.reproduce.experiments.wide import Network
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import ntk
-from dtheta.reproduce.wide import Network
 
 
 def _outputs(network: Network, x: Tensor) -> tuple[tuple[Tensor, ...], Any]:

@@ -12,9 +12,9 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.qpissa import NF4, QPiSSA
 from dtheta.core.seeds import generator
-from dtheta.reproduce import against_lora
-from dtheta.reproduce.adaptations import SETTINGS
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments import against_lora
+from dtheta.reproduce.experiments.adaptations import SETTINGS
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import pissa
 

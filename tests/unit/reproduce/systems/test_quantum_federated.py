@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import quantum_federated as qf
 

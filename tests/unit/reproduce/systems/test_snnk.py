@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from dtheta.kernels.closed_form import solve_head
-from dtheta.reproduce import snnk_layers
-from dtheta.reproduce.classifications import Size
+from dtheta.reproduce.experiments import snnk_layers
+from dtheta.reproduce.experiments.classifications import Size
+from dtheta.reproduce.experiments.snnk_layers import bundle_error, estimate_error
+from dtheta.reproduce.experiments.solved_heads import descended, head_times, objective
 from dtheta.reproduce.lab import Lab
-from dtheta.reproduce.snnk_layers import bundle_error, estimate_error
-from dtheta.reproduce.solved_heads import descended, head_times, objective
 from dtheta.reproduce.systems import snnk
 from dtheta.reproduce.systems.snnk import BOTTLENECK, LORA, SQUARE, Budget
 

@@ -16,7 +16,7 @@ from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.seeds import generator
-from dtheta.reproduce.adaptations import mean_log_condition, train
+from dtheta.reproduce.experiments.adaptations import mean_log_condition, train
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import sorsa
 

@@ -17,10 +17,10 @@ from dtheta.adapt.lora import LoRA
 from dtheta.adapt.method import Method
 from dtheta.adapt.recipe import RATES
 from dtheta.core.seeds import generator
-from dtheta.reproduce.adaptations import SETTINGS, train
 from dtheta.reproduce.claim import Claim, Row, exact, paired
-from dtheta.reproduce.classifications import Measure, Size, accuracies
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.adaptations import SETTINGS, train
+from dtheta.reproduce.experiments.classifications import Measure, Size, accuracies
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 
 TEXTS = {False: ("bbc", "sentiment", "r8"), True: ("bbc", "sentiment")}  # by whether the small size is wanted

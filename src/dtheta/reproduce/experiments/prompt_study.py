@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from dtheta.adapt.method import Method
 from dtheta.core.delta import Delta
-from dtheta.reproduce.image_prompts import METHODS, ImagePrompts
+from dtheta.reproduce.experiments.image_prompts import METHODS, ImagePrompts
 
 LADDER = (1e-3, 5e-3, 2e-2, 8e-2, 3e-1)
 FIRST = (1, 2, 3)  # of the ladder; a search that ends at an end of its part goes on outwards

@@ -1,15 +1,11 @@
-"""How long something takes: CPU seconds, in turns, since the speed of a machine drifts; ratios with an interval."""
+"""How long something takes: CPU seconds, in turns, since the speed of a machine drifts."""
 
 from __future__ import annotations
 
 import gc
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-from dtheta.reproduce.claim import over_seeds
-from dtheta.score.interval import Interval
 
 
 def cpu_seconds(run: Callable[[], Any]) -> float:
@@ -29,10 +25,3 @@ def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any], repeat: int) ->
     for run in (ours, theirs):
         run()  # what only the first call does is not timed
     return [cpu_seconds(theirs) / max(cpu_seconds(ours), 1e-9) for _ in range(repeat)]
-
-
-def geometric(ratios: Sequence[float]) -> Interval:
-    """Return the geometric mean of ratios, with the t interval of their logarithms."""
-    logs = over_seeds([math.log(ratio) for ratio in ratios])
-    low, high = (math.exp(end) if math.isfinite(end) else max(end, 0.0) for end in (logs.low, logs.high))
-    return Interval(math.exp(logs.estimate), low, high, method=logs.method)

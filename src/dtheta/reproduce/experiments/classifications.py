@@ -12,7 +12,7 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.recipe import Adapted, Frozen, Problem, Recipe, adapt_classifier, frozen_baseline, problem
 from dtheta.data.tasks import load_task
 from dtheta.errors import NonFinite
-from dtheta.reproduce.experts import Base
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 
 Measure = Callable[[Problem, Adapted], Mapping[str, Any]]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dtheta.data.image_tasks import load_image_task
 from dtheta.kernels.closed_form import solve_head
 from dtheta.kernels.snnk import SNNKLayer
-from dtheta.reproduce.timing import cpu_seconds
+from dtheta.reproduce.experiments.timing import cpu_seconds
 
 RATES = (1e-2, 3e-2, 1e-1)
 WITHIN = 1.001  # of the optimum is how near a descent has to come

@@ -1,0 +1,1 @@
+"""What several systems run: problems, trainings and ways to measure, each moved here once a second one wanted it."""
