@@ -36,6 +36,8 @@ def test_a_folder_gets_page_figures_and_runs_and_is_taken_up_again(dtheta: Run) 
     record = json.loads(Path("found/claims.json").read_text())
     assert done.json == record and len(record["systems"][0]["rows"]) == 5
     assert "Which claims hold here" in Path("found/claims.html").read_text()
+    table = Path("found/claims.md").read_text()
+    assert "| Numbers are negative. | larger | 3 numbers | 2 [-0.484, 4.48] points | below 0 | not shown |" in table
     assert len(planted_system.MADE) == 3
     assert dtheta("reproduce", "--fast", "--out", "found").code == 0
     assert len(planted_system.MADE) == 3, "finished runs are not made again"

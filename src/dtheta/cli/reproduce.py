@@ -14,7 +14,6 @@ they end: the same command goes on where it was interrupted.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from dtheta.reproduce.reproduce import Reproduced, Reproduction
 
 _FAST, _FULL = 70, 2400  # CPU seconds of a system, about
-_PAGE, _RESULTS = "claims.html", "claims.json"
+_PAGE, _RESULTS, _TABLES = "claims.html", "claims.json", "claims.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,9 @@ class Options(CommonOptions):
     systems: Annotated[tuple[str, ...], Place("all (also where nothing is given), or names of systems", "SYSTEM")] = ()
     fast: Annotated[bool, Flag("the small size: about a minute a system")] = False
     seeds: Annotated[int | None, Flag("seeds of every experiment (default: as many as each is set to)")] = None
-    out: Annotated[Path | None, Flag("folder for the page, the figures as JSON, and finished runs", "DIR")] = None
+    out: Annotated[
+        Path | None, Flag("folder for the page, its figures as JSON and Markdown, and the runs", "DIR")
+    ] = None
 
 
 def run(options: Options, console: Console) -> int:
@@ -88,7 +89,7 @@ def _require_folder(path: Path | None) -> None:
 
 
 def _plan(options: Options, names: list[str]) -> Plan:
-    writes = {} if options.out is None else {str(options.out / name): 200_000 for name in (_PAGE, _RESULTS)}
+    writes = {} if options.out is None else {str(options.out / name): 200_000 for name in (_PAGE, _RESULTS, _TABLES)}
     seconds = (_FAST if options.fast else _FULL) * len(names)
     notes = ["models and data that are not in the cache yet are fetched: dtheta models"]
     return Plan(dict.fromkeys(names), writes, PROGRAM + (2 << 30), seconds, notes=notes)
@@ -97,10 +98,13 @@ def _plan(options: Options, names: list[str]) -> Plan:
 def _written(done: Reproduction, folder: Path) -> list[Path]:
     from dtheta.core.output import write_file
     from dtheta.report.reproduced import reproduction_report
+    from dtheta.reproduce.markdown import markdown
 
-    with write_file(folder / _RESULTS) as stream:
-        stream.write((json.dumps(done.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    return [reproduction_report(done, folder / _PAGE), folder / _RESULTS]
+    record = json.dumps(done.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for name, text in ((_RESULTS, record), (_TABLES, markdown(done))):
+        with write_file(folder / name) as stream:
+            stream.write(text.encode())
+    return [reproduction_report(done, folder / _PAGE), folder / _RESULTS, folder / _TABLES]
 
 
 def _parts(done: Reproduction) -> list[Part]:
@@ -121,13 +125,9 @@ def _system(one: Reproduced) -> list[Part]:
 
 
 def _found(row: Row) -> str:
-    if row.found is None:
-        return "-"
-    if row.found.low == row.found.high:
-        return f"{row.found.estimate:.4g} {row.unit}"
-    if not math.isfinite(row.found.low):
-        return f"{row.found.estimate:.3g} {row.unit} (one run)"
-    return f"{row.found.estimate:.3g} [{row.found.low:.3g}, {row.found.high:.3g}] {row.unit}"
+    from dtheta.reproduce.markdown import measured
+
+    return "-" if row.found is None else measured(row)
 
 
 def _claimed(row: Row) -> str:

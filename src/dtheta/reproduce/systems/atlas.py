@@ -5,8 +5,8 @@
     negation    forget a task, keep a control at 95 %: the factor searched downwards from 0, or learned by tensor
     few-shot    a task that no delta was trained on, from a few texts a class, by the deltas of the other tasks
 
-Heads are frozen (reproduce/experiments/experts.py). Coefficients are learned on some texts of a task, the epoch and every
-searched factor are chosen on others, and what is shown is accuracy on test texts that chose nothing.
+Heads are frozen (reproduce/experiments/experts.py). Coefficients are learned on some texts of a task, the epoch and
+every searched factor are chosen on others, and what is shown is accuracy on test texts that chose nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""A reproduction as a page of Markdown, for the documentation."""
+
+from __future__ import annotations
+
+import math
+
+from dtheta._version import __version__
+from dtheta.reproduce.claim import OUTCOMES, Row
+from dtheta.reproduce.reproduce import Reproduced, Reproduction
+
+
+def markdown(found: Reproduction) -> str:
+    """Return a table a system: what is claimed, the paper's setting, what was run, the figure, whether it holds."""
+    command = f"dtheta reproduce {'all' if len(found.systems) > 1 else found.systems[0].name}"
+    size = " --fast" if found.fast else ""
+    counts = ", ".join(f"{found.count(outcome)} {outcome}" for outcome in OUTCOMES)
+    seconds = sum(one.seconds for one in found.systems)
+    head = [
+        f"# Claims, {'small' if found.fast else 'full'} size: `{command}{size}`",
+        "",
+        f"{counts}. dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
+        "",
+        "A claim holds where the whole 95 % interval lies on the claimed side; *not shown* means that the interval "
+        "holds the bound.",
+    ]
+    return "\n".join([*head, *(line for one in found.systems for line in _system(one))]) + "\n"
+
+
+def _system(one: Reproduced) -> list[str]:
+    lines = ["", f"## {one.system.title}", "", f"{one.system.paper}; {one.seconds:.0f} CPU seconds.", ""]
+    lines += ["| claim | in the paper | run here | measured | claimed | outcome |", "|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(map(_cell, _cells(row)))} |" for row in one.rows]
+    notes = [f"- *{row.claim.name}*: {row.note}" for row in one.rows if row.note and row.found is not None]
+    return [*lines, "", *notes] if notes else lines
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    if row.found is None:
+        return row.claim.says, row.claim.paper, row.note, "", "", row.outcome
+    outcome = f"**{row.outcome}**" if row.outcome in ("holds", "does not hold") else row.outcome
+    return row.claim.says, row.claim.paper, row.here, measured(row), f"{row.side} {row.bound:.4g}", outcome
+
+
+def measured(row: Row) -> str:
+    """Return the quantity of a row that was run, with its interval and unit, in words."""
+    assert row.found is not None
+    found = row.found
+    if found.low == found.high:
+        text = f"{found.estimate:.4g}"
+    elif not math.isfinite(found.low):
+        text = f"{found.estimate:.3g} (one run)"
+    else:
+        text = f"{found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}]"
+    return f"{text} {row.unit}".strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
