@@ -4,7 +4,7 @@
     SORSA    its singular vectors stay orthonormal, against the same method without the regularizer (arXiv 2409.00055)
 
 The settings are those of `dtheta.reproduce.experiments.adaptations`. Two losses are claimed to be lower: the mean over
-all steps (how fast) and that over the last quarter (how far). For each a method's rate is the one at which that very loss
+all steps (how fast) and that over the last quarter (how far). For each a method's rate is the one at which that loss
 is lowest on seeds that are not used again, among half-decades; all methods of a setting start from the same part of the
 ladder, and where the best lies at an end the search goes on outwards until it does not. SORSA without its regularizer
 takes SORSA's rates. Then every test seed runs all methods on the same batches, and differences are paired by seed. A
