@@ -9,7 +9,8 @@
 Heads are frozen (see reproduce/experiments/experts.py). Coefficients are learned on 128 texts a task, the epoch and
 every searched factor are chosen on 128 others, and what is shown is accuracy on 400 test texts that chose nothing.
 Recipes are those of the paper with fewer and so larger steps, set once on seed 100, which is not reported. Differences
-are paired by task and seed, in points, with 95 % t intervals over seeds and tasks ("addition": over seeds, of means over tasks).
+are paired by task and seed, in points, with 95 % t intervals over seeds and tasks ("addition": over seeds, of means
+over tasks).
 
 Experts are of MiniLM, or of SmolLM2 where asked for, at a third of the cost with its first ten layers. Runs, and the
 experts they need, are kept in the current folder, so that an interrupted benchmark goes on.

@@ -27,23 +27,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from _measure import Row, compare, main, resident
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-import dtheta as dt
 from dtheta.adapt.full import Full
-from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import Recipe, dropout_as, problem, selection
-from dtheta.data.tabular import Table, TabularTask, load_tabular
-from dtheta.data.tasks import load_task
+from dtheta.data.tabular import TabularTask, load_tabular
 from dtheta.federate.attack import SignFlip, attacked
 from dtheta.federate.baselines import alone, centralized
 from dtheta.federate.client import Client
 from dtheta.federate.federate import federate
-from dtheta.federate.partition import dirichlet
-from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.program import ProgramClassifier
 from dtheta.federate.server.aggregate import Aggregate, Mean
 from dtheta.federate.server.coordinatewise import Median, TrimmedMean
@@ -51,13 +44,23 @@ from dtheta.federate.server.krum import Krum
 from dtheta.federate.server.optimizer import FedAvgM
 from dtheta.federate.server.server import Server
 from dtheta.models.perceptron import Perceptron
+from dtheta.reproduce.experiments.experts import Base
+from dtheta.reproduce.experiments.federations import (
+    Examples,
+    TableSize,
+    TextSize,
+    accuracy,
+    circuit,
+    parties,
+    trained_texts,
+)
 from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import mean_interval, paired_interval
 
 PARTS = ("tables", "shots", "program", "texts", "liars", "speed")
 TASKS = {"digits": 8, "iris": 5, "wine": 5, "breast-cancer": 5}  # parties
 GOALS = {"digits": 0.90, "iris": 0.93}
-ALPHA, TUNING_SEED = 0.5, 100
+TUNING_SEED = 100
 TEXTS, TEXT_PARTIES = ("bbc", "r8"), 8
 FIELDS = ("part", "task", "model", "setting", "seed")
 
@@ -83,19 +86,6 @@ BUDGETS = {
 STEP = FedAvgM(lr=1.0, momentum=0.9)  # of the server, in all tables
 
 
-class Rows(Dataset):
-    """A table as ``dt.fit`` takes it."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"x": self.table.x[index], "labels": self.table.labels[index]}
-
-
 def table_task(name: str, seed: int) -> TabularTask:
     """Return a task, standardized where its columns have units; of the tuning seed, with a test part of train rows."""
     task = load_tabular(name, seed=0 if seed == TUNING_SEED else seed)
@@ -103,12 +93,6 @@ def table_task(name: str, seed: int) -> TabularTask:
         cut = len(task.train) * 4 // 5
         task = replace(task, train=task.train.take(range(cut)), test=task.train.take(range(cut, len(task.train))))
     return task if name == "digits" else task.standardized()
-
-
-def circuit(task: TabularTask, layers: int, seed: int, **settings: Any) -> QuantumClassifier:
-    """Return the variational classifier; standardized rows get a constant feature, so that their length is seen."""
-    features, constant = task.train.x.shape[1], task.name != "digits"
-    return QuantumClassifier(features, len(task.classes), layers=layers, constant=constant, seed=seed, **settings)
 
 
 def classical(task: TabularTask, parameters: int, seed: int) -> nn.Module:
@@ -122,24 +106,10 @@ def weights(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def parties(task: TabularTask, model: nn.Module, budget: Budget, seed: int) -> list[Client]:
-    """Return parties that hold the rows by Dirichlet shares."""
-    parts = dirichlet(task.train.labels, TASKS[task.name], alpha=ALPHA, least=4, seed=seed)
-    return [
-        Client(f"party {i}", model, Rows(task.train.take(part)), Full(), select="*", steps=budget.steps,
-               lr=budget.classical_lr if isinstance(model, Perceptron) else budget.lr,
-               batch_size=budget.batch)
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-
-
-def scorer(task: TabularTask) -> Callable[[Any], dict[str, float]]:
-    def accuracy(model: Any) -> dict[str, float]:
-        with torch.no_grad():
-            found = model(task.test.x).logits.argmax(1)
-        return {"accuracy": float((found == task.test.labels).double().mean())}
-
-    return accuracy
+def sized(task: TabularTask, model: nn.Module, budget: Budget) -> TableSize:
+    """Return how a model is trained on a table."""
+    lr = budget.classical_lr if isinstance(model, Perceptron) else budget.lr
+    return TableSize(TASKS[task.name], budget.rounds, budget.steps, lr, budget.batch, budget.layers)
 
 
 def federated(
@@ -147,13 +117,13 @@ def federated(
     liars: int = 0, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the accuracy of a federation, at every tenth of its rounds too, and what it took."""
-    clients: Sequence[Client] = parties(task, model, budget, seed)
+    clients: Sequence[Client] = parties(task, model, sized(task, model, budget), seed)
     if liars:
         clients = attacked(clients, SignFlip(clients=liars, scale=10.0), seed)
     server = Server(model, Full(), STEP, aggregate or Mean(), select="*")
     start = time.process_time()
     found = federate(
-        server, clients, rounds=budget.rounds, evaluate=scorer(task), evaluate_every=max(1, budget.rounds // 10),
+        server, clients, rounds=budget.rounds, evaluate=accuracy(task), evaluate_every=max(1, budget.rounds // 10),
         seed=seed, **settings,
     )  # fmt: skip
     curve = [round(row.scores["accuracy"], 4) for row in found.history if row.scores]
@@ -168,8 +138,8 @@ def tables(runs: Runs, seeds: int, names: Sequence[str]) -> Iterator[Row]:
     for name in names:
         found: dict[tuple[str, str], list[float]] = {}
         for seed in range(seeds):
-            for (model, setting), accuracy in _table_runs(runs, name, seed).items():
-                found.setdefault((model, setting), []).append(100 * accuracy)
+            for (model, setting), share in _table_runs(runs, name, seed).items():
+                found.setdefault((model, setting), []).append(100 * share)
         yield from _table_rows(name, found)
 
 
@@ -189,10 +159,13 @@ def _table_runs(runs: Runs, name: str, seed: int) -> dict[tuple[str, str], float
 
 
 def _baseline(task: TabularTask, model: nn.Module, budget: Budget, seed: int, setting: str) -> dict[str, Any]:
-    clients, server = parties(task, model, budget, seed), Server(model, Full(), select="*")  # baselines take no steps
-    given = {"rounds": budget.rounds, "evaluate": scorer(task), "seed": seed}
+    clients, server = (
+        parties(task, model, sized(task, model, budget), seed),
+        Server(model, Full(), select="*"),
+    )  # baselines take no steps
+    given = {"rounds": budget.rounds, "evaluate": accuracy(task), "seed": seed}
     if setting == "centralized":
-        one = centralized(server, clients[0], Rows(task.train), **given)
+        one = centralized(server, clients[0], Examples(task.train), **given)
         return {"accuracy": one.scores["accuracy"], "parameters": weights(model)}
     each = [one.scores["accuracy"] for one in alone(server, clients, **given)]
     return {"accuracy": statistics.mean(each), "each": each, "parameters": weights(model)}
@@ -294,34 +267,13 @@ _CODECS: dict[str, Any] = {
     "ternary, scales": {"name": "ternary", "density": 0.05, "per": "tensor"},
     "ternary": {"name": "ternary", "density": 0.05, "per": "delta"},
 }
-_ROUNDS, _STEPS, _LR, _HEAD_LR = 8, 4, 2e-3, 2e-2
+_LENGTH, _ROUNDS, _STEPS = 32, 8, 4
 
 
 def _text_run(name: str, seed: int, codec: Any) -> dict[str, Any]:
-    task = load_task(name, 800, 300, seed)
-    posed = problem(dt.load_model("minilm"), dt.load_tokenizer("minilm"), task, 32)
-    labels = torch.tensor(task.train.labels)
-    parts = dirichlet(labels, TEXT_PARTIES, alpha=ALPHA, least=8, seed=seed)
-    where = {"select": selection(posed.net, Recipe(LoRA(rank=8))), "also": "head.*"}
-    clients = [
-        Client(f"party {i}", posed.net, Subset(posed.train, part.tolist()), LoRA(rank=8), steps=_STEPS, lr=_LR,
-               full_lr=_HEAD_LR, batch_size=8, collate=posed.train.collate, **where)
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-    batches = [posed.test.collate([posed.test[i] for i in range(s, min(s + 50, len(posed.test)))])
-               for s in range(0, len(posed.test), 50)]  # fmt: skip
-
-    def evaluate(model: Any) -> dict[str, float]:
-        with torch.no_grad():
-            right = sum(int((model(**batch).logits.argmax(1) == batch["labels"]).sum()) for batch in batches)
-        return {"accuracy": right / len(posed.test)}
-
+    size = TextSize(Base("minilm"), (name,), 800, 300, _LENGTH, TEXT_PARTIES, _ROUNDS, _STEPS)
     start = time.process_time()
-    with dropout_as(posed.net, False):
-        found = federate(Server(posed.net, LoRA(rank=8), **where), clients, rounds=_ROUNDS, codec=codec,
-                         evaluate=evaluate, evaluate_every=4, seed=seed)  # fmt: skip
-    return {"accuracy": found.scores["accuracy"], "bits_up": found.figures["bits_up"],
-            "parameters": found.parameters, "cpu": time.process_time() - start}  # fmt: skip
+    return {**trained_texts(size, name, seed, codec), "cpu": time.process_time() - start}
 
 
 # liars
@@ -355,7 +307,7 @@ def speed() -> Iterator[Row]:
     yield compare("8 parties, 20 rounds of an epoch on digits, 6 qubits", took, 60.0, "s", goal=1.0, note="peer: goal")
     before = resident("VmRSS")
     model = Perceptron(64, 10, width=3)
-    data = Rows(task.train)
+    data = Examples(task.train)
     many = {
         f"party {i}": lambda i=i: Client(f"party {i}", model, Subset(data, [i, i + 1]), Full(), select="*", steps=1,
                                          lr=0.02, batch_size=2)

@@ -9,28 +9,19 @@ simulated exactly: a device would need many copies of every state, and what arri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset, Subset
 
 from dtheta.adapt.full import Full
-from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import Recipe, dropout_as, problem, selection
 from dtheta.core.seeds import generator
-from dtheta.data.tabular import Table, TabularTask, load_tabular
-from dtheta.data.tasks import load_task
+from dtheta.data.tabular import TabularTask, load_tabular
 from dtheta.federate.baselines import alone, centralized
 from dtheta.federate.channels.bb84 import exchange
-from dtheta.federate.client import Client
 from dtheta.federate.federate import federate
-from dtheta.federate.partition import dirichlet
 from dtheta.federate.quantum.chip import outcomes
 from dtheta.federate.quantum.chip_circuit import teleport_circuit
-from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.encode import amplitude
 from dtheta.federate.quantum.program import program_circuit, program_of
 from dtheta.federate.quantum.superposition import branch_gradient, branch_states
@@ -38,6 +29,15 @@ from dtheta.federate.server.optimizer import FedAvgM
 from dtheta.federate.server.server import Server
 from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
 from dtheta.reproduce.experiments.experts import Base
+from dtheta.reproduce.experiments.federations import (
+    Examples,
+    TableSize,
+    TextSize,
+    accuracy,
+    circuit,
+    parties,
+    trained_texts,
+)
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 from dtheta.score.interval import Interval, wilson
@@ -88,83 +88,15 @@ TERNARY_LOSS = Claim(
 PHOTONS = Claim("on a device", "The fixed chip runs on optical hardware.", "Proposed")
 
 
-@dataclass(frozen=True)
-class TableSize:
-    """How a table is trained: parties, rounds, local steps, rate, batch, layers of the circuit."""
-
-    parties: int
-    rounds: int
-    steps: int
-    lr: float
-    batch: int
-    layers: int
-
-
 TABLES = {"digits": TableSize(8, 60, 5, 0.015, 64, 16), "iris": TableSize(5, 40, 5, 0.015, 16, 6)}
 # Rates of two that did better on a part of the training rows, with another seed.
 FAST_TABLES = {"digits": TableSize(4, 14, 8, 0.03, 32, 6), "iris": TableSize(4, 12, 5, 0.015, 16, 4)}
-
-
-@dataclass(frozen=True)
-class TextSize:
-    """How a text model is trained by parties."""
-
-    base: Base
-    tasks: tuple[str, ...]
-    train: int
-    test: int
-    length: int
-    parties: int
-    rounds: int
-    steps: int
-    lr: float = 2e-3
-    head_lr: float = 2e-2
-
-
-class Examples(Dataset):
-    """A table as ``dt.fit`` takes it."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"x": self.table.x[index], "labels": self.table.labels[index]}
 
 
 def table_task(name: str, seed: int) -> TabularTask:
     """Return a task, standardized where its columns have units."""
     task = load_tabular(name, seed=seed)
     return task if name == "digits" else task.standardized()
-
-
-def circuit(task: TabularTask, layers: int, seed: int) -> QuantumClassifier:
-    """Return the variational classifier; standardized rows get a constant feature, so that their length is seen."""
-    constant = task.name != "digits"
-    return QuantumClassifier(task.train.x.shape[1], len(task.classes), layers=layers, constant=constant, seed=seed)
-
-
-def parties(task: TabularTask, model: nn.Module, size: TableSize, seed: int) -> list[Client]:
-    """Return parties that hold the rows by Dirichlet shares."""
-    parts = dirichlet(task.train.labels, size.parties, alpha=0.5, least=4, seed=seed)
-    return [
-        Client(f"party {i}", model, Examples(task.train.take(part)), Full(), select="*", steps=size.steps, lr=size.lr,
-               batch_size=size.batch)
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-
-
-def accuracy(task: TabularTask) -> Callable[[Any], dict[str, float]]:
-    """Return what judges a model on the test rows."""
-
-    def judge(model: Any) -> dict[str, float]:
-        with torch.no_grad():
-            found = model(task.test.x).logits.argmax(1)
-        return {"accuracy": float((found == task.test.labels).double().mean())}
-
-    return judge
 
 
 def trained_table(name: str, size: TableSize, seed: int) -> dict[str, float]:
@@ -182,32 +114,6 @@ def trained_table(name: str, size: TableSize, seed: int) -> dict[str, float]:
         "federated": together.scores["accuracy"], "pooled": pooled.scores["accuracy"], "alone": sum(each) / len(each),
         "qubits": model.circuit.qubits,
     }  # fmt: skip
-
-
-def trained_texts(size: TextSize, name: str, seed: int, codec: Any) -> dict[str, float]:
-    """Return the test accuracy of a text model that parties train with LoRA, and the bits of their answers."""
-    model, tokenizer = size.base.pretrained()
-    task = load_task(name, size.train, size.test, seed)
-    posed = problem(model, tokenizer, task, size.length)
-    parts = dirichlet(torch.tensor(task.train.labels), size.parties, alpha=0.5, least=8, seed=seed)
-    where: dict[str, Any] = {"select": selection(posed.net, Recipe(LoRA(rank=8))), "also": "head.*"}
-    clients = [
-        Client(f"party {i}", posed.net, Subset(posed.train, part.tolist()), LoRA(rank=8), steps=size.steps, lr=size.lr,
-               full_lr=size.head_lr, batch_size=8, collate=posed.train.collate, **where)
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-    test = posed.test
-    batches = [test.collate([test[i] for i in range(s, min(s + 50, len(test)))]) for s in range(0, len(test), 50)]
-
-    def judge(net: Any) -> dict[str, float]:
-        with torch.no_grad():
-            right = sum(int((net(**batch).logits.argmax(1) == batch["labels"]).sum()) for batch in batches)
-        return {"accuracy": right / len(test)}
-
-    with dropout_as(posed.net, False):
-        found = federate(Server(posed.net, LoRA(rank=8), **where), clients, rounds=size.rounds, codec=codec,
-                         evaluate=judge, evaluate_every=size.rounds, seed=seed)  # fmt: skip
-    return {"accuracy": found.scores["accuracy"], "bits": float(found.figures["bits_up"])}
 
 
 def chip_error(qubits: int, draws: int) -> tuple[float, float]:
@@ -301,7 +207,9 @@ def _text_rows(lab: Lab) -> Iterator[Row]:
                 runs[name].append(lab.run("texts", f"{task} {name}", seed, make))
     here = f"{size.base} with LoRA of rank 8, {', '.join(size.tasks)}, {size.parties} parties by Dirichlet(0.5), "
     here += f"{size.rounds} rounds of {size.steps} steps, {len(seeds)} seeds"
-    times = [dense["bits"] / ternary["bits"] for dense, ternary in zip(runs["dense"], runs["ternary"], strict=True)]
+    times = [
+        dense["bits_up"] / ternary["bits_up"] for dense, ternary in zip(runs["dense"], runs["ternary"], strict=True)
+    ]
     yield Row(TERNARY_SIZE, here, over_seeds(times), "times", 30.0,
               note="Against float32 entries of LoRA's product; against its factors about 3 times.")  # fmt: skip
     dense, ternary = ([100 * run["accuracy"] for run in runs[name]] for name in ("dense", "ternary"))

@@ -23,7 +23,7 @@ def _planted(good: bool) -> Any:
             return {"federated": federated, "pooled": 0.95, "alone": 0.6, "qubits": 6 if good else 7}
         dense = setting.endswith("dense")
         bits = 1000.0 if dense else (10.0 if good else 100.0) + seed
-        return {"accuracy": (0.9 if dense or good else 0.5) + (0 if dense else jitter), "bits": bits}
+        return {"accuracy": (0.9 if dense or good else 0.5) + (0 if dense else jitter), "bits_up": bits}
 
     return kept
 
@@ -69,7 +69,7 @@ def test_a_table_is_trained_in_all_three_ways() -> None:
 def test_ternary_answers_of_texts_take_fewer_bits(minilm_tokenizer: object) -> None:
     size = qf.TextSize(Base("minilm", 1), ("bbc",), 48, 20, 8, 2, 1, 1)
     dense, ternary = (qf.trained_texts(size, "bbc", 0, codec) for codec in ("dense", qf.TERNARY))
-    assert dense["bits"] > 30 * ternary["bits"]
+    assert dense["bits_up"] > 30 * ternary["bits_up"]
     assert 0 <= ternary["accuracy"] <= 1
 
 
