@@ -26,7 +26,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_names_every_claim_and_its_outcome(dtheta: Run) -> None:
     done = dtheta("reproduce", "planted", "--fast")
     assert done.code == 0 and "Numbers are <positive>." in done.out and "not testable here" in done.out
-    assert "1 holds, 0 does not hold, 3 not shown, 1 not testable here" in done.out
+    assert "claims: 1 holds, 3 are not shown, 1 is not testable here" in done.out
     assert "2 [-0.484, 4.48] points" in done.out
     assert "note: other: No package carries a giant." in done.out
 

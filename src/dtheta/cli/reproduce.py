@@ -40,9 +40,9 @@ class Options(CommonOptions):
     systems: Annotated[tuple[str, ...], Place("all (also where nothing is given), or names of systems", "SYSTEM")] = ()
     fast: Annotated[bool, Flag("the small size: about a minute a system")] = False
     seeds: Annotated[int | None, Flag("seeds of every experiment (default: as many as each is set to)")] = None
-    out: Annotated[
-        Path | None, Flag("folder for the page, its figures as JSON and Markdown, and the runs", "DIR")
-    ] = None
+    out: Annotated[Path | None, Flag("folder for the page, its figures as JSON and Markdown, and the runs", "DIR")] = (
+        None
+    )
 
 
 def run(options: Options, console: Console) -> int:
@@ -108,13 +108,12 @@ def _written(done: Reproduction, folder: Path) -> list[Path]:
 
 
 def _parts(done: Reproduction) -> list[Part]:
-    from dtheta.reproduce.claim import OUTCOMES
+    from dtheta.reproduce.reproduce import counted
 
     parts: list[Part] = []
     for one in done.systems:
         parts += [*_system(one), ""]
-    total = [f"{done.count(outcome)} {outcome}" for outcome in OUTCOMES]
-    return [*parts, ", ".join(total), f"on {done.on}"]
+    return [*parts, f"claims: {counted(done)}", f"on {done.on}"]
 
 
 def _system(one: Reproduced) -> list[Part]:

@@ -27,7 +27,7 @@ from dtheta.report.charts.palette import NEUTRAL, styles
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import count, duration, plural, significant
 from dtheta.reproduce.claim import OUTCOMES, Row
-from dtheta.reproduce.reproduce import Reproduced, Reproduction
+from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 from dtheta.score.interval import Interval
 
 _MARKS: dict[str, Outcome] = {
@@ -52,10 +52,9 @@ def reproduction_report(found: Reproduction, path: str | os.PathLike[str]) -> Pa
 def reproduction_page(found: Reproduction) -> Page:
     """The page, before it is written."""
     rows = sum(len(one.rows) for one in found.systems)
-    said = [f"{found.count(outcome)} {outcome}" for outcome in OUTCOMES if found.count(outcome)]
     verdict = (
-        f"Of {plural(rows, 'claim')} of {plural(len(found.systems), 'paper')}, run again on small real models: "
-        f"{', '.join(said)}."
+        f"Of {plural(rows, 'claim')} of {plural(len(found.systems), 'paper')}, run again on small real models, "
+        f"{counted(found)}."
     )
     size = "the small size (--fast)" if found.fast else "the full size"
     footer = f"{size}, {found.date}, {found.on}"
@@ -103,10 +102,10 @@ def _interval(found: Interval) -> str:
 
 
 def _charts(rows: Sequence[Row]) -> list[Chart]:
-    """One chart for all quantities of one unit and one claimed bound."""
+    """One chart for all quantities of one unit and one claimed bound; what has no sampling error needs no drawing."""
     groups: dict[tuple[str, float, str], list[Row]] = {}
     for row in rows:
-        if row.found is not None and math.isfinite(row.found.estimate):
+        if row.found is not None and row.found.method != "exact" and math.isfinite(row.found.estimate):
             groups.setdefault((row.unit, row.bound, row.side), []).append(row)
     return [_chart(*key, group) for key, group in groups.items()]
 

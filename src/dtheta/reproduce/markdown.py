@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 
 from dtheta._version import __version__
-from dtheta.reproduce.claim import OUTCOMES, Row
-from dtheta.reproduce.reproduce import Reproduced, Reproduction
+from dtheta.reproduce.claim import Row
+from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 
 
 def markdown(found: Reproduction) -> str:
     """Return a table a system: what is claimed, the paper's setting, what was run, the figure, whether it holds."""
     command = f"dtheta reproduce {'all' if len(found.systems) > 1 else found.systems[0].name}"
     size = " --fast" if found.fast else ""
-    counts = ", ".join(f"{found.count(outcome)} {outcome}" for outcome in OUTCOMES)
-    seconds = sum(one.seconds for one in found.systems)
+    seconds, claims = sum(one.seconds for one in found.systems), sum(len(one.rows) for one in found.systems)
     head = [
         f"# Claims, {'small' if found.fast else 'full'} size: `{command}{size}`",
         "",
-        f"{counts}. dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
+        f"Of {claims} claims {counted(found)}.",
+        "",
+        f"dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
         "",
         "A claim holds where the whole 95 % interval lies on the claimed side; *not shown* means that the interval "
         "holds the bound.",

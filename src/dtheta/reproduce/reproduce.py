@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dtheta._version import __version__
-from dtheta.reproduce.claim import Outcome, Row
+from dtheta.reproduce.claim import OUTCOMES, Outcome, Row
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.machine import machine
 from dtheta.reproduce.systems import SYSTEMS, System, system_called
@@ -54,6 +54,21 @@ class Reproduction:
             "dtheta": __version__, "date": self.date, "on": self.on, "size": "fast" if self.fast else "full",
             "systems": [found.to_dict() for found in self.systems],
         }  # fmt: skip
+
+
+_ONE_AND_MANY: dict[Outcome, tuple[str, str]] = {
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "not shown": ("is not shown", "are not shown"),
+    "not testable here": ("is not testable here", "are not testable here"),
+}
+
+
+def counted(found: Reproduction) -> str:
+    """Return how many claims had which outcome, in words."""
+    counts = {outcome: found.count(outcome) for outcome in OUTCOMES}
+    said = [f"{count} {_ONE_AND_MANY[outcome][count != 1]}" for outcome, count in counts.items() if count]
+    return ", ".join(said)
 
 
 def reproduce(
