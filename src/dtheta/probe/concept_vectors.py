@@ -44,6 +44,7 @@ from dtheta.probe.words import token_words
 from dtheta.score.interval import mean_interval
 
 _OTHERS = 50  # questions about other concepts that a set is measured on
+_FEW = 40  # of so many tokens one is among the best, where a vocabulary is small
 _LEAST = 2  # questions that an interval takes
 
 
@@ -114,6 +115,39 @@ def concept_vectors(
     return Traces(tuple(traces))
 
 
+def ranked_vectors(
+    model: nn.Module,
+    decoder: Decoder,
+    concepts: Sequence[Concept],
+    name: str,
+    *,
+    tokenizer: Any,
+    count: int,
+    seed: int = 0,
+) -> list[ValueVector]:
+    """Return the vectors of one concept as ``concept_vectors`` ranks them, the surest first, without measuring them.
+
+    Args:
+        model: A decoder.
+        decoder: How it is laid out.
+        concepts: Two or more, each with questions and answers.
+        name: Which of them.
+        tokenizer: The model's tokenizer.
+        count: Vectors.
+        seed: Of the shuffled directions.
+
+    Raises:
+        ConfigError: As ``concept_vectors``.
+    """
+    _check(concepts)
+    words = token_words(tokenizer, len(decoder.tensors[decoder.unembedding]))
+    seen = scan(decoder, top=min(BEST, max(2, len(words) // _FEW)))
+    found = _Projected(decoder, seen, concepts, words, 1, seed)
+    held_up = attribution(model, decoder, tokenizer, {concept.name: answered(concept) for concept in concepts})
+    [row] = [i for i, concept in enumerate(concepts) if concept.name == name]
+    return [candidate.vector for candidate in _candidates(row, name, found, held_up, seen, count, None)]
+
+
 class _Projected:
     """Projections of all vectors on all concepts, and of the null."""
 
@@ -128,7 +162,7 @@ class _Projected:
     ) -> None:
         self.words: Sequence[str] = words
         words_V, _ = distinct_words(words)
-        lexicon = lexicons({concept.name: _texts(concept) for concept in concepts})
+        lexicon = lexicons({concept.name: texts_of(concept) for concept in concepts})
         weights_CV = np.stack([token_weights(lexicon[concept.name], words) for concept in concepts])
         self.by_layer = all_projections(seen.layers, weights_CV, words_V, seen.top)
         reader = Reader(decoder.readout(seen.norm), None, seen.top)
@@ -228,7 +262,8 @@ def _some(questions: Sequence[Question], seed: int) -> list[Question]:
     return [questions[i] for i in sorted(order[:_OTHERS].tolist())]
 
 
-def _texts(concept: Concept) -> list[str]:
+def texts_of(concept: Concept) -> list[str]:
+    """Return the texts that make a concept's lexicon: its documents, or its questions with their answers."""
     return list(concept.documents) or [with_answer(question) for question in answered(concept)]
 
 

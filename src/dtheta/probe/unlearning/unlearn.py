@@ -22,9 +22,11 @@ from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.probe.ablation import check_address
 from dtheta.probe.attribution import attribution
+from dtheta.probe.concept_vectors import ranked_vectors, texts_of
 from dtheta.probe.decoder import Decoder, open_decoder
 from dtheta.probe.encoded import answered
 from dtheta.probe.examples import reach
+from dtheta.probe.lexicon import words
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.memit import Memit
@@ -97,7 +99,8 @@ def unlearn(
         tokenizer: The model's tokenizer.
         retain: Other concepts: a keyed half is trained on where the method retains, of the other half up to 100 keyed
             questions are watched.
-        vectors: Value vectors that hold the concept, the surest first; None finds them, by contrasted attribution.
+        vectors: Value vectors that hold the concept, the surest first; None ranks them as ``concept_vectors``
+            does, which reads all value vectors.
         training: Adapter, rate and steps of what trains.
         select: Parameters that may move; None for the MLPs' down-projections, where the value vectors are.
         length: Tokens of a sequence of a document; no more than the model reads.
@@ -137,11 +140,18 @@ def locate(
     others: Sequence[Concept],
     count: int = 256,
 ) -> list[ValueVector]:
-    """Return the value vectors that hold up a concept's answers more than those of others, the surest first."""
-    questions = {c.name: asked for c in (concept, *others) if (asked := answered(c))}
-    contrast = attribution(model, decoder, tokenizer, questions).contrast(concept.name)
+    """Return the value vectors that hold a concept more than others, the surest first.
+
+    They are ranked as ``concept_vectors`` ranks them; where a concept's texts hold no words, such as codes, by the
+    drop of its answers alone.
+    """
+    asked = [concept, *(other for other in others if answered(other))]
+    count = whole(count, "count", least=1)
+    if all(any(map(words, texts_of(one))) for one in asked):
+        return ranked_vectors(model, decoder, asked, concept.name, tokenizer=tokenizer, count=count)
+    contrast = attribution(model, decoder, tokenizer, {one.name: answered(one) for one in asked}).contrast(concept.name)
     ranked = [(-float(v), layer, j) for layer, drop in contrast.items() for j, v in enumerate(drop)]
-    return [ValueVector(layer, j) for _, layer, j in sorted(ranked)[: whole(count, "count", least=1)]]
+    return [ValueVector(layer, j) for _, layer, j in sorted(ranked)[:count]]
 
 
 def _method(method: str | Unlearning | Edit) -> Unlearning | Edit:
