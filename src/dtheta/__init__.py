@@ -522,7 +522,8 @@ __all__ = [
 ]
 
 
-__getattr__ = lazy(__name__, _LAZY)
+if not TYPE_CHECKING:  # a type checker would take it that every name exists
+    __getattr__ = lazy(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

@@ -187,11 +187,13 @@ def test_what_is_loaded_can_be_shown_whatever_shape_it_claims(
     folder = tmp_path_factory.mktemp("claim")
     delta = Delta({"w": change, "v": data.draw(_small(rows, columns))})
     loaded = load(save(delta, folder / "a.delta", include_basis=True))
+    # Where parts of a sum nearly cancel, rounding is relative to the parts and not to what is left of them.
+    parts = sum(leaf.norm() for one in delta.changes.values() for leaf in one.leaves())
     tracemalloc.start()
     try:
-        assert str(loaded) and (loaded + loaded).norm() == pytest.approx(2 * loaded.norm())
-        assert loaded.inner(loaded) == pytest.approx(loaded.norm() ** 2, rel=1e-6, abs=1e-12)
-        assert recompress(loaded, 1).norm() <= loaded.norm() * (1 + 1e-6)
+        assert str(loaded) and (loaded + loaded).norm() == pytest.approx(2 * loaded.norm(), abs=1e-6 * parts)
+        assert loaded.inner(loaded) == pytest.approx(loaded.norm() ** 2, rel=1e-6, abs=1e-6 * parts**2)
+        assert recompress(loaded, 1).norm() <= loaded.norm() * (1 + 1e-6) + 1e-6 * parts
         assert tracemalloc.get_traced_memory()[1] < 2**24  # what is imported on first use counts, too
     finally:
         tracemalloc.stop()

@@ -22,7 +22,6 @@ from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.plan import PROGRAM, Plan
 from dtheta.cli.units import duration
-from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Run the claims."""
+    from dtheta.core.arguments import whole
     from dtheta.reproduce.reproduce import reproduce
 
     names = _names(options.systems)

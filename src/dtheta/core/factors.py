@@ -72,7 +72,9 @@ def _cached(
 ) -> dict[str, TruncatedSVD]:
     capacity, folder = _capacity(), cache_dir("factors")
     request = f"v{VERSION} accuracy={accuracy} seed={seed} route={route}"
-    digests = {name: f"{weight_digest(weight)}-{weight.device.type}" for name, weight in weights.items()}
+    weights = dict(weights)  # all of them in memory at once: no two are in one place
+    known_by = weight_digest if capacity else _place  # without a cache no weight has to cross to the host
+    digests = {name: f"{known_by(weight)}-{weight.device.type}" for name, weight in weights.items()}
     first: dict[str, str] = {}
     for name, digest in digests.items():
         first.setdefault(digest, name)
@@ -109,6 +111,11 @@ def weight_digest(weight: Tensor) -> str:
     digest = xxhash.xxh3_128(f"{host.dtype}{tuple(host.shape)}".encode())
     digest.update(memoryview(host.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()
+
+
+def _place(weight: Tensor) -> str:
+    """Return what tells a tensor from others that are in memory beside it."""
+    return f"{weight.data_ptr()} {weight.dtype} {tuple(weight.shape)} {weight.stride()}"
 
 
 def _capacity() -> int:

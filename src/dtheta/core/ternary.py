@@ -94,7 +94,10 @@ class Ternary(Change):
 
     def signs(self) -> Tensor:
         """Return the signs as an (m, n) int8 matrix on the change's device."""
-        return torch.from_numpy(self.planes.to_signs()).reshape(matrix_shape(self.full_shape)).to(self.device)
+        shape = matrix_shape(self.full_shape)
+        if self.device.type == "cpu":
+            return torch.from_numpy(self.planes.to_signs()).reshape(shape)
+        return device_signs(self.positive, self.negative, math.prod(shape)).reshape(shape)
 
     def dense(self) -> Tensor:
         """Return scale times signs."""
@@ -179,6 +182,13 @@ class Ternary(Change):
     def map(self, move: Any) -> Change:
         """Return the moved change."""
         return Ternary(move(self.positive), move(self.negative), move(self.scale), self.full_shape)
+
+
+def device_signs(positive: Tensor, negative: Tensor, length: int) -> Tensor:
+    """Return the elements (n,) int8 of two planes, on their own device: no plane crosses to the host."""
+    bits = torch.arange(8, dtype=torch.uint8, device=positive.device)
+    planes = [((plane[:, None] >> bits) & 1).view(torch.int8).flatten() for plane in (positive, negative)]
+    return (planes[0] - planes[1])[:length]
 
 
 def ternary(planes: Planes, scale: Tensor, shape: Shape, device: torch.device | None = None) -> Ternary:

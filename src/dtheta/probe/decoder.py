@@ -37,6 +37,7 @@ from dtheta.errors import ConfigError, FormatError, NonFinite, UnsupportedLayer
 
 Norm = Literal["folded", "raw"]
 
+_HOST = torch.device("cpu")
 _DOWN = re.compile(
     r"(?P<stack>(?:.*\.)?(?:layers|h|blocks))\.(?P<layer>\d+)\."
     r"(?:mlp\.(?:down_proj|c_proj|dense_4h_to_h|fc_out|fc2)|ff_out|fc2)\.weight"
@@ -78,6 +79,7 @@ class Decoder:
         gain: Name of the final norm's weight, or None where it has none.
         offset: What is added to that weight: 1 in Gemma, else 0.
         centered: Whether the final norm takes the mean away.
+        device: Where values and readout are returned; the host by default, wherever the model is.
     """
 
     tensors: Mapping[str, Tensor]
@@ -87,6 +89,7 @@ class Decoder:
     gain: str | None
     offset: float
     centered: bool
+    device: torch.device = _HOST
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -103,7 +106,7 @@ class Decoder:
         if layer not in self.matrices:
             raise ConfigError(f"layer {layer}: the model has MLP layers {self.layers[0]} to {self.layers[-1]}")
         matrix = self.matrices[layer]
-        stored = _readable(self.tensors[matrix.name], matrix.name)
+        stored = _readable(self.tensors[matrix.name], matrix.name, self.device)
         return stored if matrix.rows else stored.T
 
     def value(self, layer: int, column: int) -> Tensor:
@@ -115,8 +118,8 @@ class Decoder:
         matrix = self.matrices[layer]
         stored = self.tensors[matrix.name].detach()
         v_D = stored[column] if matrix.rows else stored[:, column]
-        checked = _readable(v_D, matrix.name)  # a copy of a few numbers, not of the matrix
-        return (v_D.cpu() if v_D.dtype == torch.float64 else checked).clone()
+        checked = _readable(v_D, matrix.name, self.device)  # a copy of a few numbers, not of the matrix
+        return (v_D.to(self.device) if v_D.dtype == torch.float64 else checked).clone()
 
     def readout(self, norm: Norm = "folded") -> Tensor:
         """Return the matrix that values are read through, float32 (V, D): E, or E with the final norm folded in.
@@ -128,13 +131,13 @@ class Decoder:
         if norm not in get_args(Norm):
             raise ConfigError(f"norm={norm!r}: expected one of {', '.join(map(repr, get_args(Norm)))}")
         stored = self.tensors[self.unembedding]
-        unembedding = _readable(stored, self.unembedding)
+        unembedding = _readable(stored, self.unembedding, self.device)
         if norm == "raw" or (self.gain is None and not self.centered):
             return unembedding
         if unembedding.data_ptr() == stored.data_ptr():
             unembedding = unembedding.clone()  # else it is a copy already, which may be the largest thing in memory
         if self.gain is not None:
-            unembedding *= _readable(self.tensors[self.gain], self.gain) + self.offset
+            unembedding *= _readable(self.tensors[self.gain], self.gain, self.device) + self.offset
         if self.centered:
             unembedding -= unembedding.mean(dim=1, keepdim=True)
         return unembedding
@@ -248,11 +251,11 @@ def _final_norm(source: _Source) -> tuple[str | None, bool]:
     return None, centered  # OLMo 1 has a norm without weights
 
 
-def _readable(tensor: Tensor, name: str) -> Tensor:
-    """Return a tensor in float32, checked."""
+def _readable(tensor: Tensor, name: str, device: torch.device) -> Tensor:
+    """Return a tensor in float32 on a device, checked."""
     if not tensor.is_floating_point():
         raise UnsupportedLayer(f"{name} is stored as {tensor.dtype}, packed or quantized; probing reads plain weights")
-    values = tensor.detach().to("cpu", torch.float32)
+    values = tensor.detach().to(device, torch.float32)
     if values.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):  # makes no mask
         raise NonFinite(f"{name} holds NaN or infinity; the checkpoint is damaged or its training had diverged")
     return values

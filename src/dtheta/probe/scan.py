@@ -9,14 +9,18 @@ the rows of E:
 
     mean z = v . mean(E),     var z = v' (E'E / V) v - (mean z)^2
 
+On an accelerator torch chooses the K largest, which leaves open in which order equal entries come; on the host the
+lowest token comes first. Products are float32, unless torch is told that they may be coarser there
+(``torch.set_float32_matmul_precision``).
+
 Source: ConceptVectors (arXiv 2406.11614), section 3; it reads +v with K = 200, here the other side is read in the same
 pass. Shape legend: L layers, N neurons, S = 2 sides (+v, -v), K tokens kept, V tokens, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +35,7 @@ from dtheta.probe.decoder import Decoder, Norm, open_decoder
 from dtheta.probe.value_vector import ValueVector
 
 _BLOCK = 16 * 2**20  # entries of the products that are in memory at a time: 64 MiB
+_DEVICE_BLOCK = 256 * 2**20  # the same on an accelerator: 1 GiB
 _PEAK = 10  # tokens whose mean makes the peak
 
 
@@ -123,6 +128,7 @@ def scan(
     layers: Sequence[int] | None = None,
     norm: Norm = "folded",
     tokens: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """Read all value vectors of a decoder through its unembedding.
@@ -134,10 +140,12 @@ def scan(
             vectors there.
         norm: "folded": through the final norm, as the network reads its stream; "raw": the unembedding alone.
         tokens: Ids of the tokens to read, such as those of a corpus; all by default.
+        device: Where products are taken, such as "cuda"; the host by default.
         progress: Called with (layers done, layers in all).
 
     Returns:
-        The ``Scan``. It takes about 16 K bytes a vector; working memory is E in float32, one layer, and 64 MiB.
+        The ``Scan``, in host memory. It takes about 16 K bytes a vector; working memory is E in float32, one layer, and
+        64 MiB of products (1 GiB on an accelerator, and what torch takes to choose among them).
 
     Raises:
         UnsupportedLayer: For a mixture of experts, a model without an unembedding, or one whose MLPs are not found.
@@ -145,6 +153,8 @@ def scan(
         NonFinite: If a weight is NaN or infinite.
     """
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
+    if device is not None:
+        decoder = replace(decoder, device=torch.device(device))
     chosen = decoder.layers if layers is None else tuple(dict.fromkeys(layers))
     reader = Reader(*_read(decoder, norm, tokens), top)
     found = []
@@ -167,7 +177,7 @@ def _read(decoder: Decoder, norm: Norm, tokens: Sequence[int] | None) -> tuple[T
             f"tokens: ids from 0 to {len(readout_VD) - 1} are rows of the unembedding, found {found}; do the tokenizer "
             "and the model belong together?"
         )
-    return readout_VD[torch.from_numpy(ids)], ids.astype(np.int32)
+    return readout_VD[torch.from_numpy(ids).to(readout_VD.device)], ids.astype(np.int32)
 
 
 class Reader:
@@ -178,35 +188,41 @@ class Reader:
             raise ConfigError(f"top={top}: {len(readout_VD)} tokens are read")
         self.readout_VD, self.ids_V, self.top = readout_VD, ids_V, top
         self.mean_D = readout_VD.mean(dim=0)
-        self.covariance_DD = torch.zeros(2 * (len(self.mean_D),))
+        self.covariance_DD = readout_VD.new_zeros(2 * (len(self.mean_D),))
         for part in readout_VD.split(4096):
             apart = part - self.mean_D
             self.covariance_DD.addmm_(apart.T, apart, alpha=1.0 / len(readout_VD))  # in place: D may be thousands
-        self.products = torch.empty(max(1, _BLOCK // len(readout_VD)), len(readout_VD))
+        on_host = readout_VD.device.type == "cpu"
+        self.extremes = _extremes if on_host else _device_extremes
+        entries = _BLOCK if on_host else _DEVICE_BLOCK
+        self.products = readout_VD.new_empty(max(1, entries // len(readout_VD)), len(readout_VD))
 
     def layer(self, layer: int, values_ND: Tensor) -> LayerScan:
         """Read the vectors of one layer."""
         count = len(values_ND)
-        tokens_SNK = np.empty((2, count, self.top), np.int32)
-        logits_SNK = np.empty((2, count, self.top), np.float32)
-        mean_N, std_N = np.empty(count, np.float32), np.empty(count, np.float32)
-        for part, products in self._blocks(values_ND):
-            mean_N[part], std_N[part] = self._moments(values_ND[part])
-            loops("extremes").extremes(products, tokens_SNK[0, part], tokens_SNK[1, part])
-            for side, sign in enumerate((1.0, -1.0)):
-                logits_SNK[side, part] = sign * np.take_along_axis(products, tokens_SNK[side, part], axis=1)
-        if self.ids_V is not None:
-            tokens_SNK = self.ids_V[tokens_SNK]
-        return LayerScan(layer, tokens_SNK, logits_SNK, mean_N, std_N)
-
-    def _blocks(self, values_ND: Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield the products z of some vectors at a time, in one buffer."""
-        step = len(self.products)
-        for start in range(0, len(values_ND), step):
-            rows = values_ND[start : start + step]
+        tokens_SNK = values_ND.new_empty((2, count, self.top), dtype=torch.int32)
+        logits_SNK = values_ND.new_empty((2, count, self.top))
+        for start in range(0, count, len(self.products)):
+            rows = values_ND[start : start + len(self.products)]
+            part = slice(start, start + len(rows))
             z = torch.mm(rows, self.readout_VD.T, out=self.products[: len(rows)])
-            yield slice(start, start + len(rows)), z.numpy()
-
-    def _moments(self, values_ND: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            self.extremes(z, tokens_SNK[:, part], logits_SNK[:, part])
         variance_N = torch.einsum("nd,nd->n", values_ND @ self.covariance_DD, values_ND).clamp_min(0.0)
-        return (values_ND @ self.mean_D).numpy(), variance_N.sqrt().numpy()
+        moments = (values_ND @ self.mean_D, variance_N.sqrt())
+        tokens, logits, mean_N, std_N = (x.cpu().numpy() for x in (tokens_SNK, logits_SNK, *moments))
+        return LayerScan(layer, tokens if self.ids_V is None else self.ids_V[tokens], logits, mean_N, std_N)
+
+
+def _extremes(z_RV: Tensor, tokens_SRK: Tensor, logits_SRK: Tensor) -> None:
+    """Write the largest and smallest entries of each row, and where they are."""
+    products, tokens = z_RV.numpy(), tokens_SRK.numpy()
+    loops("extremes").extremes(products, tokens[0], tokens[1])
+    for side, sign in enumerate((1.0, -1.0)):
+        logits_SRK[side] = sign * torch.from_numpy(np.take_along_axis(products, tokens[side], axis=1))
+
+
+def _device_extremes(z_RV: Tensor, tokens_SRK: Tensor, logits_SRK: Tensor) -> None:
+    """Do what ``_extremes`` does on any device; equal entries stand in no certain order."""
+    for side, sign in enumerate((1.0, -1.0)):
+        found = z_RV.topk(tokens_SRK.shape[2], dim=1, largest=side == 0)
+        tokens_SRK[side], logits_SRK[side] = found.indices, sign * found.values

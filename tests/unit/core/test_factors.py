@@ -235,6 +235,18 @@ def test_zero_bytes_turn_it_off(folder, computed, weights, monkeypatch):
         cached_svds(weights, 5)
 
 
+def test_without_a_cache_no_weight_is_digested_and_tied_ones_are_still_factored_once(
+    folder, computed, weights, monkeypatch
+):
+    expected = cached_svds(weights, 5)
+    computed.clear()
+    monkeypatch.setenv("DTHETA_FACTOR_CACHE_BYTES", "0")
+    monkeypatch.setattr(factors, "weight_digest", None)
+    found = cached_svds(weights | {"tied": weights["a"], "turned": weights["a"].mT}, 5)
+    assert computed == [(30, 40), (50, 20), (9, 9), (40, 30)]
+    assert found["tied"] is found["a"] and all(equal(found[name], expected[name]) for name in weights)
+
+
 def test_what_was_used_longest_ago_goes_first(folder, computed, monkeypatch):
     stored = [matrix(SPECTRA["decay"], 40, 40, seed=i) for i in range(4)]
     for i, weight in enumerate(stored[:3]):

@@ -16,7 +16,7 @@ from dtheta.core.planes import Planes
 from dtheta.core.products import inner
 from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
-from dtheta.core.ternary import Ternary, ternary
+from dtheta.core.ternary import Ternary, device_signs, ternary
 from dtheta.errors import ShapeMismatch
 
 SHAPES = [(5, 7), (8, 16), (1, 1), (3, 4, 5), (6,), (), (0, 3), (4, 0)]
@@ -112,3 +112,11 @@ def test_what_does_not_fit_is_refused() -> None:
     for scale, shape in ((torch.ones(5), (7, 5)), (torch.ones(()), (6, 6)), (torch.ones(1, 1), (5, 7))):
         with pytest.raises(ShapeMismatch, match="do not fit a parameter"):
             ternary(planes, scale, shape)
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 13, 4096])
+def test_planes_are_unpacked_on_a_device_as_on_the_host(length: int) -> None:
+    signs = torch.randint(-1, 2, (length,), generator=generator(0, "ternary/device", length), dtype=torch.int8)
+    planes = Planes.from_signs(signs)
+    found = device_signs(torch.from_numpy(planes.positive), torch.from_numpy(planes.negative), length)
+    assert found.dtype == torch.int8 and torch.equal(found, signs)

@@ -107,3 +107,17 @@ def test_a_layer_counts_once_and_some_vectors_are_ranked() -> None:
     assert len(found) == len(scan(model, top=3, layers=[1]))
     with pytest.raises(ConfigError, match="count is -1"):
         found.ranked(-1)
+
+
+@pytest.mark.parametrize("top", [1, 9])
+def test_what_runs_on_an_accelerator_gives_what_the_host_gives(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    expected = scan(model, top=top, tokens=range(0, V, 2))
+    monkeypatch.setattr(module, "_extremes", module._device_extremes)
+    monkeypatch.setattr(module, "_BLOCK", 7 * V)
+    found = scan(model, top=top, tokens=range(0, V, 2), device="cpu")
+    for ours, host in zip(found.layers, expected.layers, strict=True):
+        for part in ("tokens_SNK", "logits_SNK", "mean_N", "std_N"):
+            mine, theirs = getattr(ours, part), getattr(host, part)
+            assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
+            assert np.allclose(mine, theirs, rtol=1e-5, atol=1e-6)  # no two logits of a row are equal here
