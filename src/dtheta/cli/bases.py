@@ -85,6 +85,6 @@ def has_image_tower(place: Path) -> bool | None:
 
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what is wrong with it is said when it is loaded
+    except (OSError, ValueError, RecursionError):  # what is wrong with it is said when it is loaded
         return None
     return isinstance(config, dict) and ("vision_config" in config or is_dual(place))

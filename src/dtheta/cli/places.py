@@ -21,7 +21,7 @@ def require_input(path: str | os.PathLike[str]) -> Path:
     """
     from dtheta.core.tensorfile import existing
 
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if _is_loop(path):
         raise ConfigError(f"cannot read {path}: it is a link that leads to itself")
     found = existing(path)
@@ -114,4 +114,4 @@ def _same(a: Path, b: Path) -> bool:
 
 def _is_loop(path: Path) -> bool:
     """Tell whether a link leads to itself; one that leads nowhere does not."""
-    return path.is_symlink() and os.path.islink(os.path.realpath(path))
+    return os.path.islink(path) and os.path.islink(os.path.realpath(path))

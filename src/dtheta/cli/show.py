@@ -302,9 +302,10 @@ def _architecture(path: Path) -> str | None:
     try:
         record = json.loads(config.read_text(encoding="utf-8"))
         names = record.get("architectures") or [record.get("model_type")]
-    except (ValueError, AttributeError) as error:
+        name = str(names[0]) if names[0] else None
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise FormatError(f"{config} is not a model configuration: {error}") from None
-    return str(names[0]) if names[0] else None
+    return name
 
 
 def _shape(shape: list[int]) -> str:

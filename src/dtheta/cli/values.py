@@ -102,7 +102,10 @@ def _read_path(value: Any, where: str) -> Path:
     text = _read_str(value, where)
     if not text or "\0" in text:
         raise ConfigError(f"{where} must be a path, found {value!r}")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{where}: there is no home of the user in {text!r}; a file called so is ./{text}") from None
 
 
 _READERS = {float: _read_float, int: _read_int, bool: _read_bool, str: _read_str, Path: _read_path}

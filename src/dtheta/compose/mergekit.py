@@ -139,12 +139,13 @@ class _Reading:
         if not isinstance(given, str) or not given:
             self.problems.append(f"{where}: a model must be a path, found {given!r}")
             return Path()
-        here = Path(given).expanduser()
+        here = Path(os.path.expanduser(given))
         beside = self.folder / here
-        if here.exists() or not beside.exists():
-            if not here.exists() and given in ZOO:
+        there = os.path.exists(here)  # which is false of a name that no system takes; Path.exists raises
+        if there or not os.path.exists(beside):
+            if not there and given in ZOO:
                 return model_folder(given)
-            if not here.exists():
+            if not there:
                 self.problems.append(f"{where}: {_absent(given)}")
             return here
         return beside
@@ -189,8 +190,8 @@ class _Reading:
 def _absent(given: str) -> str:
     if "+" in given:
         return f"there is nothing at {given!r}; a LoRA is not merged on the fly: 'dtheta extract' makes a .delta of it"
-    path = Path(given).expanduser()
-    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    path = Path(os.path.expanduser(given))
+    near = did_you_mean(path.name, os.listdir(path.parent)) if os.path.isdir(path.parent) else ""
     return f"there is nothing at {given!r}{near}; models are read from local folders, nothing is downloaded"
 
 

@@ -14,6 +14,8 @@ from dtheta.errors import ConfigError
 
 _LARGEST = 1 << 20  # bytes
 _MOST = 100_000  # values, with aliases written out
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_LONGEST = 1000  # characters of a number; yaml's time to read one to the base 60 grows with their square
 
 
 def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
@@ -38,8 +40,9 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
         return yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    # ValueError: a date that the calendar does not have
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    # ValueError: a date that the calendar does not have; the others: what yaml meets in values tagged as what they are
+    # not, such as "!!int ''", or in numbers to the base 60 that no float holds
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -53,6 +56,8 @@ def _check(root: Any, path: Path) -> None:
         if id(node) in counts:
             return counts[id(node)]
         counts[id(node)] = 1  # of a node that is inside itself, which yaml refuses later or makes without end
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST:
+            raise ConfigError(f"{path}, line {node.start_mark.line + 1}: a number of {len(node.value):,} characters")
         inner: list[Any] = []
         if isinstance(node, yaml.MappingNode):
             _require_distinct_keys(node, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def _delimited_lines(path: Path, content: str) -> Iterator[tuple[int, Mapping[st
 
 
 def _check_header(header: list[str], path: Path) -> None:
-    if twice := sorted({name for name in header if header.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(header).items() if count > 1):
         raise FormatError(f"{path.name}, line 1: the column name {twice[0]!r} occurs twice")
 
 

@@ -16,8 +16,10 @@ Shape legend: S starts, K analyses before a start, T leads, Q quantiles, ... the
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ from dtheta.core.output import write_folder
 from dtheta.core.sphere import Grid
 from dtheta.ensemble.latlon import LatLon, grid_of
 from dtheta.ensemble.layout import PERIOD, Field, Layout
-from dtheta.ensemble.store import Archive, put, zarr_module
-from dtheta.errors import ConfigError, FormatError, ShapeMismatch
+from dtheta.ensemble.store import Archive, put, reading, zarr_module
+from dtheta.errors import ConfigError, ShapeMismatch
 
 _RECORD = "dtheta_hindcast"
+_UNSTORED = 1 << 26  # bytes of a chunk that may be claimed and not stored: zarr leaves out chunks of zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ class Hindcast:
         """
         zarr = zarr_module()
         self.path = Path(path)
-        try:
+        with reading(f"{self.path} is no run of 'dtheta ensemble run', nor written by Hindcast"):
             self.group = zarr.open_group(self.path, mode="r")
             document = json.loads(str(self.group.attrs[_RECORD]))
             self.record: dict[str, Any] = document["record"]
@@ -96,10 +99,6 @@ class Hindcast:
             self._fields = [Field(*one) for one in document["layout"]["fields"]]
             self.shape: tuple[int, ...] = tuple(int(n) for n in document["layout"]["shape"])
             self._channels = bool(document["layout"]["channels"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"{self.path} is no run of 'dtheta ensemble run', nor written by Hindcast ({error})"
-            ) from None
 
     def __len__(self) -> int:
         """S."""
@@ -123,8 +122,10 @@ class Hindcast:
     @property
     def grid(self) -> Grid | LatLon | None:
         """Of the last two axes of a state; None where these are no latitudes and longitudes."""
-        part = self.group["analyses"]
-        return grid_of(part["latitude"][...], part["longitude"][...]) if "latitude" in part else None
+        with self._reading():
+            if "analyses/latitude" not in self.group:
+                return None
+            return grid_of(self._array("analyses/latitude")[...], self._array("analyses/longitude")[...])
 
     def place(self, start: int) -> Path:
         """Return the folder of the archive of a start."""
@@ -150,26 +151,48 @@ class Hindcast:
 
     def truth(self, start: int) -> Tensor | None:
         """Return the truth (T, ...) at the leads of a start; None where it is not known."""
-        return self._read("truth", start) if "truth" in self.group else None
+        return self._read("truth", start) if self._has("truth") else None
 
     @property
     def has_climate(self) -> bool:
         """Whether it is known what is usual."""
-        return "climate" in self.group
+        return self._has("climate")
 
     def climate(self) -> Climate | None:
         """Return the climate; None where it is not known."""
         if not self.has_climate:
             return None
-        mean = self._stacked([np.asarray(self.group[f"climate/{name}_mean"][...])[None] for name in self.names])
-        return Climate(mean[0], self._stacked([np.asarray(self.group[f"climate/{n}"][...]) for n in self.names]))
+        with self._reading():
+            mean = self._stacked([np.asarray(self._array(f"climate/{name}_mean")[...])[None] for name in self.names])
+            return Climate(mean[0], self._stacked([np.asarray(self._array(f"climate/{n}")[...]) for n in self.names]))
 
     def states(self) -> Tensor | None:
         """Return the past states (N, ...) that a perturbation is made of; None where none is."""
-        return self._read("states", slice(None)) if "states" in self.group else None
+        return self._read("states", slice(None)) if self._has("states") else None
+
+    def _has(self, part: str) -> bool:
+        with self._reading():
+            return part in self.group
 
     def _read(self, part: str, start: int | slice) -> Tensor:
-        return self._stacked([np.asarray(self.group[f"{part}/{name}"][start]) for name in self.names])
+        with self._reading():
+            return self._stacked([np.asarray(self._array(f"{part}/{name}")[start]) for name in self.names])
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(f"{self.path} is damaged; remove it and run anew")
+
+    def _array(self, name: str) -> Any:
+        """Return an array that is in chunks as `put` makes them, none larger than what is stored or `_UNSTORED`."""
+        array = self.group[name]
+        size = math.prod(array.chunks) * array.dtype.itemsize
+        stored = sum(file.stat().st_size for file in (self.path / name).rglob("*") if file.is_file())
+        if array.chunks[1:] != array.shape[1:] or array.chunks[:1] not in (array.shape[:1], (1,)):
+            raise ValueError(f"array {name!r} of {array.shape} is in chunks of {array.chunks}")
+        if size > max(stored, _UNSTORED) or math.prod(array.shape[:1]) > max(
+            len(self.times), math.prod(array.chunks[:1])
+        ):
+            raise ValueError(f"array {name!r} claims the shape {array.shape}, and has {stored:,} bytes")
+        return array
 
     def _stacked(self, values: list[np.ndarray]) -> Tensor:
         """Return states (N, ...) of the fields (N, *sizes)."""

@@ -40,7 +40,13 @@ class Progress:
                 try:
                     found = json.loads(line)
                     self.done[int(found["chunk"]), int(found["lead"])] = str(found["digest"])
-                except (ValueError, KeyError, TypeError):  # unfinished or damaged: that chunk counts as not written
+                except (
+                    ValueError,
+                    KeyError,
+                    TypeError,
+                    OverflowError,
+                    RecursionError,
+                ):  # unfinished or damaged: that chunk counts as not written
                     continue
 
     def add(self, chunk: int, lead: int, digest: str) -> None:

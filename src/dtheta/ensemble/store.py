@@ -17,6 +17,7 @@ Shape legend: M members, m members of a part, T leads, C channels, ... the state
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.layout import PERIOD, REALIZATION, Layout
 from dtheta.ensemble.progress import Progress, content_digest
 from dtheta.ensemble.times import moved
-from dtheta.errors import ConfigError, FormatError, MissingExtra, OutputError
+from dtheta.errors import ConfigError, DthetaError, FormatError, MissingExtra, OutputError
 
 CHUNK_BYTES = 4_000_000  # of one field: large enough for few files, small enough to be shared out
 _RECORD = "dtheta_ensemble"
@@ -68,7 +69,7 @@ class Archive:
         """
         zarr = zarr_module()
         self.path = Path(path)
-        try:
+        with reading(f"{self.path} is no ensemble that dtheta wrote"):
             self.group = zarr.open_group(self.path, mode="r+")
             self.record: dict[str, Any] = json.loads(str(self.group.attrs[_RECORD]))
             self.members = len(self.record["ensemble"]["members"])
@@ -78,10 +79,19 @@ class Archive:
             self._shape = tuple(int(n) for n in self.record["layout"]["shape"])
             self._channels = bool(self.record["layout"]["channels"])
             self._arrays = [self.group[name] for name in self._names]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{self.path} is no ensemble that dtheta wrote: {error}") from None
+            self._check_arrays()
         self._column = {lead: t for t, lead in enumerate(self.leads)}
         self.progress = Progress(self.path / "progress")
+
+    def _check_arrays(self) -> None:
+        """Hold what the arrays say of themselves against the record, so that nothing is read that was only claimed."""
+        for name, array in zip(self._names, self._arrays, strict=True):
+            sizes = self._shape[1:] if self._channels else self._shape
+            shape = (self.members, len(self.leads), *sizes)
+            if array.shape[:2] != shape[:2] or math.prod(array.shape) != math.prod(shape):
+                raise ValueError(f"array {name!r} is {array.shape}; expected {shape}")
+            if array.chunks != (min(self.chunk, self.members), 1, *array.shape[2:]):
+                raise ValueError(f"array {name!r} is in chunks of {array.chunks}, not of {self.chunk} members")
 
     @property
     def chunks(self) -> int:
@@ -131,7 +141,8 @@ class Archive:
         for i in range(first // self.chunk, -(-stop // self.chunk)):
             if (i, lead) not in self.progress.done:
                 raise ConfigError(f"members {self.span(i)[0]} on are not written at lead {lead}; see missing()")
-        values = [np.asarray(array[first:stop, self._column[lead]]) for array in self._arrays]
+        with reading(f"{self.path} cannot be read at lead {lead}"):
+            values = [np.asarray(array[first:stop, self._column[lead]]) for array in self._arrays]
         for i in range(first // self.chunk, -(-stop // self.chunk)) if check else ():
             low, high = self.span(i)
             if low < first or high > stop:
@@ -306,6 +317,23 @@ def put(
         attributes=attributes,
     )  # fmt: skip
     array[...] = values
+
+
+@contextmanager
+def reading(failed: str) -> Iterator[None]:
+    """Turn whatever zarr and NumPy raise on damaged metadata or chunks into an error of ours.
+
+    They raise almost every class there is, so all are caught; only calls that read belong into the block.
+
+    Raises:
+        FormatError: saying ``failed``, and why.
+    """
+    try:
+        yield
+    except DthetaError:
+        raise
+    except Exception as error:
+        raise FormatError(f"{failed}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def zarr_module() -> Any:

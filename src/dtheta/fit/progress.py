@@ -62,12 +62,13 @@ def _plain(value: Any) -> Any:
 def _lines_until(path: Path, step: int) -> list[str]:
     """Return the whole lines of a log that speak of steps up to ``step``."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
-            break  # the line during which the process was killed
-        if record.get("step", 0) <= step and record.get("event") != "end":
+            counts = record.get("step", 0) <= step and record.get("event") != "end"
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            break  # the line during which the process was killed, or one that no run wrote
+        if counts:
             kept.append(line + "\n")
     return kept
 

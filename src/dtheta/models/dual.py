@@ -138,7 +138,7 @@ def is_dual(folder: Path) -> bool:
     """Tell whether the folder's ``config.json`` is that of a dual encoder."""
     try:
         config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False  # transformers says what is wrong with it
     return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
 

@@ -39,7 +39,7 @@ def load_pixels(name_or_folder: str | Path) -> Pixels:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         return _pixels(said.get("image_processor", said))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise FormatError(f"{path} cannot be read as the description of images: {type(error).__name__}: {error}") from (
             error
         )

@@ -13,6 +13,7 @@ Everything else is a path to a local Hugging Face folder.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,10 +80,10 @@ def model_folder(name_or_folder: str | Path) -> Path:
     """
     if str(name_or_folder) in ZOO:
         return ZOO[str(name_or_folder)]()
-    folder = Path(name_or_folder).expanduser()
-    if (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(name_or_folder))
+    if os.path.isfile(folder / "config.json"):  # false of a name that no system takes; Path.is_file raises
         return folder
-    if folder.is_dir():
+    if os.path.isdir(folder):
         raise ConfigError(f"{folder} is not a Hugging Face model folder: it has no config.json")
     raise ConfigError(
         f"no model {str(name_or_folder)!r}: it is neither one of {', '.join(ZOO)} nor a folder (models are never "

@@ -35,7 +35,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the JSON in a file. Raises `FormatError` where there is none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not a readable JSON file of results ({error})") from error
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dtheta.errors import FormatError
+from dtheta.errors import FormatError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; one process at a time writes there
+    fcntl = None
 
 
 class Runs:
     """Records by key, one JSON line each; the values of the fields of a record are its key.
+
+    Processes may share a file: each adds whole lines, and what two of them ran at once stands in it twice.
 
     Args:
         path: The file; None keeps records in memory alone.
@@ -20,6 +29,7 @@ class Runs:
 
     Raises:
         FormatError: If a line of the file is no record of these fields; a last line that was cut off is left out.
+        OutputError: If such a line cannot be taken out of the file.
     """
 
     def __init__(self, path: Path | None, fields: Sequence[str]) -> None:
@@ -29,7 +39,11 @@ class Runs:
             self.done[tuple(run[field] for field in self.fields)] = run
 
     def get(self, key: Sequence[Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Return a record, from the file or made now."""
+        """Return a record, from the file or made now.
+
+        Raises:
+            OutputError: If it cannot be kept; the file is then as it was.
+        """
         key = tuple(key)
         if key not in self.done:
             found = dict(zip(self.fields, key, strict=True)) | dict(make())
@@ -41,26 +55,61 @@ class Runs:
     def _keep(self, record: Mapping[str, Any]) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with _alone(self.path, "ab") as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                left = (json.dumps(record) + "\n").encode()
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+@contextlib.contextmanager
+def _alone(path: Path, mode: str) -> Iterator[BinaryIO]:
+    """Open a file to write, while no other process does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode, buffering=0) as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield file  # type: ignore[misc]
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space, or choose a folder that you may write "
+            "to. What was kept before is there, and the same command goes on from it"
+        ) from error
 
 
 def _read(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    text = path.read_text()
-    whole, _, cut = text.rpartition("\n")
-    if cut:  # an interrupted write; the next record must not be glued to it
-        path.write_text(whole + "\n" if whole else "")
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            run = json.loads(line)
-            if not isinstance(run, dict) or not set(fields) <= run.keys():
-                raise ValueError("no record")
-        except ValueError as error:
-            raise FormatError(
-                f"{path}, line {number}: expected a JSON record with {', '.join(fields)} ({error}); "
-                "move the file away to run everything again"
-            ) from error
-        found.append(run)
-    return found
+    content = _content(path)
+    if not content.endswith(b"\n") and content:
+        with _alone(path, "r+b") as file:  # an interrupted write; the next record must not be glued to it
+            content = file.read()  # another process may have been in the middle of it
+            content = content[: content.rfind(b"\n") + 1]
+            file.truncate(len(content))
+    return [_record(line, fields, f"{path}, line {number}") for number, line in enumerate(content.split(b"\n")[:-1], 1)]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _record(line: bytes, fields: Sequence[str], where: str) -> dict[str, Any]:
+    try:
+        run = json.loads(line)
+        if not isinstance(run, dict) or not set(fields) <= run.keys():
+            raise ValueError("no record")
+        hash(tuple(run[field] for field in fields))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(
+            f"{where}: expected a JSON record with {', '.join(fields)} ({error}); "
+            "move the file away to run everything again"
+        ) from error
+    return run
