@@ -14,6 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
+from typing import cast
 from urllib.parse import quote, unquote, urlsplit
 
 from dtheta.core.delta import Delta
@@ -58,10 +59,10 @@ class Folder:
         name = unquote(place.removeprefix("/delta/"))
         if not place.startswith("/delta/") or name not in deltas:
             return None
-        return _linked_home(delta_page(survey_of([(name, deltas[name], self._size(name))]), kicker=_KICKER))
+        return _linked_home(delta_page(survey_of([(name, *deltas[name])]), kicker=_KICKER))
 
-    def _contents(self) -> tuple[dict[str, Delta], dict[str, str]]:
-        """Return the deltas by name, and of what cannot be read, why."""
+    def _contents(self) -> tuple[dict[str, tuple[Delta, int]], dict[str, str]]:
+        """Return the deltas by name, each with the bytes of its file, and of what cannot be read, why."""
         there: dict[str, tuple[_Stamp, Delta | str]] = {}
         for file in sorted(self.path.rglob("*.delta")):
             name, stamp = file.relative_to(self.path).with_suffix("").as_posix(), _stamp(file)
@@ -70,20 +71,17 @@ class Folder:
             known = self._read.get(name)
             there[name] = known if known is not None and known[0] == stamp else (stamp, _loaded(file))
         self._read = there
-        deltas = {name: found for name, (_, found) in there.items() if isinstance(found, Delta)}
+        deltas = {name: (found, stamp[1]) for name, (stamp, found) in there.items() if isinstance(found, Delta)}
         return deltas, {name: found for name, (_, found) in there.items() if isinstance(found, str)}
 
-    def _all(self, deltas: dict[str, Delta], broken: dict[str, str]) -> Page:
+    def _all(self, deltas: dict[str, tuple[Delta, int]], broken: dict[str, str]) -> Page:
         if not deltas:
             text = f"There are no deltas in {self.path} yet; reload this page when there are."
             page = Page(self.path.resolve().name, text, [], _KICKER)
         else:
-            entries = [(name, delta, self._size(name)) for name, delta in deltas.items()]
+            entries = [(name, *found) for name, found in deltas.items()]
             page = delta_page(survey_of(entries), {name: f"/delta/{quote(name)}" for name in deltas}, _KICKER)
         return _with_broken(page, broken)
-
-    def _size(self, name: str) -> int:
-        return self._read[name][0][1]
 
 
 def _stamp(file: Path) -> _Stamp | None:
@@ -154,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_local(self) -> bool:
         host = self.headers.get("Host", "")
-        return host.removesuffix(f":{self.server.server_address[1]}").lower() in _HOSTS
+        return host.removesuffix(f":{cast(ThreadingHTTPServer, self.server).server_port}").lower() in _HOSTS
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
         self._send(status, f"<!DOCTYPE html><title>{status.phrase}</title><p>{html.escape(text)}</p>".encode())

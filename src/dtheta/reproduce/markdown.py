@@ -7,11 +7,13 @@ import math
 from dtheta._version import __version__
 from dtheta.reproduce.claim import Row
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
+from dtheta.reproduce.systems import SYSTEMS
 
 
 def markdown(found: Reproduction) -> str:
     """Return a table a system: what is claimed, the paper's setting, what was run, the figure, whether it holds."""
-    command = f"dtheta reproduce {'all' if len(found.systems) > 1 else found.systems[0].name}"
+    names = [one.name for one in found.systems]
+    command = f"dtheta reproduce {'all' if names == list(SYSTEMS) else ' '.join(names)}"
     size = " --fast" if found.fast else ""
     seconds, claims = sum(one.seconds for one in found.systems), sum(len(one.rows) for one in found.systems)
     head = [
@@ -22,7 +24,7 @@ def markdown(found: Reproduction) -> str:
         f"dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
         "",
         "A claim holds where the whole 95 % interval lies on the claimed side; *not shown* means that the interval "
-        "holds the bound.",
+        "holds the bound. Intervals are not corrected for their number.",
     ]
     return "\n".join([*head, *(line for one in found.systems for line in _system(one))]) + "\n"
 
@@ -46,9 +48,9 @@ def measured(row: Row) -> str:
     """Return the quantity of a row that was run, with its interval and unit, in words."""
     assert row.found is not None
     found = row.found
-    if found.low == found.high:
+    if found.method == "exact":
         text = f"{found.estimate:.4g}"
-    elif not math.isfinite(found.low):
+    elif not math.isfinite(found.high):
         text = f"{found.estimate:.3g} (one run)"
     else:
         text = f"{found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}]"

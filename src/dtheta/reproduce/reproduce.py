@@ -66,8 +66,10 @@ _ONE_AND_MANY: dict[Outcome, tuple[str, str]] = {
 
 def counted(found: Reproduction) -> str:
     """Return how many claims had which outcome, in words."""
-    counts = {outcome: found.count(outcome) for outcome in OUTCOMES}
-    said = [f"{count} {_ONE_AND_MANY[outcome][count != 1]}" for outcome, count in counts.items() if count]
+    said = []
+    for outcome in OUTCOMES:
+        if count := found.count(outcome):
+            said.append(f"{count} {_ONE_AND_MANY[outcome][count != 1]}")
     return ", ".join(said)
 
 

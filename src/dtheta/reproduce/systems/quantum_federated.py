@@ -61,12 +61,12 @@ QUBITS = Claim("few qubits", "A row of 64 numbers travels in at most 6 qubits.",
 GAINS = Claim(
     "federating gains",
     "A circuit that parties train together is more accurate than the circuits that they train alone.",
-    "Derived, no data",
+    "Not measured: what federated learning is for",
 )
 POOLED = Claim(
     "near to pooled data",
     "It loses no more than 3 points against the circuit of one party with all the data and as many steps.",
-    "Derived, no data",
+    "Not measured: what federated learning is for",
 )
 DIGITS = Claim("digits", "Digits on 6 qubits are told apart with more than 63.9 %.", f"{LATER}: 63.9 % on digits")
 IRIS = Claim("iris", "Iris is told apart with more than 86.0 %.", f"{LATER}: 86.0 % on iris")

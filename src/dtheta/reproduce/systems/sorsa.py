@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import Adapted, Problem
+from dtheta.adapt.recipe import RATES, Adapted, Problem
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.variation import variation
 from dtheta.reproduce.claim import Claim, Row, paired
@@ -105,6 +105,7 @@ def less_turned(lab: Lab) -> Row:
     """Return the row of the turned directions, on the trainings of ``more_accurate``."""
     ours, theirs = ([run["turned"] for run in on_texts(lab, method, turned)] for method in (SORSA(16), LoRA(16)))
     note = (
-        f"{sum(ours) / len(ours):.3g} against {sum(theirs) / len(theirs):.3g}; 0 is not at all, 1 is at right angles."
+        f"{sum(ours) / len(ours):.3g} against {sum(theirs) / len(theirs):.3g}; 0 is not at all, 1 is at right angles. "
+        f"SORSA's rate is {RATES['SORSA'] / RATES['LoRA']:.2g} of LoRA's, and a lower rate turns less by itself."
     )
     return Row(TURNED, said_of_texts(lab, SORSA(16)), paired(ours, theirs), "d_direction", 0.0, "below", note)
