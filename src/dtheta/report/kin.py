@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,14 +33,40 @@ def family(found: Survey) -> list[Section]:
 
 
 def _nodes(deltas: Sequence[DeltaSummary]) -> list[Node]:
-    """A node a delta, and one for every parent that is no file here; copies of one delta are one node."""
-    known = {delta.digest: delta for delta in deltas}
-    away = dict.fromkeys(p for delta in deltas for p in delta.parents if p not in known)
+    """A node a delta, and one for every parent that is no file here; copies of one delta are one node.
+
+    What was made of itself, as ``-(-d)`` was, is drawn as it was made first: a parent that closes a circle is left out.
+    """
+    known: dict[str, DeltaSummary] = {}
+    for delta in deltas:
+        known[delta.digest] = min(known.get(delta.digest, delta), delta, key=lambda one: len(one.parents))
+    parents = _without_circles({digest: delta.parents for digest, delta in known.items()})
+    away = dict.fromkeys(p for given in parents.values() for p in given if p not in known)
     nodes = [Node(digest, digest[:12], series=_AWAY) for digest in away]
     for digest, delta in known.items():
         names = [one.name for one in deltas if one.digest == digest]
-        nodes.append(Node(digest, listed(names), delta.parents, _made_by(delta), f"identity {digest[:12]}"))
+        nodes.append(Node(digest, listed(names), parents[digest], _made_by(delta), f"identity {digest[:12]}"))
     return nodes
+
+
+def _without_circles(parents: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the parents of each, added one after the other, without those that would make one its own ancestor."""
+    kept: dict[str, list[str]] = {key: [] for key in parents}
+    for key, given in parents.items():
+        kept[key] += [parent for parent in given if key not in _line(parent, kept)]
+    return kept
+
+
+def _line(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return a node and its ancestors."""
+    found: set[str] = set()
+    waiting = [key]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += parents.get(one, ())
+    return found
 
 
 def _made_by(delta: DeltaSummary) -> str:

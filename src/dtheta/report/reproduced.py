@@ -96,7 +96,7 @@ def _measured(row: Row) -> str:
 def _interval(found: Interval) -> str:
     if found.method == "exact":
         return significant(found.estimate)
-    if not math.isfinite(found.low):
+    if not math.isfinite(found.high):
         return f"{significant(found.estimate)} (one run)"
     return f"{significant(found.estimate, 3)} [{significant(found.low, 3)}, {significant(found.high, 3)}]"
 
@@ -120,7 +120,7 @@ def _chart(unit: str, bound: float, side: str, rows: Sequence[Row]) -> Chart:
 
 def _drawn(found: Interval) -> Interval:
     """An interval as it is drawn: where no bound is known, the estimate alone."""
-    return found if math.isfinite(found.low) else Interval(found.estimate, found.estimate, found.estimate)
+    return found if math.isfinite(found.high) else Interval(found.estimate, found.estimate, found.estimate)
 
 
 def _table(rows: Sequence[Row]) -> Table:

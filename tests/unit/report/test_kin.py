@@ -74,8 +74,17 @@ def test_the_map_leaves_out_what_has_no_angle() -> None:
     assert "3 points" in chart.description and "100.0" in said.replace("\u202f", " ")
 
 
-def test_a_delta_that_claims_to_be_its_own_parent_is_refused_by_the_chart() -> None:
+def test_a_delta_that_claims_to_be_its_own_parent_is_drawn_without_it() -> None:
     found = survey_of([("a", delta(1, 0), 1)])
     looped = dataclasses.replace(found.deltas[0], parents=(found.deltas[0].digest,))
-    with pytest.raises(ConfigError, match="made of itself"):
-        family(dataclasses.replace(found, deltas=(looped,)))
+    (section,) = family(dataclasses.replace(found, deltas=(looped,)))
+    assert section.title == "Family"
+
+
+@pytest.mark.parametrize("names", [("a", "negative", "back"), ("back", "negative", "a"), ("negative", "back")])
+def test_what_was_made_of_itself_is_drawn_once(names: tuple[str, ...]) -> None:
+    a = delta(1, 0)
+    deltas = {"a": a, "negative": -1.0 * a, "back": -1.0 * (-1.0 * a)}
+    assert deltas["back"].digest == a.digest
+    html = delta_page(survey_of([(name, deltas[name], 1) for name in names])).html()
+    assert "Family tree" in html and html.count('class="edge"') == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from dtheta.report.reproduced import reproduction_page
-from dtheta.reproduce.claim import Claim, Row, alone, exact
+from dtheta.reproduce.claim import Claim, Row, alone, exact, geometric, over_seeds
+from dtheta.reproduce.markdown import markdown, measured
 from dtheta.reproduce.reproduce import Reproduced, Reproduction
-from dtheta.reproduce.systems import System
+from dtheta.reproduce.systems import SYSTEMS, System
 from dtheta.score.interval import Interval
 
 
@@ -41,6 +43,26 @@ def test_the_page_shows_each_claim_with_its_outcome() -> None:
 def test_one_run_is_drawn_without_whiskers_and_says_so() -> None:
     html = reproduction_page(reproduction(row("one", alone(4.0)))).html()
     assert "(one run)" in html and "inf" not in html.split("<main")[-1].split("</main>")[0]
+
+
+def test_one_ratio_is_drawn_without_whiskers_and_says_so() -> None:
+    one = row("one", geometric([4.0]), unit="times")
+    html = reproduction_page(reproduction(one)).html()
+    assert "(one run)" in html and "inf" not in html.split("<main")[-1].split("</main>")[0]
+    assert measured(one) == "4 (one run) times"
+
+
+def test_runs_that_agree_are_told_from_what_is_exact() -> None:
+    assert measured(row("equal", over_seeds([2.0, 2.0, 2.0]))) == "2 [2, 2] points"
+    assert measured(row("law", exact(2.0))) == "2 points"
+
+
+def test_markdown_names_the_command_of_its_systems() -> None:
+    one = reproduction(row("law", exact(1e-9))).systems[0]
+    both = Reproduction((one, dataclasses.replace(one, name="second")), True, "a processor", "2026-01-01")
+    assert "`dtheta reproduce planted second --fast`" in markdown(both)
+    every = Reproduction(tuple(dataclasses.replace(one, name=name) for name in SYSTEMS), False, "a processor", "today")
+    assert "`dtheta reproduce all`" in markdown(every)
 
 
 def test_a_system_of_which_nothing_was_run_has_no_chart() -> None:

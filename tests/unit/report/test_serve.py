@@ -110,3 +110,19 @@ def test_a_file_is_no_folder_and_a_taken_port_is_told(folder: Path) -> None:
         server(Folder(folder), first.server_address[1])
     with pytest.raises(ConfigError, match="port 70000"):
         server(Folder(folder), 70000)
+
+
+@pytest.mark.parametrize("place", ["/", "/delta/a%20b"])
+def test_a_page_does_not_need_what_another_request_read_meanwhile(
+    place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = Folder._contents
+
+    def then_emptied(self: Folder) -> object:
+        found = contents(self)
+        self._read = {}  # as a request leaves it that finds the folder empty
+        return found
+
+    monkeypatch.setattr(Folder, "_contents", then_emptied)
+    page = Folder(folder).page(place)
+    assert page is not None and "a b" in page.html()

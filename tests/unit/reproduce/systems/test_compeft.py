@@ -46,6 +46,16 @@ def test_outcomes_follow_the_runs(fast: bool, monkeypatch: pytest.MonkeyPatch) -
     assert set(bad.values()) == {"does not hold", "not testable here"}
 
 
+def test_bits_are_counted_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = itertools.cycle([_run(0.91, bits=1.01), _run(0.91, bits=1.02), _run(0.91, bits=1.03)])
+    kept = lambda self, experiment, *_: {"wrong": 0, "entries": 9} if experiment == "decoded" else next(drawn)  # noqa: E731
+    monkeypatch.setattr(Lab, "run", kept)
+    rows = {row.claim.name: row for row in compeft.rows(Lab("compeft", fast=True))}
+    found = rows["bits of the formula"].found
+    assert found is not None
+    assert found.high - found.estimate == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+
+
 def test_one_real_run_has_what_the_rows_take(monkeypatch: pytest.MonkeyPatch, minilm_tokenizer: object) -> None:
     found = compeft.run(Base("minilm", 1), TINY, "bbc", "LoRA", 0)
     assert set(found["test"]) == {"original", "head only", "searched", "STC"}

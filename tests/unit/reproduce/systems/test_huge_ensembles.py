@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dtheta.reproduce.claim import Row
+from dtheta.reproduce.claim import Row, over_seeds
 from dtheta.reproduce.experiments.atmosphere import Atmosphere
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import huge_ensembles as hens
@@ -93,3 +93,20 @@ def test_starts_of_one_trajectory_count_as_one() -> None:
     values: dict[str, list[float]] = {"a": [2.0, 4.0], "b": [1.0, 2.0]}
     found = hens._ratio(values, "a", "b", Atmosphere(2, dates=(40,)))
     assert found.estimate == found.low == found.high == 2.0
+
+
+def test_starts_of_a_trajectory_count_as_one_for_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = [0.1 + 0.01 * (i % 32) + 0.2 * (i // 32) for i in range(64)]  # 32 trajectories, date by date
+    gaps[0] = gaps[1] = gaps[33] = math.nan  # no extremes at one start of the first, and at neither of the second
+    found = {
+        "crps 4": [1.0] * 64, "crps 20": [1.0] * 64, "variance 20": [1.0] * 64, "error 20": [1.0] * 64,
+        "power 4": [[1.0, 1.0, 1.0]] * 64, "power 20": [[1.0, 1.0, 1.0]] * 64,
+        "auc 20": [[gap, 0.0] for gap in gaps], "outside 20": [{"8": 0.5, "64": 0.1}] * 64,
+    }  # fmt: skip
+    monkeypatch.setattr(Lab, "run", lambda self, *_: {"wrong": 0, "scores": found})
+    rows = {row.claim.name: row for row in hens.rows(Lab("huge-ensembles"))}
+    means = [0.3] + [0.2 + 0.01 * i for i in range(2, 32)]
+    wanted = over_seeds(means)
+    shown = rows["extremes"].found
+    assert shown is not None
+    assert (shown.estimate, shown.low, shown.high) == pytest.approx((wanted.estimate, wanted.low, wanted.high))
