@@ -26,7 +26,7 @@ from dtheta.report.charts.dots import Dot, dot_chart
 from dtheta.report.charts.palette import NEUTRAL, styles
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import count, duration, plural, significant
-from dtheta.reproduce.claim import OUTCOMES, Row
+from dtheta.reproduce.claim import EXACT, OUTCOMES, Row
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 from dtheta.score.interval import Interval
 
@@ -94,7 +94,7 @@ def _measured(row: Row) -> str:
 
 
 def _interval(found: Interval) -> str:
-    if found.method == "exact":
+    if found.method == EXACT:
         return significant(found.estimate)
     if not math.isfinite(found.high):
         return f"{significant(found.estimate)} (one run)"
@@ -105,7 +105,7 @@ def _charts(rows: Sequence[Row]) -> list[Chart]:
     """One chart for all quantities of one unit and one claimed bound; what has no sampling error needs no drawing."""
     groups: dict[tuple[str, float, str], list[Row]] = {}
     for row in rows:
-        if row.found is not None and row.found.method != "exact" and math.isfinite(row.found.estimate):
+        if row.found is not None and row.found.method != EXACT and math.isfinite(row.found.estimate):
             groups.setdefault((row.unit, row.bound, row.side), []).append(row)
     return [_chart(*key, group) for key, group in groups.items()]
 

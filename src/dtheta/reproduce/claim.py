@@ -2,7 +2,7 @@
 
     holds              the interval lies wholly on the claimed side of the bound
     does not hold      it lies wholly on the other side
-    not shown          it contains the bound
+    not shown          it contains the bound; or it has no width, since the few runs happen to agree
     not testable here  nothing was run, for a reason that is given
 
 A claim of a difference is about 0, one of a ratio about 1, one of a level about that level. Interval and outcome come
@@ -22,6 +22,7 @@ from dtheta.score.interval import Interval, mean_interval, paired_interval
 Outcome = Literal["holds", "does not hold", "not shown", "not testable here"]
 Side = Literal["above", "below"]
 _LARGEST = 700.0  # whose exponential a float holds
+EXACT = "exact"  # how an interval of a quantity without sampling error is had
 OUTCOMES: tuple[Outcome, ...] = ("holds", "does not hold", "not shown", "not testable here")
 
 
@@ -73,6 +74,8 @@ class Row:
         """Whether the claim holds here."""
         if self.found is None:
             return "not testable here"
+        if self.found.low == self.found.high and self.found.method != EXACT:
+            return "not shown"
         below, above = self.found.high < self.bound, self.found.low > self.bound
         if self.side == "below":
             below, above = above, below
@@ -116,7 +119,7 @@ def alone(value: float) -> Interval:
 
 def exact(value: float) -> Interval:
     """Return a value without sampling error: a count, a size, the largest error of an identity."""
-    return Interval(value, value, value, method="exact")
+    return Interval(value, value, value, method=EXACT)
 
 
 def _finite(value: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dtheta._version import __version__
-from dtheta.reproduce.claim import Row
+from dtheta.reproduce.claim import EXACT, Row
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 from dtheta.reproduce.systems import SYSTEMS
 
@@ -48,7 +48,7 @@ def measured(row: Row) -> str:
     """Return the quantity of a row that was run, with its interval and unit, in words."""
     assert row.found is not None
     found = row.found
-    if found.method == "exact":
+    if found.method == EXACT:
         text = f"{found.estimate:.4g}"
     elif not math.isfinite(found.high):
         text = f"{found.estimate:.3g} (one run)"
