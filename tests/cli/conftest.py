@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def dtheta(
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+def interruptible() -> None:
+    """Undo what a shell does to whatever it runs in the background: there an interrupt is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def spawn(*arguments: object, code: str = "", **options: Any) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from dtheta import __version__
 from dtheta.cli import main as entry
 from dtheta.cli.verbs import ACTIONS, GROUPS, VERBS
 from dtheta.errors import BaseMismatch, ConfigError, DthetaError, MissingExtra
-from tests.cli.conftest import Outcome, spawn
+from tests.cli.conftest import Outcome, interruptible, spawn
 
 Run = Callable[..., Outcome]
 HELPS = [*([verb, "--help"] for verb in VERBS), *([v, a, "--help"] for v, some in ACTIONS.items() for a in some)]
@@ -120,11 +120,6 @@ def test_nobody_reads_the_output(adapted: Path) -> None:
     assert done.stderr == ""
 
 
-def _interruptible() -> None:
-    """Undo what a shell does to whatever it runs in the background: there an interrupt is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 @pytest.mark.slow
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -136,7 +131,7 @@ def test_killed_while_training_leaves_no_half_file(
     command += ["--out", out, "--rank", 4, "--steps", 100_000, "--max-length", 16]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_interruptible
+        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=interruptible
     ) as process:
         try:
             assert process.stderr is not None

@@ -15,23 +15,26 @@ import torch
 
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import Outcome, interruptible
 
 Run = Callable[..., Outcome]
 
 
 def test_it_serves_until_ctrl_c_and_ends_well(tmp_path: Path) -> None:
     Delta({"w": Dense(torch.ones(2, 2))}).save(tmp_path / "x.delta")
+    threads = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dtheta.cli.main", "report", str(tmp_path), "--serve"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    ) as done:
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads, preexec_fn=interruptible)
+    try:
         assert done.stdout is not None
         address = next(word for word in done.stdout.readline().split() if word.startswith("http://127.0.0.1:"))
         with urllib.request.urlopen(address, timeout=60) as page:
             assert "<h1>x</h1>" in page.read().decode()
         done.send_signal(signal.SIGINT)
         assert done.wait(60) == 0
+    finally:
+        done.kill()
+        done.communicate()
     assert [file.name for file in tmp_path.iterdir()] == ["x.delta"]
 
 
