@@ -33,6 +33,8 @@ from dtheta.core.spectral import Spectral
 from dtheta.core.tensorfile import Replaced, data_of, encode, write_tensors
 from dtheta.errors import ConfigError, FormatError, NonFinite
 
+_ATTEMPTS = 8  # to read a file before it is replaced by another one
+
 
 def save(delta: Delta, path: str | os.PathLike[str], include_basis: bool = False) -> Path:
     """Write a delta to a file, completely or not at all, and return its path.
@@ -130,11 +132,18 @@ def load(
         FormatError: If it is not a ``.delta`` file, was written by a newer dtheta, is damaged, or was edited.
         BaseMismatch: If ``base`` is another model, naming the first tensors that differ.
     """
-    try:
-        delta = _read(path)
-    except Replaced:  # by another process, in one piece: the file that is there now is whole
-        delta = _read(path)
+    delta = _whole(path)
     return delta if base is None else bind(delta, base, strict=strict)
+
+
+def _whole(path: str | os.PathLike[str]) -> Delta:
+    """Read a file that other processes may replace meanwhile, each time in one piece, so that one version is whole."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return _read(path)
+        except Replaced as error:
+            last = error
+    raise last
 
 
 def _read(path: str | os.PathLike[str]) -> Delta:

@@ -75,7 +75,7 @@ class TensorFile:
     metadata: Mapping[str, str]
     entries: Mapping[str, Entry]
     header: bytes = field(repr=False)
-    identity: tuple[int, int] = field(repr=False)
+    identity: tuple[int, int, int, int] = field(repr=False)
 
     def read(self, name: str) -> Tensor:
         """Return one tensor.
@@ -115,7 +115,7 @@ class TensorFile:
         """
         with _opened(self.path) as handle:
             if _identity(handle) != self.identity:
-                raise Replaced(f"{self.path} was replaced by another file while it was read; read it again")
+                raise Replaced(f"{self.path} was changed or replaced by another file while it was read; read it again")
             yield handle
 
     def _some(self, count: int) -> int:
@@ -151,10 +151,13 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     return TensorFile(path, metadata, _entries(record, 8 + length, size, path), header, identity)
 
 
-def _identity(handle: BinaryIO) -> tuple[int, int]:
-    """Return what tells an open file from one that was renamed to its place."""
+def _identity(handle: BinaryIO) -> tuple[int, int, int, int]:
+    """Return what tells an open file from one that was renamed to its place.
+
+    The number of a file that is gone is given to the next one, so that size and time belong to it.
+    """
     stat = os.fstat(handle.fileno())
-    return stat.st_dev, stat.st_ino
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def existing(path: str | os.PathLike[str]) -> Path:

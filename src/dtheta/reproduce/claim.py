@@ -2,7 +2,7 @@
 
     holds              the interval lies wholly on the claimed side of the bound
     does not hold      it lies wholly on the other side
-    not shown          it contains the bound; or it has no width, since the few runs happen to agree
+    not shown          it contains the bound
     not testable here  nothing was run, for a reason that is given
 
 A claim of a difference is about 0, one of a ratio about 1, one of a level about that level. Interval and outcome come
@@ -74,8 +74,6 @@ class Row:
         """Whether the claim holds here."""
         if self.found is None:
             return "not testable here"
-        if self.found.low == self.found.high and self.found.method != EXACT:
-            return "not shown"
         below, above = self.found.high < self.bound, self.found.low > self.bound
         if self.side == "below":
             below, above = above, below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_file_that_shrinks_under_the_reader_is_noticed(tmp_path: Path) -> None
     file = open_tensors(tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:2000])
     for read in (lambda: file.read("a"), lambda: b"".join(file.blocks("a"))):
-        with pytest.raises(FormatError, match="became shorter"):
+        with pytest.raises(FormatError, match="was changed or replaced"):
             read()
     (tmp_path / "a").unlink()
     with pytest.raises(FormatError, match="was removed"):
@@ -163,7 +164,7 @@ def test_a_header_is_never_read_with_the_data_of_another_file(
     save_file({"x": torch.ones(4)}, other)
     file = open_tensors(path)
     other.replace(path)
-    with pytest.raises(Replaced, match="was replaced by another file while it was read"):
+    with pytest.raises(Replaced, match="was changed or replaced by another file while it was read"):
         file.read("x")
     assert torch.equal(open_tensors(path).read("x"), torch.ones(4))
     file = open_tensors(path)
@@ -187,3 +188,17 @@ def test_offsets_beyond_a_hundred_megabytes(tmp_path: Path) -> None:
         bad = _file(tmp_path / "bad", {"b": _spec("F32", (2,), offsets)}, b"\0" * 8)
         with pytest.raises(FormatError):
             open_tensors(bad)
+
+
+def test_a_file_that_got_the_number_of_the_one_before_is_another(tmp_path: Path) -> None:
+    """File systems give the number of a file that is gone to the next one: here it is written in its place."""
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(3)}, path)
+    file = open_tensors(path)
+    before = path.stat()
+    other = path.read_bytes()[:-12] + torch.ones(3).numpy().tobytes()
+    path.write_bytes(other)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert path.stat().st_ino == before.st_ino and path.stat().st_size == before.st_size
+    with pytest.raises(Replaced):
+        file.read("w")
