@@ -10,6 +10,7 @@ header around it must be, byte for byte, what this version writes. So a change o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -138,12 +139,10 @@ def load(
 
 def _whole(path: str | os.PathLike[str]) -> Delta:
     """Read a file that other processes may replace meanwhile, each time in one piece, so that one version is whole."""
-    for _ in range(_ATTEMPTS):
-        try:
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(Replaced):
             return _read(path)
-        except Replaced as error:
-            last = error
-    raise last
+    return _read(path)
 
 
 def _read(path: str | os.PathLike[str]) -> Delta:
