@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.output import write_file
+from dtheta.core.record import decode, record_of
 from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import ConfigError, FormatError, did_you_mean
-from dtheta.probe.record import from_record, record_of
 from dtheta.probe.value_vector import ValueVector
 from dtheta.score.interval import Interval
 
@@ -133,6 +133,8 @@ def load_traces(path: str | os.PathLike[str]) -> Traces:
     record = parse_json(read_bytes(file), str(file))
     try:
         found = record["traces"] if isinstance(record, Mapping) and "traces" in record else None
-        return from_record(Traces, {"traces": found})  # the rest is what 'dtheta probe --json' tells beside them
+        return decode(
+            {"traces": found}, Traces, "Traces", complete=True
+        )  # the rest is what 'dtheta probe --json' tells beside them
     except (FormatError, ConfigError) as error:
         raise FormatError(f"{file} holds no traces of concepts: {error}") from None

@@ -138,7 +138,7 @@ def test_a_trace_that_leaves_no_random_ones_to_compare_with_is_refused(count: in
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"concept": 5}, "Traces.traces.concept"),
+        ({"concept": 5}, r"Traces\.traces\[0\]\.concept: expected str, found int"),
         ({"candidates": [{"vector": 3}]}, "expected the fields"),
         ({"effect": {"target": 1, "others": 1, "null": [], "p": None}}, "effect.target"),
     ],

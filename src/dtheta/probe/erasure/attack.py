@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from dtheta.core.delta import Delta
+from dtheta.core.record import record_of
 from dtheta.data.concepts import Question
 from dtheta.probe.answers import AnswerScores
 from dtheta.probe.erasure.paired import LEAST, Paired, means, ratio_of_loss, recovery, shares
 from dtheta.probe.erasure.subject import Subject
-from dtheta.probe.record import record_of
 from dtheta.score.interval import Interval
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dtheta.core.arguments import one_delta, whole
 from dtheta.core.delta import Delta
+from dtheta.core.record import record_of
 from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError
 from dtheta.probe.decoder import Norm
@@ -36,7 +37,6 @@ from dtheta.probe.erasure.questions import question_change
 from dtheta.probe.erasure.result import Erasure
 from dtheta.probe.erasure.subject import subject
 from dtheta.probe.recall import LEAST
-from dtheta.probe.record import record_of
 from dtheta.probe.unlearning.watch import Checkup
 from dtheta.probe.value_vector import ValueVector
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.output import write_file
+from dtheta.core.record import decode, record_of
 from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import FormatError
 from dtheta.probe.erasure.attack import AttackResult
 from dtheta.probe.erasure.behavior import Behavior
 from dtheta.probe.erasure.goals import JACCARD, RECOVERY, TARGET, UNRELATED, Goal, goal
 from dtheta.probe.erasure.intrinsic import Intrinsic
-from dtheta.probe.record import from_record, record_of
 from dtheta.probe.unlearning.watch import Checkup
 from dtheta.score.interval import Interval
 
@@ -106,7 +106,8 @@ class Erasure:
         """
         if not isinstance(record, Mapping) or record.get("format") != FORMAT:
             raise FormatError(f"this is no erasure report: expected 'format': {FORMAT!r}, as Erasure.save writes it")
-        return from_record(cls, {key: value for key, value in record.items() if key not in ("format", "verdict")})
+        fields = {key: value for key, value in record.items() if key not in ("format", "verdict")}
+        return decode(fields, cls, cls.__name__, complete=True)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as JSON, complete or not at all; ``load_erasure`` reads it.

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from dtheta.core.record import decode, record_of
 from dtheta.errors import ConfigError, FormatError
-from dtheta.probe.record import from_record, record_of
 from dtheta.probe.value_vector import ValueVector
 
 
@@ -37,7 +37,7 @@ WHOLE = Outer(
 
 @pytest.mark.parametrize("value", [WHOLE, Outer(ValueVector(0, 0), None, (), {}, {}, False)])
 def test_what_json_holds_comes_back(value: Outer) -> None:
-    assert from_record(Outer, json.loads(json.dumps(record_of(value)))) == value
+    assert decode(json.loads(json.dumps(record_of(value))), Outer, "Outer", complete=True) == value
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_what_json_holds_comes_back(value: Outer) -> None:
 )
 def test_what_is_damaged_is_refused(key: str, value: Any, said: str) -> None:
     with pytest.raises(FormatError, match=said):
-        from_record(Outer, record_of(WHOLE) | {key: value})
+        decode(record_of(WHOLE) | {key: value}, Outer, "Outer", complete=True)
 
 
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises((FormatError, ConfigError), match="29/864"):
-        from_record(Outer, record_of(WHOLE) | {"vector": "29-864"})
+        decode(record_of(WHOLE) | {"vector": "29-864"}, Outer, "Outer", complete=True)
