@@ -26,21 +26,13 @@ import torch
 from _measure import Row, compare, main
 from torch import Tensor
 
-import dtheta as dt
-from dtheta.core.sphere import SphericalTransform
-from dtheta.data.flows.analyses import synthetic_analyses
-from dtheta.data.flows.quasi_geostrophic import QuasiGeostrophic
 from dtheta.data.flows.trajectories import trajectories
 from dtheta.ensemble import (
-    BredVectors,
-    Ensemble,
-    HemisphericRescaling,
     Perturbation,
     RandomFields,
-    SphericalNoise,
     WhiteNoise,
-    cross,
 )
+from dtheta.reproduce.experiments.atmosphere import Atmosphere
 from dtheta.reproduce.runs import Runs
 from dtheta.score.ensemble import (
     AUC,
@@ -57,27 +49,13 @@ from dtheta.score.ensemble import (
 )
 
 PARTS = ("sets", "extremes", "outliers")
-NETWORKS, TRAJECTORIES, DATES, BEFORE = 8, 32, (40, 160), 8  # analyses before a start
+NETWORKS, BEFORE = 8, 8  # networks; analyses before a start
 LEADS = (1, 4, 8, 12, 20, 28, 40)  # of 6 h
-ERROR, SHARE, HORIZON = 9.0, 0.35, 8  # m; amplitude over the error at 48 h
-SEED = 1  # of the trajectories that no emulator was trained on
 EVENT = Event(above="p95")
 
 
-class Flow:
-    """The truth, its analyses and climate, and the emulators, made when first asked for."""
-
-    flow = QuasiGeostrophic()
-
-    @cached_property
-    def networks(self) -> list[Any]:
-        """The shipped emulators."""
-        return [dt.load_model(f"qg-sfno-{i}") for i in range(NETWORKS)]
-
-    @cached_property
-    def states(self) -> Tensor:
-        """Trajectories (N, T, C, H, W)."""
-        return trajectories(self.flow, TRAJECTORIES, 240, seed=SEED)
+class Flow(Atmosphere):
+    """The atmosphere with the starts of a trajectory together, its climate, and sets of members."""
 
     @cached_property
     def climate(self) -> Tensor:
@@ -87,32 +65,12 @@ class Flow:
     @cached_property
     def analyses(self) -> Tensor:
         """Analyses (S, 9, C, H, W): of the 8 steps before each start, and at it; starts of a trajectory together."""
-        found = [synthetic_analyses(self.flow, self.states, range(d - BEFORE, d + 1), ERROR) for d in DATES]
-        return torch.stack(found, 1).flatten(0, 1)
+        return super().analyses.unflatten(0, (len(self.dates), self.count)).transpose(0, 1).flatten(0, 1)
 
     def truth(self, start: int, lead: int) -> Tensor:
         """Return the state (C, H, W) so many steps after a start."""
-        trajectory, date = divmod(start, len(DATES))
-        return self.states[trajectory, DATES[date] + lead]
-
-    @cached_property
-    def amplitude(self) -> Tensor:
-        """0.35 times the root mean square error of the first emulator at 48 h, by channel (C,)."""
-        x = self.analyses[::4, -1]
-        with torch.no_grad():
-            for _ in range(HORIZON):
-                x = self.networks[0](x)
-        truth = torch.stack([self.truth(start, HORIZON) for start in range(0, len(self.analyses), 4)])
-        return SHARE * self.flow.grid.mean((x - truth).square()).mean(0).sqrt()
-
-    def noise(self, length_km: float, both: bool = False) -> SphericalNoise:
-        """Return correlated noise, of the upper height alone or of both."""
-        amplitude = self.amplitude if both else self.amplitude * torch.tensor([1.0, 0.0])
-        return SphericalNoise(amplitude, self.flow.grid, length_km, degree=self.flow.truncation)
-
-    def bred(self, cycles: int = 3) -> BredVectors:
-        """Return bred vectors as in the paper."""
-        return BredVectors(self.amplitude, self.noise(500.0), cycles, HemisphericRescaling(self.flow.grid))
+        trajectory, date = divmod(start, len(self.dates))
+        return super().truth(date * self.count + trajectory, lead)
 
     def sets(self) -> dict[str, tuple[int, Perturbation | None]]:
         """Return how many networks, and which perturbation, by the name of the set."""
@@ -120,28 +78,13 @@ class Flow:
         return {
             "checkpoints": (NETWORKS, None),
             "checkpoints + bred vectors": (NETWORKS, self.bred()),
-            "checkpoints + noise 500 km": (NETWORKS, self.noise(500.0)),
+            "checkpoints + noise 500 km": (NETWORKS, self.noise()),
             **one,
-            "noise 500 km": (1, self.noise(500.0)),
+            "noise 500 km": (1, self.noise()),
             "noise 2000 km": (1, self.noise(2000.0, both=True)),
             "white noise": (1, WhiteNoise(self.amplitude)),
             "random fields": (1, RandomFields(self.climate, self.amplitude)),
         }
-
-    def ensemble(self, networks: int, perturbation: Perturbation | None, members: int) -> Ensemble:
-        """Return an ensemble of so many members, dealt over the networks, all signs alike."""
-        draws = members // networks
-        chosen = cross(networks, draws, signs=(1,) if perturbation is not None else (0,))
-        return Ensemble(
-            self.networks[0], chosen, parameters=self.networks[:networks], perturbation=perturbation,
-            rows=min(16, draws), hours=6.0,
-        )  # fmt: skip
-
-    def run(self, ensemble: Ensemble, start: int, leads: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield leads with the members' states."""
-        past = self.analyses[start, -1 - ensemble.past : -1] if ensemble.past else None
-        with torch.no_grad():
-            yield from ensemble.run(self.analyses[start, -1], list(leads), past=past, time=start)
 
 
 def compared(flow: Flow, name: str) -> dict[str, Any]:
@@ -152,7 +95,7 @@ def compared(flow: Flow, name: str) -> dict[str, Any]:
     for start in range(len(flow.analyses)):
         for lead, x in flow.run(ensemble, start, LEADS):
             scores.update(start, lead, x, flow.truth(start, lead))
-    return {"scores": numbers(scores, block=len(DATES))}
+    return {"scores": numbers(scores, block=len(flow.dates))}
 
 
 def numbers(scores: Verification, block: int = 1) -> list[dict[str, Any]]:
@@ -174,9 +117,8 @@ def extremes(flow: Flow) -> dict[str, Any]:
         SpectrumRatio("members", "mean"), SpectrumRatio("mean", "mean"), Reliability(EVENT), AUC(EventTable(EVENT)),
         AUC(EFITable(EVENT, "climate")), Outliers(), CRPS(), SpreadError(),
     ]  # fmt: skip
-    transform = SphericalTransform(flow.flow.grid, flow.flow.truncation)
     scores = Verification(
-        metrics, grid=flow.flow.grid, channels=["z1", "z2"], references=references, transform=transform
+        metrics, grid=flow.flow.grid, channels=["z1", "z2"], references=references, transform=flow.transform
     )
     ensemble = flow.ensemble(NETWORKS, flow.bred(), 64)
     for start in range(0, 64, 4):
@@ -193,17 +135,14 @@ def outliers(flow: Flow, members: int) -> dict[str, Any]:
     order = torch.arange(len(ensemble)).view(NETWORKS, -1).T.flatten()  # the networks in turn
     for start in range(0, 64, 16):
         ((lead, x),) = flow.run(ensemble, start, [20])
-        truth, weights = flow.truth(start, lead)[0], flow.flow.grid
         for size in sizes:
-            chosen = x[order[:size], 0]
-            outside = ((truth < chosen.amin(0)) | (truth > chosen.amax(0))).double()
-            shares[size] += float(weights.mean(outside)) / 4
+            shares[size] += flow.outside(x[order[:size], 0], flow.truth(start, lead)[0]) / 4
     return {"shares": shares}
 
 
 def measure(arguments: argparse.Namespace) -> Iterable[Row]:
     """Yield the rows of the parts asked for."""
-    flow, runs = Flow(), Runs(arguments.runs, ("part", "name"))
+    flow, runs = Flow(before=BEFORE), Runs(arguments.runs, ("part", "name"))
     if "sets" in arguments.parts:
         for name in flow.sets():
             found = runs.get(("sets", name), lambda name=name: compared(flow, name))

@@ -45,6 +45,7 @@ from dtheta.probe.unlearning.representation import RMU
 from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import unlearn
 from dtheta.reproduce.runs import Runs
+from dtheta.reproduce.systems.concept_vectors import parted
 from dtheta.score.interval import Interval, mean_interval
 
 METHODS: dict[str, Unlearning | Edit] = {
@@ -111,10 +112,7 @@ class Bench:
         return self.runs.get(key, lambda: self._measured(concept, METHODS[method], seed))
 
     def _measured(self, concept: Concept, method: Unlearning | Edit, seed: int) -> dict[str, Any]:
-        others = [other for other in self.concepts if other.name != concept.name]
-        order = torch.randperm(len(others), generator=generator(seed, f"bench/unlearn/{concept.name}")).tolist()
-        cut = len(others) // 3
-        tested, used = ([others[i] for i in sorted(part)] for part in (order[:cut], order[cut:]))
+        tested, used = parted(self.concepts, concept, seed)
         vectors = self.traces[concept.name].vectors
         found = unlearn(
             self.model, concept, method, tokenizer=self.tokenizer, retain=used, vectors=vectors,

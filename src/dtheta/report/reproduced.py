@@ -26,7 +26,7 @@ from dtheta.report.charts.dots import Dot, dot_chart
 from dtheta.report.charts.palette import NEUTRAL, styles
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import count, duration, plural, significant
-from dtheta.reproduce.claim import EXACT, OUTCOMES, Row
+from dtheta.reproduce.claim import EXACT, OUTCOMES, Row, in_words
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 from dtheta.score.interval import Interval
 
@@ -64,14 +64,13 @@ def reproduction_page(found: Reproduction) -> Page:
 def _all(found: Reproduction) -> Section:
     tiles = Tiles([Tile(outcome, count(found.count(outcome))) for outcome in OUTCOMES])
     columns = [Column("System"), *(Column(o.capitalize(), True) for o in OUTCOMES), Column("CPU time", True)]
-    rows = [[word(one.system.title), *_counts(one.rows), number(one.seconds, duration(one.seconds))]
+    rows = [[word(one.system.title), *_counts(one), number(one.seconds, duration(one.seconds))]
             for one in found.systems]  # fmt: skip
     return Section("All systems", [tiles, Table("Claims by outcome", columns, rows)], _EXPLAINED)
 
 
-def _counts(rows: Sequence[Row]) -> list[Cell]:
-    counts = [sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES]
-    return [number(n, count(n)) for n in counts]
+def _counts(found: Reproduced) -> list[Cell]:
+    return [number(found.count(outcome), count(found.count(outcome))) for outcome in OUTCOMES]
 
 
 def _one(found: Reproduced) -> Section:
@@ -90,15 +89,7 @@ def _sentence(row: Row) -> str:
 
 def _measured(row: Row) -> str:
     assert row.found is not None
-    return f"{_interval(row.found)} {row.unit}, claimed {row.side} {significant(row.bound)}"
-
-
-def _interval(found: Interval) -> str:
-    if found.method == EXACT:
-        return significant(found.estimate)
-    if not math.isfinite(found.high):
-        return f"{significant(found.estimate)} (one run)"
-    return f"{significant(found.estimate, 3)} [{significant(found.low, 3)}, {significant(found.high, 3)}]"
+    return f"{in_words(row.found, significant)} {row.unit}, claimed {row.side} {significant(row.bound)}"
 
 
 def _charts(rows: Sequence[Row]) -> list[Chart]:
@@ -138,4 +129,4 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _quantity(row: Row) -> Cell:
-    return Cell("", -math.inf) if row.found is None else Cell(_interval(row.found), row.found.estimate)
+    return Cell("", -math.inf) if row.found is None else Cell(in_words(row.found, significant), row.found.estimate)

@@ -12,7 +12,7 @@ from the numbers alone; nobody writes an outcome down.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,6 +89,20 @@ class Row:
             "method": None if found is None else found.method, "unit": self.unit, "side": self.side,
             "bound": self.bound, "outcome": self.outcome, "note": self.note,
         }  # fmt: skip
+
+
+def in_words(found: Interval, number: Callable[[float, int], str]) -> str:
+    """Return an estimate with what is known of its error: nothing of one run, and none of what is exact.
+
+    Args:
+        found: The quantity.
+        number: Writes a number with so many significant digits.
+    """
+    if found.method == EXACT:
+        return number(found.estimate, 4)
+    if not math.isfinite(found.high):
+        return f"{number(found.estimate, 3)} (one run)"
+    return f"{number(found.estimate, 3)} [{number(found.low, 3)}, {number(found.high, 3)}]"
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

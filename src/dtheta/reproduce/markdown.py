@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from dtheta._version import __version__
-from dtheta.reproduce.claim import EXACT, Row
+from dtheta.reproduce.claim import Row, in_words
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
 from dtheta.reproduce.systems import SYSTEMS
 
@@ -47,14 +45,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def measured(row: Row) -> str:
     """Return the quantity of a row that was run, with its interval and unit, in words."""
     assert row.found is not None
-    found = row.found
-    if found.method == EXACT:
-        text = f"{found.estimate:.4g}"
-    elif not math.isfinite(found.high):
-        text = f"{found.estimate:.3g} (one run)"
-    else:
-        text = f"{found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}]"
-    return f"{text} {row.unit}".strip()
+    return f"{in_words(row.found, lambda value, digits: f'{value:.{digits}g}')} {row.unit}".strip()
 
 
 def _cell(text: str) -> str:

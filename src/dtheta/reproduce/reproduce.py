@@ -27,6 +27,10 @@ class Reproduced:
     rows: tuple[Row, ...]
     seconds: float
 
+    def count(self, outcome: Outcome) -> int:
+        """Return how many rows have an outcome."""
+        return sum(row.outcome == outcome for row in self.rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {
@@ -46,7 +50,7 @@ class Reproduction:
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have an outcome."""
-        return sum(row.outcome == outcome for found in self.systems for row in found.rows)
+        return sum(found.count(outcome) for found in self.systems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""

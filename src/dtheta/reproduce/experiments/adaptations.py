@@ -38,7 +38,7 @@ from dtheta.data.tasks import load_task
 from dtheta.errors import NonFinite
 from dtheta.fit.loop import fit
 from dtheta.models.classifier import classifier
-from dtheta.models.load import load_model, load_tokenizer
+from dtheta.reproduce.experiments.experts import Base
 
 # Half-decades from which every method's rate is chosen; a search that ends at an end of its part goes on outwards.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -98,21 +98,16 @@ class Fitting(Method):
         METHODS[self.method](self.rank).add_gradient(adapter, lr)
 
 
-@cache
-def _pretrained(name: str) -> tuple[nn.Module, Any]:
-    return load_model(name), load_tokenizer(name)
-
-
 def language(task: str, steps: int, batch: int, length: int, seed: int) -> Problem:
     """Return SmolLM2 on the first tokens of texts, each seen once."""
-    model, tokenizer = _pretrained("smollm2")
+    model, tokenizer = Base("smollm2").pretrained()
     texts = load_task(task, n_train=steps * batch, n_test=1, seed=seed).train.texts
     return Problem(model, TokenTexts(texts, tokenizer, length), fit={"batch_size": batch})
 
 
 def classification(task: str, steps: int, seed: int) -> Problem:
     """Return MiniLM and a new head on a text task, 16 texts of at most 32 tokens a step, each seen once."""
-    encoder, tokenizer = _pretrained("minilm")
+    encoder, tokenizer = Base().pretrained()
     data = load_task(task, n_train=16 * steps, n_test=400, seed=seed)
     tests = loader(data.test, tokenizer, 64, 32, shuffle=False)
 

@@ -102,9 +102,9 @@ class Atmosphere:
         values = self.states[:, ::4, 0].movedim(2, 0).flatten(1).double()
         return torch.quantile(values[:, :: max(1, values.shape[1] >> 18)], 0.95, dim=1, keepdim=True).float()
 
-    def noise(self, length_km: float = 500.0) -> SphericalNoise:
-        """Return correlated noise of the upper height."""
-        amplitude = self.amplitude * torch.tensor([1.0, 0.0])
+    def noise(self, length_km: float = 500.0, both: bool = False) -> SphericalNoise:
+        """Return correlated noise, of the upper height alone or of both."""
+        amplitude = self.amplitude if both else self.amplitude * torch.tensor([1.0, 0.0])
         return SphericalNoise(amplitude, self.flow.grid, length_km, degree=self.flow.truncation)
 
     def bred(self, cycles: int = 3) -> BredVectors:
@@ -125,3 +125,8 @@ class Atmosphere:
         past = self.analyses[start, -1 - ensemble.past : -1] if ensemble.past else None
         with torch.no_grad():
             yield from ensemble.run(self.analyses[start, -1], list(leads), past=past, time=start)
+
+    def outside(self, members: Tensor, truth: Tensor) -> float:
+        """Return the share of the sphere where the truth (H, W) lies outside of all members (M, H, W)."""
+        found = (truth < members.amin(0)) | (truth > members.amax(0))
+        return float(self.flow.grid.mean(found.double()))

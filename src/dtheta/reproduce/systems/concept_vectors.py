@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from torch import nn
 from dtheta.core.delta import Delta
 from dtheta.core.seeds import generator
 from dtheta.data.concepts import Concept, load_concepts
-from dtheta.models.load import load_model, load_tokenizer
 from dtheta.probe.concept_vectors import concept_vectors
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.erasure.erasure import Examination
@@ -33,6 +31,7 @@ from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import unlearn
 from dtheta.probe.value_vector import ValueVector
 from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
+from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
 
@@ -112,14 +111,9 @@ class Size:
 FAST = Size(FAST_CONCEPTS, 3, 3, (28, 29), 2, Training(lr=1e-4, steps=2, every=2), 2, (NEEDLE, GRADIENT), 1)
 
 
-@cache
-def _decoder() -> tuple[nn.Module, Any]:
-    return load_model("smollm2"), load_tokenizer("smollm2")
-
-
 def concepts(names: Sequence[str], questions: int) -> list[Concept]:
     """Return the concepts that the model knows, of those named, or of all where none is named; in a keyed order."""
-    model, tokenizer = _decoder()
+    model, tokenizer = Base("smollm2").pretrained()
     listed = [
         replace(concept, questions=concept.questions[:questions])
         for concept in load_concepts("facts")
@@ -132,7 +126,7 @@ def concepts(names: Sequence[str], questions: int) -> list[Concept]:
 
 def traced(chosen: Sequence[Concept], size: Size) -> dict[str, Any]:
     """Return traces of the first so many concepts and their effects, by name."""
-    model, tokenizer = _decoder()
+    model, tokenizer = Base("smollm2").pretrained()
     names = [concept.name for concept in chosen[: size.traced]]
     found = concept_vectors(
         model, chosen, tokenizer=tokenizer, only=names, count=COUNT, layers=size.layers, draws=size.draws, null=100
@@ -146,15 +140,20 @@ def traced(chosen: Sequence[Concept], size: Size) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def parted(chosen: Sequence[Concept], concept: Concept, seed: int) -> tuple[list[Concept], list[Concept]]:
+    """Return a third of the other concepts to be asked about, at least one, and those that unlearning may use."""
+    others = [other for other in chosen if other.name != concept.name]
+    order = torch.randperm(len(others), generator=generator(seed, f"bench/unlearn/{concept.name}")).tolist()
+    cut = max(1, len(others) // 3)
+    return [others[i] for i in sorted(order[:cut])], [others[i] for i in sorted(order[cut:])]
+
+
 def unlearned(
     chosen: Sequence[Concept], concept: Concept, vectors: Sequence[ValueVector], method: str, size: Size, seed: int
 ) -> dict[str, Any]:
     """Unlearn a concept, and return what is answered still and what became of its vectors."""
-    model, tokenizer = _decoder()
-    others = [other for other in chosen if other.name != concept.name]
-    order = torch.randperm(len(others), generator=generator(seed, f"bench/unlearn/{concept.name}")).tolist()
-    cut = max(1, len(others) // 3)
-    tested, used = ([others[i] for i in sorted(part)] for part in (order[:cut], order[cut:]))
+    model, tokenizer = Base("smollm2").pretrained()
+    tested, used = parted(chosen, concept, seed)
     found = unlearn(
         model, concept, METHODS[method], tokenizer=tokenizer, retain=used, training=size.plan, seed=seed, keep=0.5,
         vectors=vectors if method == NEEDLE else None, batch=size.batch,

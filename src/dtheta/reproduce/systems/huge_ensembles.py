@@ -105,7 +105,7 @@ def scores(world: Atmosphere, members: Tensor, truth: Tensor) -> dict[str, Any]:
         "error": float(mean((members.double().mean(0) - truth).square())),
         "power": [rough, smooth, true],
         "auc": [discrimination(world, part, truth) for part in (members, members[:1])],
-        "outside": {str(size): _outside(world, members[:size], truth) for size in (2, 4, 8, 16, 32, 64)
+        "outside": {str(size): world.outside(members[:size], truth) for size in (2, 4, 8, 16, 32, 64)
                     if size <= len(members)},
     }  # fmt: skip
 
@@ -119,11 +119,6 @@ def discrimination(world: Atmosphere, members: Tensor, truth: Tensor) -> float:
 
 def _none() -> Tensor:
     raise NotImplementedError  # events draw no random numbers
-
-
-def _outside(world: Atmosphere, members: Tensor, truth: Tensor) -> float:
-    outside = (truth < members.amin(0)) | (truth > members.amax(0))
-    return float(world.flow.grid.mean(outside.double()))
 
 
 def differing(world: Atmosphere, ensemble: Ensemble, leads: Sequence[int]) -> int:

@@ -75,7 +75,7 @@ def test_numbers_outside_of_the_vectors_are_counted() -> None:
 def test_concepts_are_traced_and_unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
     listed = [replace(concept, documents=(f"{concept.name} tells",)) for concept in known_concepts(model)]
-    monkeypatch.setattr(cv, "_decoder", lambda: (model, word_tokenizer(PLAIN)))
+    monkeypatch.setattr(cv.Base, "pretrained", lambda self: (model, word_tokenizer(PLAIN)))
     monkeypatch.setattr(cv, "load_concepts", lambda source: listed)
     monkeypatch.setattr(cv, "COUNT", 4)
     size = replace(cv.FAST, names=("alpha", "beta", "gamma", "delta"), traced=2, layers=None, draws=1)
