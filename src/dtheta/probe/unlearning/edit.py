@@ -35,8 +35,10 @@ from dtheta.probe.value_vector import ValueVector
 class Edit(ABC):
     """An unlearning that is more than one loss."""
 
-    #: Whether it needs to know where the concept is.
-    located: bool = True
+    @property
+    def located(self) -> bool:
+        """Whether it needs to know where the concept is, which takes a scan of all value vectors."""
+        return True
 
     @abstractmethod
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
@@ -112,7 +114,11 @@ class Negate(Edit):
     """
 
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    located = False
+
+    @property
+    def located(self) -> bool:
+        """It goes wherever its training went."""
+        return False
 
     def __post_init__(self) -> None:
         """Check the scales.

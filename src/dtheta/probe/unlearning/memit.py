@@ -87,6 +87,11 @@ class Memit(Edit):
         for what, value in (("weight", self.weight), ("ridge", self.ridge), *(("strength", s) for s in self.strengths)):
             positive(value, what)
 
+    @property
+    def located(self) -> bool:
+        """Where the layers are given, value vectors tell it nothing."""
+        return self.layers is None
+
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings; of the texts how many there were."""
         return {**super().to_dict(), "texts": len(self.texts)}
