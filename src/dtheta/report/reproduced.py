@@ -36,7 +36,8 @@ _MARKS: dict[str, Outcome] = {
 _EXPLAINED = (
     "A claim holds where the 95 % interval of the measured quantity lies wholly on the claimed side of the bound, it "
     "does not where it lies wholly on the other side, and is not shown where it contains the bound. The models are "
-    "small: a claim is tested as an ordering or a law, never as the paper's number."
+    "small: a claim is tested as an ordering or a law, never as the paper's number. Runs count as independent, also "
+    "those of one task or of one draw, and intervals are not corrected for their number."
 )
 
 
@@ -58,7 +59,7 @@ def reproduction_page(found: Reproduction) -> Page:
     )
     size = "the small size (--fast)" if found.fast else "the full size"
     footer = f"{size}, {found.date}, {found.on}"
-    return Page("Which claims hold here", verdict, [_all(found), *map(_one, found.systems)], "dtheta reproduce", footer)
+    return Page("Which claims hold here", verdict, [_all(found), *map(_one, found.systems)], found.command, footer)
 
 
 def _all(found: Reproduction) -> Section:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dtheta.errors import ConfigError
@@ -108,6 +108,12 @@ def in_words(found: Interval, number: Callable[[float, int], str]) -> str:
 def over_seeds(values: Sequence[float]) -> Interval:
     """Return the mean over seeds with its t interval; one seed has an estimate and bounds at infinity."""
     return mean_interval(values) if len(values) > 1 else alone(values[0])
+
+
+def percent(values: Sequence[float]) -> Interval:
+    """Return the mean over seeds of values from 0 to 100, with its t interval cut to what such a mean can be."""
+    found = over_seeds(values)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 100.0)) if len(values) > 1 else found
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from dtheta.core.arguments import whole
 from dtheta.reproduce.runs import Runs
 
 FIELDS = ("system", "size", "version", "experiment", "setting", "seed")
+_SECONDS = "cpu_seconds"
 
 
 class Lab:
@@ -32,6 +34,8 @@ class Lab:
         self.system, self.fast, self.folder = system, fast, folder
         self._seeds = None if seeds is None else whole(seeds, "seeds", least=1)
         self._note = note or (lambda text: None)
+        self._kept: dict[tuple[Any, ...], float] = {}  # CPU seconds of the runs that another process has made
+        self._made: set[tuple[Any, ...]] = set()
 
     @property
     def size(self) -> str:
@@ -58,7 +62,22 @@ class Lab:
             make: Runs it; what it returns must go into JSON.
         """
         self._note(f"{self.system}: {experiment}, {setting}, seed {seed}")
-        return self._runs.get((self.system, self.size, __version__, experiment, setting, seed), make)
+        key = (self.system, self.size, __version__, experiment, setting, seed)
+
+        def timed() -> dict[str, Any]:
+            start = time.process_time()
+            self._made.add(key)
+            return {**make(), _SECONDS: time.process_time() - start}
+
+        found = self._runs.get(key, timed)
+        if key not in self._made:
+            self._kept[key] = found.get(_SECONDS, 0.0)
+        return found
+
+    @property
+    def kept_seconds(self) -> float:
+        """CPU seconds that runs taken from the file took when they were made."""
+        return sum(self._kept.values())
 
     @cached_property
     def _runs(self) -> Runs:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from dtheta._version import __version__
 from dtheta.reproduce.claim import Row, in_words
 from dtheta.reproduce.reproduce import Reproduced, Reproduction, counted
-from dtheta.reproduce.systems import SYSTEMS
 
 
 def markdown(found: Reproduction) -> str:
     """Return a table a system: what is claimed, the paper's setting, what was run, the figure, whether it holds."""
-    names = [one.name for one in found.systems]
-    command = f"dtheta reproduce {'all' if names == list(SYSTEMS) else ' '.join(names)}"
-    size = " --fast" if found.fast else ""
     seconds, claims = sum(one.seconds for one in found.systems), sum(len(one.rows) for one in found.systems)
     head = [
-        f"# Claims, {'small' if found.fast else 'full'} size: `{command}{size}`",
+        f"# Claims, {'small' if found.fast else 'full'} size: `{found.command}`",
         "",
         f"Of {claims} claims {counted(found)}.",
         "",
         f"dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
         "",
         "A claim holds where the whole 95 % interval lies on the claimed side; *not shown* means that the interval "
-        "holds the bound. Intervals are not corrected for their number.",
+        "holds the bound. Intervals are not corrected for their number. Runs count as independent, also those of one "
+        "task or draw; accuracies on few texts are coarse, and where runs agree by chance an interval is too narrow.",
     ]
     return "\n".join([*head, *(line for one in found.systems for line in _system(one))]) + "\n"
 

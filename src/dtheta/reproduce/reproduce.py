@@ -20,7 +20,7 @@ PACKAGES = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What was found for one system; ``seconds`` are CPU seconds of this process, runs from the file take none."""
+    """What was found for one system, in how many CPU seconds; runs from the file count with the seconds they took."""
 
     name: str
     system: System
@@ -47,15 +47,25 @@ class Reproduction:
     fast: bool
     on: str
     date: str
+    seeds: int | None = None
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have an outcome."""
         return sum(found.count(outcome) for found in self.systems)
 
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        names = [one.name for one in self.systems]
+        size = " --fast" if self.fast else ""
+        seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
+        return f"dtheta reproduce {'all' if names == list(SYSTEMS) else ' '.join(names)}{size}{seeds}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {
             "dtheta": __version__, "date": self.date, "on": self.on, "size": "fast" if self.fast else "full",
+            "seeds": self.seeds,
             "systems": [found.to_dict() for found in self.systems],
         }  # fmt: skip
 
@@ -104,9 +114,10 @@ def reproduce(
     done = []
     for name, file in files.items():
         start = time.process_time()
-        rows = tuple(file.rows(Lab(name, fast=fast, seeds=seeds, folder=folder, note=note)))
-        done.append(Reproduced(name, file.SYSTEM, rows, time.process_time() - start))
+        lab = Lab(name, fast=fast, seeds=seeds, folder=folder, note=note)
+        rows = tuple(file.rows(lab))
+        done.append(Reproduced(name, file.SYSTEM, rows, time.process_time() - start + lab.kept_seconds))
         if found is not None:
             found(done[-1])
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return Reproduction(tuple(done), fast, machine(PACKAGES), today)
+    return Reproduction(tuple(done), fast, machine(PACKAGES), today, seeds)

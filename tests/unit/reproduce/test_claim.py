@@ -8,7 +8,7 @@ import math
 import pytest
 
 from dtheta.errors import ConfigError
-from dtheta.reproduce.claim import Claim, Row, Side, alone, exact, geometric, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, Side, alone, exact, geometric, over_seeds, paired, percent
 from dtheta.score.interval import Interval
 
 CLAIM = Claim("below", "Ours is below theirs.", "a large model")
@@ -53,6 +53,13 @@ def test_seeds_are_averaged_and_paired() -> None:
     assert found.estimate == 2.0 and math.isclose(found.high - 2.0, 4.302653 / math.sqrt(3), rel_tol=1e-5)
     difference = paired([1.0, 2.0, 3.0], [0.5, 1.5, 2.5])
     assert (difference.estimate, difference.low, difference.high) == (0.5, 0.5, 0.5)
+
+
+def test_an_interval_of_percents_is_cut_to_what_a_percent_can_be() -> None:
+    found, uncut = percent([80.0, 99.0, 98.0]), over_seeds([80.0, 99.0, 98.0])
+    assert uncut.high > 100.0 == found.high and found.low == uncut.low
+    assert percent([1.0, 0.0]).low == 0.0
+    assert percent([50.0]) == alone(50.0)
 
 
 def test_the_geometric_mean_and_its_interval() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dtheta.errors import ConfigError
 from dtheta.reproduce.lab import Lab
+from dtheta.reproduce.markdown import markdown
 from dtheta.reproduce.reproduce import reproduce
 from dtheta.reproduce.systems import SYSTEMS, system_called
 
@@ -46,6 +47,25 @@ def test_what_is_kept_is_not_run_again_and_sizes_stay_apart(planted: Made, tmp_p
     assert planted == [("fast", 0), ("fast", 1), ("fast", 2)]
     reproduce(seeds=1, folder=tmp_path)
     assert planted[3:] == [("full", 0)]
+
+
+def test_a_run_from_the_file_counts_with_the_time_that_it_took(tmp_path: Path) -> None:
+    def busy() -> dict[str, int]:
+        return {"a": sum(i * i for i in range(300_000))}
+
+    first, again = (Lab("planted", folder=tmp_path) for _ in range(2))
+    took = first.run("draw", "a", 0, busy)["cpu_seconds"]
+    first.run("draw", "a", 0, busy)
+    assert took > 0 and first.kept_seconds == 0
+    for _ in range(2):
+        assert again.run("draw", "a", 0, busy)["cpu_seconds"] == again.kept_seconds == took
+
+
+def test_the_command_says_how_it_is_run_again(planted: Made) -> None:
+    done = reproduce(fast=True, seeds=2)
+    assert done.command == "dtheta reproduce all --fast --seeds 2" and done.to_dict()["seeds"] == 2
+    assert done.command in markdown(done)
+    assert reproduce(seeds=1).command == "dtheta reproduce all --seeds 1"
 
 
 def test_an_unknown_name_is_refused_before_anything_is_run(planted: Made) -> None:

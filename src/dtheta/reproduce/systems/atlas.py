@@ -274,7 +274,8 @@ def rows(lab: Lab) -> Iterator[Row]:
         found.cache_clear()
     here = f"{size.base}, {', '.join(size.tasks)}, {len(seeds)} seed(s), experts in full, {size.budget.steps} steps"
     yield from _addition_rows(sums, here)
-    yield from _negation_rows(forgot, here)
+    controls = ", ".join(dict.fromkeys(map(size.control, size.tasks)))
+    yield from _negation_rows(forgot, f"{here}; kept at {KEEP:.0%} of its accuracy: {controls}")
     gaps = [[100 * run["test"][name] for run in few] for name in ("aTLAS", "zero-shot", "own")]
     note = f"{_mean(gaps[0]):.1f} against {_mean(gaps[1]):.1f} %; its own expert {_mean(gaps[2]):.1f} %."
     yield Row(FEW, here, paired(gaps[0], gaps[1]), "points", note=note)

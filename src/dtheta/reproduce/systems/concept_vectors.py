@@ -30,7 +30,7 @@ from dtheta.probe.unlearning.preference import NPO
 from dtheta.probe.unlearning.train import Training
 from dtheta.probe.unlearning.unlearn import unlearn
 from dtheta.probe.value_vector import ValueVector
-from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, exact, paired, percent
 from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
@@ -234,7 +234,7 @@ def _unlearning_rows(lab: Lab, chosen: Sequence[Concept], traces: Mapping[str, A
     kept = [100 * run["jaccard"] for method in trained for run in runs[method]]
     noise = sum(100 * run["jaccard"] for run in runs[NEEDLE]) / len(runs[NEEDLE])
     note = f"Jaccard; after noise of four times their length {noise:.0f} %."
-    yield Row(LEAVES, here, over_seeds(kept), "%", 80.0, note=note)
+    yield Row(LEAVES, here, percent(kept), "%", 80.0, note=note)
     selective = {m: [run["target"] - run["unrelated"] for run in found] for m, found in runs.items()}
     theirs = [sum(values) / len(trained) for values in zip(*(selective[m] for m in trained), strict=True)]
     lost = "; ".join(

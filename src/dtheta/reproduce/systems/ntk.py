@@ -27,7 +27,7 @@ from dtheta.kernels.pca import KernelPCA, kernel_pca
 from dtheta.kernels.tangent import tangent_kernel
 from dtheta.models.classifier import classifier
 from dtheta.models.load import load_model
-from dtheta.reproduce.claim import Claim, Row, exact, geometric, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, exact, geometric, over_seeds, paired, percent
 from dtheta.reproduce.experiments.wide import Network
 from dtheta.reproduce.lab import Lab
 from dtheta.reproduce.systems import System
@@ -240,7 +240,7 @@ def _rate_row(lab: Lab) -> Row:
     here = f"8 points on the circle, widths {', '.join(map(str, widths))}, {len(slopes)} times {draws} initializations"
     off = over_seeds([abs(slope + 0.5) for slope in slopes])
     note = f"Mean exponent {sum(slopes) / len(slopes):.3f}."
-    return Row(RATE, here, off, "absolute", 0.1, "below", note)
+    return Row(RATE, here, off, "away from -1/2", 0.1, "below", note)
 
 
 def _movement_row(lab: Lab) -> Row:
@@ -263,7 +263,7 @@ def _function_row(lab: Lab) -> Row:
         for s in seeds
     ]
     here = f"width {width}, {len(seeds)} initializations, {steps} steps of rate 1 on 4 points of the circle"
-    return Row(FUNCTIONS, here, over_seeds(shares), "%", 70.0, note="Angles near the four points are left out.")
+    return Row(FUNCTIONS, here, percent(shares), "%", 70.0, note="Angles near the four points are left out.")
 
 
 def _eigenvalue_row() -> Row:

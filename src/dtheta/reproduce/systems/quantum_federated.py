@@ -27,7 +27,7 @@ from dtheta.federate.quantum.program import program_circuit, program_of
 from dtheta.federate.quantum.superposition import branch_gradient, branch_states
 from dtheta.federate.server.optimizer import FedAvgM
 from dtheta.federate.server.server import Server
-from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired
+from dtheta.reproduce.claim import Claim, Row, exact, over_seeds, paired, percent
 from dtheta.reproduce.experiments.experts import Base
 from dtheta.reproduce.experiments.federations import (
     Examples,
@@ -179,7 +179,7 @@ def _table_rows(lab: Lab) -> Iterator[Row]:
     yield Row(GAINS, here["digits"], paired(digits["federated"], digits["alone"]), "points")
     yield Row(POOLED, here["digits"], paired(digits["federated"], digits["pooled"]), "points", -3.0, note=told)
     for claim, name, bound in ((DIGITS, "digits", 63.9), (IRIS, "iris", 86.0)):
-        yield Row(claim, here[name], over_seeds(points[name]["federated"]), "%", bound)
+        yield Row(claim, here[name], percent(points[name]["federated"]), "%", bound)
 
 
 def _tapped_row(lab: Lab) -> Row:

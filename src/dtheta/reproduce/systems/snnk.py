@@ -109,7 +109,10 @@ def adapters(lab: Lab, budget: Budget) -> Iterator[Row]:
     draws = [(task, seed) for seed in lab.seeds_or(2, 2) for task in budget.tasks]
     runs = {name: accuracies(lab, name, *METHODS[name], draws, budget.size) for name in budget.methods}
     accuracy = {name: [run["accuracy"] for run in found] for name, found in runs.items()}
-    trained = {name: found[0]["parameters"] for name, found in runs.items()}
+    trained = {name: max(run["parameters"] for run in found) for name, found in runs.items()}  # 0 where one diverged
+    if diverged := [name for name, weights in trained.items() if not weights]:
+        yield Row(FEWER, note=f"Every training diverged: {', '.join(diverged)}.")
+        return
     note = "; ".join(f"{name} {sum(values) / len(values):.1f} %" for name, values in accuracy.items())
     for ours in [name for name in budget.methods if "SNNK" in name]:
         for theirs in (BOTTLENECK, LORA):

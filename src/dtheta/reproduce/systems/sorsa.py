@@ -103,7 +103,11 @@ def turned(posed: Problem, adapted: Adapted) -> dict[str, float]:
 
 def less_turned(lab: Lab) -> Row:
     """Return the row of the turned directions, on the trainings of ``more_accurate``."""
-    ours, theirs = ([run["turned"] for run in on_texts(lab, method, turned)] for method in (SORSA(16), LoRA(16)))
+    runs = zip(*(on_texts(lab, method, turned) for method in (SORSA(16), LoRA(16))), strict=True)
+    both = [(a["turned"], b["turned"]) for a, b in runs if "turned" in a and "turned" in b]  # else one diverged
+    if not both:
+        return Row(TURNED, note="Of every pair of trainings one diverged.")
+    ours, theirs = zip(*both, strict=True)
     note = (
         f"{sum(ours) / len(ours):.3g} against {sum(theirs) / len(theirs):.3g}; 0 is not at all, 1 is at right angles. "
         f"SORSA's rate is {RATES['SORSA'] / RATES['LoRA']:.2g} of LoRA's, and a lower rate turns less by itself."

@@ -42,6 +42,12 @@ def test_outcomes_follow_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(good.values()) == {"holds"} and set(bad.values()) == {"does not hold"}
 
 
+def test_a_method_that_always_diverged_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lab, "run", lambda *_: {"accuracy": 0.0, "frozen": 70.0, "parameters": 0})
+    (row,) = snnk.adapters(Lab("snnk"), Budget())
+    assert row.outcome == "not testable here" and SQUARE in row.note
+
+
 @pytest.mark.usefixtures("minilm_tokenizer")
 def test_one_real_comparison_of_adapters() -> None:
     budget = Budget(("bbc",), (SQUARE, BOTTLENECK, LORA), Size(10, 10, 8, 1, 4), 1, 16, 10)

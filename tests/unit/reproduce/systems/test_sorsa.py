@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dtheta.adapt.attach import attach
+from dtheta.adapt.lora import LoRA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
@@ -40,6 +41,20 @@ def test_outcomes_follow_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = planted(monkeypatch, 0.5), planted(monkeypatch, -0.5)
     assert set(good.values()) == {"holds"} and set(bad.values()) == {"does not hold"}
     assert len(good) == 12 and len(planted(monkeypatch, 0.5, fast=True)) == 9
+
+
+def test_pairs_of_which_one_diverged_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    diverged = {"accuracy": 0.0, "frozen": 70.0}
+
+    def runs(lab: Lab, method: Any, also: Any) -> list[dict[str, float]]:
+        kept = [{"turned": 0.1 * i + isinstance(method, LoRA)} for i in range(3)]
+        return [diverged, *kept] if isinstance(method, SORSA) else [{"turned": 9.0}, *kept]
+
+    monkeypatch.setattr(sorsa, "on_texts", runs)
+    found = sorsa.less_turned(Lab("sorsa")).found
+    assert found is not None and found.estimate == pytest.approx(-1.0)
+    monkeypatch.setattr(sorsa, "on_texts", lambda *_: [diverged])
+    assert sorsa.less_turned(Lab("sorsa")).outcome == "not testable here"
 
 
 def test_the_regularizer_is_what_keeps_the_factors() -> None:
