@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dtheta.cli.main import main
+from dtheta.cli.options import Once
 
 WORDS = {"good": "great fine lovely happy bright".split(), "bad": "awful poor sad dull broken".split()}
 FILLER = "the film was a story about some people and their long day in town".split()
@@ -39,8 +40,12 @@ class Outcome:
 def dtheta(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Outcome]:
-    """Run a command in this process, in an empty folder."""
+    """Run a command in this process, in an empty folder.
+
+    Tests vary a common command by giving an option again, which users are kept from: here the last one stands.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Once, "refuse", lambda *_: None)
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

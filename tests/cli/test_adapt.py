@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dtheta.cli.workspace import held
 from dtheta.core.files import load, read_header
 from tests.cli.conftest import Outcome, sentences, spawn, write_table
 
@@ -105,11 +106,15 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
     dtheta: Run, folders: dict[str, Path], table: Path, tmp_path: Path
 ) -> None:
     """Killed without warning in the middle, resumed: the delta is that of one go."""
-    steps = ["--steps", 200]
-    one_go = [*arguments(folders, table, "--out", "whole.delta"), *steps]
-    assert dtheta(*one_go).code == 0
+
+    def longer(*more: object) -> list[object]:
+        made = arguments(folders, table, *more)
+        made[made.index("--steps") + 1] = 200
+        return made
+
+    assert dtheta(*longer("--out", "whole.delta")).code == 0
     out = tmp_path / "killed.delta"
-    command = [*arguments(folders, table, "--out", out), *steps]
+    command = longer("--out", out)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "dtheta.cli.main", *map(str, command)], env=environment, stderr=subprocess.DEVNULL
@@ -124,7 +129,7 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
     refused = dtheta(*command)
     assert refused.code == 1
     assert "--resume" in refused.err
-    changed = dtheta(*arguments(folders, table, "--out", out, "--resume", "--lr", 0.5), *steps)
+    changed = dtheta(*longer("--out", out, "--resume", "--lr", 0.5))
     assert changed.code == 2
     assert "lr" in changed.err
     done = dtheta(*command, "--resume")
@@ -247,3 +252,15 @@ def test_a_table_in_another_encoding(dtheta: Run, folders: dict[str, Path], tmp_
     assert done.code == 1
     assert "--encoding 'latin-1'" in done.err
     assert dtheta(*arguments(folders, tmp_path / "old.csv", "--steps", 1, "--encoding", "latin-1")).code == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--dry-run",)])
+def test_one_process_at_a_time_writes_to_an_output(
+    dtheta: Run, folders: dict[str, Path], table: Path, more: tuple[str, ...]
+) -> None:
+    work = Path("adapted.delta.run")
+    work.mkdir()
+    with held(work):
+        done = dtheta("adapt", "--model", folders["bert"], "--data", table, "--rank", 2, "--steps", 1, *more)
+    assert done.code == 1 and "another process is writing to adapted.delta.run" in done.err
+    assert work.exists() and not Path("adapted.delta").exists()

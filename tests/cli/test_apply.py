@@ -6,10 +6,12 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dtheta.core.files import load
 from dtheta.models.load import load_tokenizer
 from tests.cli.conftest import Outcome, sentences, write_table
 
@@ -135,3 +137,21 @@ def test_files_in_another_encoding(dtheta: Run, folders: dict[str, Path], adapte
     done = dtheta(*common, "--encoding", "latin-1", "--json")
     assert done.code == 0, done.err
     assert done.json["predictions"][0]["text"] == "the caf\u00e9"
+
+
+@pytest.mark.parametrize("option", [("--weight", 0.5), ("--weight", 0), ("--model", "minilm")])
+def test_a_merged_folder_has_no_delta_to_weigh(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, option: tuple[str, object]
+) -> None:
+    assert dtheta("merge", folders["bert"], adapted, "--out", "m", "--quiet").code == 0
+    done = dtheta("apply", "m", "--text", "a great film", *option)
+    assert done.code == 2 and f"{option[0]} does nothing with the folder m" in done.err
+
+
+def test_a_merged_folder_of_a_delta_that_names_no_length(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:
+    delta = load(adapted)
+    task = {name: value for name, value in delta.provenance.task.items() if name != "max_length"}
+    replace(delta, provenance=replace(delta.provenance, task=task)).save("bare.delta")
+    assert dtheta("merge", folders["bert"], "bare.delta", "--out", "m", "--quiet").code == 0
+    done = dtheta("apply", "m", "--text", "a great film", "--json")
+    assert done.code == 2 and "max_length=128 must lie between 1 and 32" in done.err  # 128 as for the delta itself

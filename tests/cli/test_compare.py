@@ -121,3 +121,9 @@ def test_a_dry_run_reads_headers_only(dtheta: Run, here: Path, monkeypatch: pyte
     done = dtheta("compare", "a.delta", "b.delta", "--report", "p.html", "--dry-run", "--json")
     assert done.code == 0, done.err
     assert list(done.json["writes"]) == ["p.html"] and not Path("p.html").exists()
+
+
+def test_an_erasure_of_nothing_says_so(dtheta: Run) -> None:
+    for more in ((), ("--concept", "France")):
+        done = dtheta("compare", "--erasure", *more)
+        assert done.code == 2 and "there is no delta to look at" in done.err

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from dtheta.cli import ensemble_run, ensemble_simulated
+from dtheta.cli.ensemble_page import places_of
 from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.ensemble import archiving
 from dtheta.ensemble.ensemble import Ensemble
@@ -435,3 +437,48 @@ def test_a_process_says_that_another_has_ended(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torch.distributed.barrier", lost)
     with pytest.raises(MembersMissing, match="another process of this run has ended"):
         ensemble_run._together(2)
+
+
+def test_one_process_at_a_time_writes_to_an_output(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecasts, said = ensemble_run._forecasts, []
+
+    def twice(*arguments: Any) -> None:
+        for more in ((), ("--resume",)):
+            said.append(dtheta("ensemble", "run", *SMALL, *more, "--out", "run.zarr"))
+        forecasts(*arguments)
+
+    monkeypatch.setattr(ensemble_run, "_forecasts", twice)
+    ran(dtheta)
+    assert [one.code for one in said] == [1, 1]
+    assert all("another process is writing to run.zarr.part" in one.err for one in said)
+    assert not Path("run.zarr.part").exists()
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_folder_that_is_there_is_no_output(dtheta: Run, out: str) -> None:
+    done = dtheta("ensemble", "run", *SMALL, "--out", out)
+    assert done.code == 1 and "it is there already" in done.err
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [("--1", "give 1 indices"), ("\u00b2", "give 1 indices"), ("1,2", "give 1 indices"), ("8", "counted from 0")],
+)
+def test_a_place_that_there_is_not_is_said_before_anything_is_written(
+    dtheta: Run, once: Path, point: str, said: str
+) -> None:
+    done = dtheta("ensemble", "verify", once, f"--point={point}", "--report", "p.html", "--out", "s.json")
+    assert done.code == 2 and said in done.err
+    assert not Path("s.json").exists()
+    alone = dtheta("ensemble", "verify", once, "--point", 1)
+    assert alone.code == 2 and "give --report FILE" in alone.err
+
+
+@pytest.mark.parametrize("shape", [(8,), (1,), (2,), (5, 6), (1, 1, 3)])
+def test_plumes_have_places_whatever_the_cells(shape: tuple[int, ...]) -> None:
+    options: Any = SimpleNamespace(point=())
+    for whole, fields in ((shape, None), ((2, *shape), ())):
+        found: Any = SimpleNamespace(shape=whole, fields=fields, grid=None)
+        places = places_of(options, found)
+        assert 1 <= len(places) == len({cell for _, cell in places}) <= 3
+        assert all(0 <= i < n for _, cell in places for i, n in zip(cell, shape, strict=True))

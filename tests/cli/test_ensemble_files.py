@@ -408,3 +408,13 @@ def test_a_run_does_not_tell_where_files_lay(dtheta: Run, here: Path) -> None:
     given = ("--analyses", Path("w.zarr").resolve(), "--truth", Path("w.zarr").resolve(), "--days", 1, "--starts", 1)
     assert dtheta("ensemble", "run", "--step", "net.py:heavy", *given, "--members", 2, "--quiet").code == 0
     assert str(Path().resolve()) not in Path("run.zarr/zarr.json").read_text()
+
+
+def test_a_gap_at_a_station_names_it(tmp_path: Path) -> None:
+    values = np.array([[1.0, 2.0], [3.0, np.nan]])
+    days = np.array(["2020-01-01", "2020-01-02"], "datetime64[ns]")
+    data = xarray.Dataset({"t": (("time", "station"), values)}, {"time": days, "station": ["berlin", "rome"]})
+    data.to_zarr(tmp_path / "s.zarr")
+    states = read_states(tmp_path / "s.zarr", "--analyses", None)
+    with pytest.raises(NonFinite, match="the first at 2020-01-02T00:00:00, station rome"):
+        states.at(states.times, "needed")

@@ -357,3 +357,13 @@ def test_files_that_do_not_fit_are_refused(dtheta: Run) -> None:
     assert "every --party is one client" in dtheta("federate", *given, "--party", "c.csv", "--clients", 2).err
     assert "no such file" in dtheta("federate", "--data", "irys").err
     assert dtheta("federate").code == 2
+
+
+def test_what_lies_beside_the_output_is_not_removed(dtheta: Run) -> None:
+    folder = Path("federated.delta.run")
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("keep me")
+    for more in ((), ("--resume",), ("--dry-run",)):
+        done = dtheta("federate", "--data", "iris", "--rounds", 1, "--clients", 2, "--model", "linear", *more)
+        assert done.code == 1 and "is in the way: it holds something else than a federation" in done.err
+    assert (folder / "mine.txt").read_text() == "keep me" and not Path("federated.delta").exists()

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from dtheta.core.apply import applied
-from dtheta.core.change import New
+from dtheta.core.change import Dense, New
+from dtheta.core.delta import Delta
 from dtheta.core.files import load
+from dtheta.core.fingerprint import fingerprint
 from dtheta.models.load import load_model
 from tests.cli.conftest import Outcome
 
@@ -189,3 +191,25 @@ def test_dry_run_writes_nothing(dtheta: Run, folders: dict[str, Path], adapted: 
         assert done.code == 0, done.err
         assert done.json["dry_run"] is True
     assert not list(Path().iterdir())
+
+
+def test_a_check_that_cannot_be_made_is_refused_before_anything_is_written(
+    dtheta: Run, folders: dict[str, Path], adapted: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folders["bert"] / "model.safetensors", tmp_path / "base.safetensors")
+    command = ("merge", "base.safetensors", adapted, "--select", "encoder.*", "--check", "--out", "merged.safetensors")
+    for more in ((), ("--dry-run",)):
+        done = dtheta(*command, *more)
+        assert done.code == 2 and "BASE must be a folder" in done.err
+        assert not Path("merged.safetensors").exists()
+
+
+def test_a_delta_of_words_that_the_check_does_not_use(dtheta: Run, folders: dict[str, Path]) -> None:
+    model = load_model(folders["llama"])
+    (name,) = [n for n in dict(model.named_parameters()) if n.endswith("embed_tokens.weight")]
+    change = torch.zeros_like(model.get_parameter(name))
+    change[-1] = 1.0  # no word has this number
+    Delta({name: Dense(change)}, fingerprint(model).restrict([name])).save("row.delta")
+    done = dtheta("merge", folders["llama"], "row.delta", "--out", "merged", "--check", "--json")
+    assert done.code == 0, done.err
+    assert done.json["check"]["moved"] == 0.0

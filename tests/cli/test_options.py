@@ -168,3 +168,25 @@ def test_precedence_through_a_verb(dtheta: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["-1", "-1.5", "-1e-3", "-.5e+2", "-2.E3"])
 def test_negative_numbers_in_every_form(text: str) -> None:
     assert read("x", "--rate", text).rate == float(text) == read("x", f"--rate={text}").rate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("x", "--rate", "1", "--rate", "2"), "--rate is given twice, '1' and '2', and takes one value"),
+        (("x", "--rate=1", "--rate=1"), "--rate is given twice"),
+        (("x", "--seed", "1", "y", "--seed", "2"), "--seed is given twice"),
+        (("x", "--deep", "--no-deep"), "--deep and --no-deep are both given"),
+    ],
+)
+def test_of_two_values_none_is_taken_silently(arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(*arguments)
+
+
+def test_what_may_be_given_again_is(tmp_path: Path) -> None:
+    found = read("x", "--set", "a=1", "--set", "b=2", "--deep", "--deep")
+    assert (found.set, found.deep) == (("a=1", "b=2"), True)
+    file = tmp_path / "run.yaml"
+    file.write_text("rate: 3\n")
+    assert read("x", "--config", str(file), "--rate", "4").rate == 4

@@ -169,7 +169,7 @@ def test_what_an_interrupted_run_left_is_explained(dtheta: Run, here: Path, monk
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dtheta.adapt.recipe.fit", interrupt)
+    monkeypatch.setattr("dtheta.adapt.training.fit", interrupt)
     work.mkdir()  # an empty one is no run, and is not left behind
     done = dtheta(*command)
     assert (done.code, done.err.splitlines()[-1]) == (130, "dtheta adapt: interrupted")
@@ -191,7 +191,8 @@ def test_what_an_interrupted_run_left_is_explained(dtheta: Run, here: Path, monk
 
 
 def test_after_a_run_that_fell_apart_one_may_start_anew(dtheta: Run, here: Path) -> None:
-    command = ["adapt", "--model", "base", "--data", "reviews.csv", *TINY, "--out", "x.delta", "--steps", 6]
+    steps = ["--rank", "2", "--steps", "6", "--max-length", "16"]
+    command = ["adapt", "--model", "base", "--data", "reviews.csv", *steps, "--out", "x.delta"]
     done = dtheta(*command, "--lr", "1e30")
     assert done.code == 1
     assert "Lower --lr" in done.err
@@ -199,3 +200,37 @@ def test_after_a_run_that_fell_apart_one_may_start_anew(dtheta: Run, here: Path)
         assert "remove x.delta.run" in done.err
         shutil.rmtree(here / "x.delta.run")
     assert dtheta(*command, "--lr", "1e-4").code == 0
+
+
+NOBODY = "~nobody-has-this-name/x.csv"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("adapt", "--data", NOBODY),
+        ("federate", "--data", NOBODY),
+        ("federate", "--party", NOBODY, "--party", NOBODY),
+        ("scout", "--data", NOBODY),
+        ("kernel", "--data", "bbc", "--model", NOBODY),
+        ("probe", "--concepts", NOBODY),
+        ("show", NOBODY),
+        ("adapt", "--data", "bbc", "--out", NOBODY),
+        ("ensemble", "run", "--step", "~nobody-has-this-name/x.py:net"),
+    ],
+)
+def test_a_home_that_nobody_has_is_said(dtheta: Run, command: tuple[str, ...]) -> None:
+    done = dtheta(*command)
+    assert (done.code, done.out) == (2, "")
+    assert "no home of the user in '~nobody-has-this-name" in done.err
+
+
+def test_a_file_named_like_a_home_folder(dtheta: Run, adapted: Path) -> None:
+    shutil.copy(adapted, "~x.delta")
+    assert dtheta("show", "./~x.delta", "--json").json["file"] == "~x.delta"
+
+
+@pytest.mark.parametrize("command", [("ensemble", "run", "--model", "lorenz96"), ("demo", "--dry-run"), ("reproduce",)])
+def test_a_name_that_no_system_takes_is_said(dtheta: Run, command: tuple[str, ...]) -> None:
+    done = dtheta(*command, "--out", "a" * 300)
+    assert done.code == 1 and "too long" in done.err

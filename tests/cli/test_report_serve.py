@@ -53,3 +53,9 @@ def test_it_refuses_what_is_no_folder(dtheta: Run, places: tuple[str, ...], mess
 def test_a_dry_run_listens_to_nothing(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dtheta.report.serve.server", lambda *_: pytest.fail("it listens"))
     assert dtheta("report", ".", "--serve", "--dry-run").code == 0
+
+
+def test_a_port_without_serving_is_refused(dtheta: Run) -> None:
+    Path("x.delta").write_text("")
+    done = dtheta("report", "x.delta", "--port", "8080")
+    assert (done.code, done.out) == (2, "") and "--port says where --serve listens" in done.err

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from dtheta.core.change import Dense
+from dtheta.core.delta import Delta
 from dtheta.core.files import load
+from dtheta.core.fingerprint import Fingerprint
+from dtheta.core.provenance import Provenance
 from tests.cli.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -143,3 +149,24 @@ def test_what_extract_was_asked_is_in_the_delta(dtheta: Run, folders: dict[str, 
     assert made.seed == 5
     asked = {"verb": "extract", "base": "bert", "tuned": "m", "rank": 2, "select": "*query*"}
     assert asked.items() <= made.settings["command"].items()
+
+
+@pytest.mark.parametrize("settings", [{"weights": ["x"]}, {"weights": 1}, {"command": 5}, {"command": {"deltas": 1}}])
+def test_a_record_that_was_edited_is_refused(
+    dtheta: Run, folders: dict[str, Path], settings: dict[str, object], tmp_path: Path
+) -> None:
+    shutil.copytree(folders["bert"], tmp_path / "m")
+    record = Provenance(
+        "merge", {}, ["a" * 64], {"weights": [1.0], "command": {"deltas": ["d"]}} | settings, 0
+    ).to_dict()
+    (tmp_path / "m" / "dtheta.json").write_text(json.dumps(record))
+    done = dtheta("show", "m")
+    assert done.code == 1 and "does not say how the folder was made" in done.err
+
+
+@pytest.mark.parametrize("value", [{"estimate": 1}, {"estimate": "a", "low": 0, "high": 1}, {"x": 1}])
+def test_a_score_that_is_none_is_refused(dtheta: Run, value: dict[str, object]) -> None:
+    made = Provenance("x", {}, [], {}, 0, {"kind": "text-classification", "accuracy": value})
+    Delta({"w": Dense(torch.ones(2, 2))}, Fingerprint({}), made).save("odd.delta")
+    done = dtheta("show", "odd.delta")
+    assert done.code == 1 and "expected estimate, low and high" in done.err

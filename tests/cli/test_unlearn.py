@@ -200,7 +200,7 @@ def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(d
         (("compare", "cut.delta", "--erasure", "--concepts", "own.jsonl"), 2, "give its folder with --model"),
         (("compare", "cut.delta", "--erasure", *GIVEN, "--report", "cut.delta"), 1, "cut.delta"),
         (("compare", "cut.delta", "trained.delta", "--attack", "Persona"), 2, "--attack goes with --erasure"),
-        (("compare", "--erasure"), 2, "takes one or more"),
+        (("compare", "--erasure"), 2, "there is no delta to look at"),
     ],
 )
 def test_bad_input_is_refused_by_a_dry_run_too(

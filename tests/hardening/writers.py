@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.cli.reproduce import _written
-from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
+from dtheta.core.checkpoint_merge import merge_checkpoint
+from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.factorfile import load_stored, store, store_path
 from dtheta.core.files import load, save

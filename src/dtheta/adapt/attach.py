@@ -19,7 +19,7 @@ from dtheta.adapt.fields import finite_number, plain
 from dtheta.adapt.full import Full
 from dtheta.adapt.grafts import is_graft
 from dtheta.adapt.grafts import restored as restored_graft
-from dtheta.adapt.method import Method, all_finite, check_weight, method_from_dict
+from dtheta.adapt.method import Method, check_weight, method_from_dict
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind, originals
 from dtheta.core.block import Block
@@ -29,7 +29,7 @@ from dtheta.core.delta import Delta, total
 from dtheta.core.selection import Site, Window, windows
 from dtheta.core.selection import select as select_sites
 from dtheta.core.selection import sites as all_sites
-from dtheta.core.tensors import canonical_names
+from dtheta.core.tensors import all_finite, canonical_names
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
 

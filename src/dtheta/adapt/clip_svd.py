@@ -43,7 +43,7 @@ class CLIPSVD(Method):
         check_weight(site)
         k = self.count(min(site.shape))
         left, right = spectral_basis(site.matrix(), k)
-        return SpectralTerm(left, right, torch.zeros(k, device=left.device))
+        return SpectralTerm(left, right, torch.zeros(k, dtype=left.dtype, device=left.device))
 
     def count(self, short: int) -> int:
         """Return k for a matrix whose short side is ``short``.

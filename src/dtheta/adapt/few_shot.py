@@ -13,12 +13,11 @@ Shape legend: N images, E joint features.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,29 +28,25 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.image_problem import FrozenImages, ImageProblem, Judged, judged, require_plain, zero_shot
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.image_names import is_conditional
-from dtheta.adapt.recipe import dropout_as, traced
+from dtheta.adapt.training import Training, dropout_as, traced, trained
 from dtheta.core.delta import Delta
 from dtheta.core.modes import kept_modes
 from dtheta.data.batches import KeyedOrder
 from dtheta.data.image_batches import image_loader
 from dtheta.data.mixture import TensorItems
 from dtheta.data.shots import hold_out
-from dtheta.errors import ConfigError
-from dtheta.fit.loop import fit
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback
-from dtheta.fit.settings import Settings
 from dtheta.score import Interval, paired_shares
 
 #: Rates to start from, for tens of steps; bench/clip_svd.py chooses by task among these, a third and thrice as much.
 RATES: Mapping[str, float] = {"CLIPSVD": 3e-2, "CoOp": 3e-2, "LoRA": 3e-3}
-_RATE = 1e-3
 
 IMAGE_TEXT = "image-text-classification"
 
 
 @dataclass(frozen=True)
-class FewShot:
+class FewShot(Training):
     """How a classifier is adapted; every field is in the provenance of the delta.
 
     Attributes:
@@ -69,6 +64,7 @@ class FewShot:
         seed: Key of the order of the images, of augmentation and random starts.
     """
 
+    rates: ClassVar[Mapping[str, float]] = RATES
     method: Method
     select: str | None = None
     steps: int = 60
@@ -83,23 +79,7 @@ class FewShot:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that cannot be meant, before anything is computed from it."""
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"lr must be a positive number, got {self.lr}")
-        if self.validate < 0:
-            raise ConfigError(f"validate={self.validate} must be a whole number of at least 0")
-        Settings(
-            self.steps, self.rate, warmup=self.warmup, weight_decay=self.weight_decay, batch_size=self.batch_size
-        )  # checks the rest
-
-    @property
-    def rate(self) -> float:
-        """The highest rate."""
-        return self.lr if self.lr is not None else RATES.get(self.method.name, _RATE)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields as a file keeps them; the method has a place of its own there."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("method", "seed")}
-        return {**fields, "lr": self.rate}
+        self.check()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,19 +132,15 @@ def adapt_images(
     try:
         images, texts = _moves_images(posed), _by_image(adapter) or _moves_texts(posed)
         with dropout_as(net, False), nullcontext() if texts else net.frozen_text():
-            record = fit(
+            record = trained(
                 adapter,
+                recipe,
                 _batches(posed.support, chosen, recipe, images),
                 eval=_held_out(posed.support, held_out, recipe, images) if len(held_out) else None,
-                steps=recipe.steps,
-                lr=recipe.rate,
-                warmup=recipe.warmup,
-                weight_decay=recipe.weight_decay,
                 checkpoint=checkpoint,
                 resume=resume,
                 callbacks=callbacks,
                 quiet=quiet,
-                seed=recipe.seed,
             )
         parameters = sum(p.numel() for p in adapter.trainable().values())
         after = judged(posed, _logits(posed, adapter, images))
@@ -173,7 +149,7 @@ def adapt_images(
         adapter.detach()
     gain = paired_shares(after.correct, before.correct)
     task = _described(posed, model_name, before, after, gain)
-    return AdaptedImages(traced(delta, recipe.settings(), recipe.seed, task), record, after, gain, parameters)
+    return AdaptedImages(traced(delta, recipe, task), record, after, gain, parameters)
 
 
 def judge_delta(posed: ImageProblem, delta: Delta) -> Judged:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dtheta.core.modes import kept_modes
 from dtheta.data.batches import EncodedTexts
 from dtheta.models.classifier import Classifier
 
@@ -33,7 +34,7 @@ def pooled_features(net: Classifier, encoded: EncodedTexts, batch_size: int = 64
     """Return what the classifier pools from each text, the input of its head, float32 on the CPU."""
     seen: list[Tensor] = []
     hook = net.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    features_NE = torch.empty(len(encoded), net.head.in_features)
+    features_NE = torch.empty(len(encoded), net.head.in_features, dtype=torch.float32)
     try:
         for indices, _ in _outputs(net, encoded, batch_size):
             features_NE[indices] = seen.pop()
@@ -53,12 +54,9 @@ def predicted_logits(net: nn.Module, encoded: EncodedTexts, batch_size: int = 64
 
 
 def _outputs(net: nn.Module, encoded: EncodedTexts, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (indices, logits) in evaluation mode; the model's mode is given back."""
-    training, device = net.training, next(net.parameters()).device
-    net.eval()
-    try:
+    """Yield (indices, logits) in evaluation mode; every module's mode is given back."""
+    device = next(net.parameters()).device
+    with kept_modes(net):
         for indices, batch in by_length(encoded, batch_size):
             logits = net(batch["input_ids"].to(device), batch["attention_mask"].to(device)).logits
             yield list(indices), logits.float().cpu()
-    finally:
-        net.train(training)

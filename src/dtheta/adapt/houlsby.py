@@ -13,16 +13,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from dtheta.adapt.inserted.bottleneck import Activation
-from dtheta.adapt.inserted.method import InsertedMethod, normal
+from dtheta.adapt.inserted.method import InsertedMethod
 from dtheta.adapt.inserted.names import Address
 from dtheta.adapt.inserted.places import Place, Placement
 from dtheta.adapt.prompts.method import check_counts
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.errors import ConfigError
 
 
@@ -60,5 +58,5 @@ class Houlsby(InsertedMethod):
         where = Address(place.path, "houlsby", self.function)
         down = normal((self.size, place.width), self.std, generator(seed, f"Houlsby/{place.path}/down"))
         rest = {"down_bias": (self.size,), "up": (place.width, self.size), "up_bias": (place.width,)}
-        parts = {"down": down} | {part: torch.zeros(shape) for part, shape in rest.items()}
+        parts = {"down": down} | {part: down.new_zeros(shape) for part, shape in rest.items()}
         return {where.name(part): Vectors(values) for part, values in parts.items()}

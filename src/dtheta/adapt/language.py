@@ -22,11 +22,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dtheta.adapt.attach import attach
-from dtheta.adapt.recipe import LANGUAGE, Recipe, dropout_as, orthogonality, require_sites, traced, watch
+from dtheta.adapt.recipe import LANGUAGE, Recipe, require_sites
+from dtheta.adapt.training import dropout_as, orthogonality, traced, trained, watch
 from dtheta.core.delta import Delta
+from dtheta.core.modes import kept_modes
 from dtheta.data.corpus import Corpus
 from dtheta.errors import ConfigError, FormatError
-from dtheta.fit.loop import fit
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback
 from dtheta.score import Interval, bootstrap
@@ -76,11 +77,10 @@ class TokenTexts(Dataset[list[int]]):
 @torch.no_grad()
 def text_losses(model: nn.Module, texts: TokenTexts) -> tuple[Tensor, Tensor]:
     """Return, by text, the summed next-token loss in nats (N,) and the number of predicted tokens (N,), float64."""
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     sums, counts = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.float64)
     order = sorted(range(len(texts)), key=lambda i: len(texts.ids[i]))
-    try:
+    with kept_modes(model):
         for start in range(0, len(order), _EVALUATION_BATCH):
             indices = order[start : start + _EVALUATION_BATCH]
             batch = {k: v.to(device) for k, v in texts.collate([texts[i] for i in indices]).items()}
@@ -89,8 +89,6 @@ def text_losses(model: nn.Module, texts: TokenTexts) -> tuple[Tensor, Tensor]:
             loss_BT = F.cross_entropy(logits_BTV[:, :-1].float().mT, target_BT, ignore_index=_IGNORED, reduction="none")
             sums[indices] = loss_BT.sum(1).double().cpu()
             counts[indices] = (target_BT != _IGNORED).sum(1).double().cpu()
-    finally:
-        model.train(training)
     return sums, counts
 
 
@@ -164,19 +162,15 @@ def adapt_language(
         parameters = sum(p.numel() for p in adapter.trainable().values())
         distances = orthogonality(adapter)
         with dropout_as(model, recipe.dropout):
-            record = fit(
+            record = trained(
                 adapter,
+                recipe,
                 train,
                 batch_size=recipe.batch_size,
-                steps=recipe.steps,
-                lr=recipe.rate,
-                warmup=recipe.warmup,
-                weight_decay=recipe.weight_decay,
                 checkpoint=checkpoint,
                 resume=resume,
                 callbacks=[watch(distances, recipe.steps), *callbacks],
                 quiet=quiet,
-                seed=recipe.seed,
             )
         after, _ = text_losses(model, test)
         delta = adapter.delta()
@@ -194,7 +188,7 @@ def adapt_language(
         "baseline": dataclasses.asdict(base_loss),
         "gain": dataclasses.asdict(gain),
     }
-    delta = traced(delta, recipe.settings(), recipe.seed, task)
+    delta = traced(delta, recipe, task)
     return AdaptedLanguage(delta, record, loss, base_loss, gain, parameters, tuple(distances))
 
 

@@ -11,13 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from dtheta.adapt.method import Method, check_rank, check_weight, restored, working_dtype
 from dtheta.adapt.term import FactoredTerm, Term
 from dtheta.core.change import Change
 from dtheta.core.lowrank import LowRank
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.core.selection import Site
 from dtheta.errors import ConfigError, UnsupportedLayer
 
@@ -62,13 +60,12 @@ class LoRA(Method):
         (m, n), scale = site.shape, scaling(self.rank, self.alpha, self.rslora)
         # torch layout: the factor on the input side is drawn. A layer stored as (in, out) has its input on the left.
         fan_in = m if site.kind == "transposed" else n
-        drawn = torch.empty(self.rank, fan_in).uniform_(
-            -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator(seed, f"LoRA/{site.key}")
-        )
+        bound = 1 / math.sqrt(fan_in)
+        drawn = uniform((self.rank, fan_in), -bound, bound, generator(seed, f"LoRA/{site.key}"))
         if site.kind == "transposed":
-            left, right = drawn.T.contiguous(), torch.zeros(self.rank, n)
+            left, right = drawn.T.contiguous(), drawn.new_zeros(self.rank, n)
         else:
-            left, right = torch.zeros(m, self.rank), drawn
+            left, right = drawn.new_zeros(m, self.rank), drawn
         left, right = (t.to(site.tensor.device, working_dtype(site.tensor)) for t in (left, right))
         return FactoredTerm(left, right, scale=scale, dropout=self.dropout)
 

@@ -21,6 +21,7 @@ from dtheta.core.change import Change, Dense
 from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
+from dtheta.core.tensors import all_finite
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer, did_you_mean
 
 if TYPE_CHECKING:
@@ -152,12 +153,6 @@ def check_weight(site: Site, finite: bool = True) -> None:
         raise UnsupportedLayer(f"{site.key}: the weight is on the meta device and has no data; load it first")
     if finite and not all_finite(tensor):
         raise NonFinite(f"{site.key}: the weight holds NaN or infinity; the base is damaged")
-
-
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor holds no NaN or infinity."""
-    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
 
 def working_dtype(weight: torch.Tensor) -> torch.dtype:

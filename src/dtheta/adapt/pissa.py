@@ -59,8 +59,7 @@ class PiSSA(Method):
 
     def _term(self, svd: TruncatedSVD) -> FactoredTerm:
         scale = scaling(self.rank, self.alpha, self.rslora)
-        root = (svd.S / scale).sqrt()
-        return FactoredTerm(svd.U * root, root[:, None] * svd.Vh, scale=scale, subtract_start=True)
+        return FactoredTerm(*svd.balanced(scale), scale=scale, subtract_start=True)
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change, with the same start subtracted."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.nf4 import PackedNF4, quantize_nf4
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.core.svd import truncated_svd
 from dtheta.errors import ConfigError
 
@@ -169,11 +169,11 @@ class QPiSSA(Quantization):
         whole = weight.float()
         rest = whole
         for _ in range(self.iterations):
-            left, right = principal(rest, self.rank, self.accuracy, seed)
+            left, right = best_product(rest, self.rank, self.accuracy, seed)
             packed = self.pack(torch.addmm(whole, left, right, alpha=-1))
             rest = whole - packed.dequantize(weight.dtype).float()
         if self.refit:
-            left, right = principal(rest, self.rank, self.accuracy, seed)
+            left, right = best_product(rest, self.rank, self.accuracy, seed)
         return Split(packed, left, right, self.name)
 
 
@@ -203,10 +203,10 @@ class LoftQ(Quantization):
         _check_iterations(self.iterations)
         whole = weight.float()
         packed = self.pack(whole)
-        left, right = principal(whole - packed.dequantize(weight.dtype).float(), self.rank, self.accuracy, seed)
+        left, right = best_product(whole - packed.dequantize(weight.dtype).float(), self.rank, self.accuracy, seed)
         for _ in range(self.iterations - 1):
             packed = self.pack(torch.addmm(whole, left, right, alpha=-1))
-            left, right = principal(whole - packed.dequantize(weight.dtype).float(), self.rank, self.accuracy, seed)
+            left, right = best_product(whole - packed.dequantize(weight.dtype).float(), self.rank, self.accuracy, seed)
         return Split(packed, left, right, self.name)
 
 
@@ -255,16 +255,14 @@ def _with_zero_start(split: Split, rank: int, seed: int, name: str) -> Split:
     """Return a split with a displacement of zero that can be trained: LoRA's start."""
     m, n = split.packed.shape
     bound = 1 / math.sqrt(n)
-    right = torch.empty(rank, n).uniform_(-bound, bound, generator=generator(seed, f"BestQ/{name}"))
+    right = uniform((rank, n), -bound, bound, generator(seed, f"BestQ/{name}"))
     device = split.packed.device
-    return dataclasses.replace(split, left=torch.zeros(m, rank, device=device), right=right.to(device))
+    return dataclasses.replace(split, left=right.new_zeros(m, rank).to(device), right=right.to(device))
 
 
-def principal(matrix: Tensor, rank: int, accuracy: float | None, seed: int) -> tuple[Tensor, Tensor]:
+def best_product(matrix: Tensor, rank: int, accuracy: float | None, seed: int) -> tuple[Tensor, Tensor]:
     """Return U sqrt(S) (m, r) and sqrt(S) V^T (r, n), the best product of that rank."""
-    svd = truncated_svd(matrix, rank, accuracy=accuracy, seed=seed)
-    root = svd.S.sqrt()
-    return svd.U * root, root[:, None] * svd.Vh
+    return truncated_svd(matrix, rank, accuracy=accuracy, seed=seed).balanced()
 
 
 def _check_iterations(iterations: int) -> None:

@@ -27,11 +27,12 @@ from dtheta.adapt.qpissa import BestQ, Errors, Quantization, Split
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
+from dtheta.core.naming import naming
 from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site
 from dtheta.core.selection import select as select_sites
 from dtheta.core.tensors import attached_to
-from dtheta.errors import ConfigError, DthetaError, UnsupportedLayer
+from dtheta.errors import ConfigError, UnsupportedLayer
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,7 @@ def _copy_without(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 
 def _split(site: Site, method: Quantization, seed: int) -> Split:
-    try:
-        return method.split(site.matrix(), seed, site.name)
-    except DthetaError as error:
-        raise type(error)(f"{site.name}: {error}") from None
+    return naming(site.name, lambda: method.split(site.matrix(), seed, site.name))
 
 
 def _measured(site: Site, split: Split, method: Quantization, nuclear: bool) -> QuantizedMatrix:

@@ -12,13 +12,11 @@ labels are for language.py.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +26,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import pooled_features, predicted_logits
 from dtheta.adapt.full import Full
 from dtheta.adapt.method import Method, check_rank
-from dtheta.adapt.sorsa import orthonormality
-from dtheta.adapt.term import FactoredTerm
+from dtheta.adapt.training import Training, dropout_as, orthogonality, traced, trained, watch
 from dtheta.core.delta import Delta
 from dtheta.core.logistic import logistic_regression
 from dtheta.core.selection import Site
@@ -37,10 +34,8 @@ from dtheta.core.selection import select as select_sites
 from dtheta.data.batches import EncodedTexts, loader
 from dtheta.data.text import Texts, TextTask, keyed_order
 from dtheta.errors import ConfigError
-from dtheta.fit.loop import fit
 from dtheta.fit.record import Record
-from dtheta.fit.run import Callback, Step
-from dtheta.fit.settings import Settings
+from dtheta.fit.run import Callback
 from dtheta.models.classifier import Classifier, Pooling, classifier
 from dtheta.score import Correct, Interval, paired_shares, wilson
 
@@ -56,14 +51,12 @@ RATES: Mapping[str, float] = {
     "SNNK": 1e-2,
     "Houlsby": 3e-3,
 }
-_RATE = 1e-3
-_ORTHONORMAL = 1e-2  # mean Frobenius distance below which factors are said to start orthonormal
 
 CLASSIFICATION, LANGUAGE = "text-classification", "language-modeling"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Training):
     """How a model is adapted; every field is in the provenance of the delta.
 
     Attributes:
@@ -85,6 +78,7 @@ class Recipe:
         seed: Key of the order of the texts, dropout and random starts.
     """
 
+    rates: ClassVar[Mapping[str, float]] = RATES
     method: Method
     select: str | None = None
     steps: int = 60
@@ -102,31 +96,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that cannot be meant, before anything is computed from it."""
-        for name in ("lr", "head_lr", "head_C"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} must be a positive number, got {value}")
-        for name, least in (("max_length", 1), ("validate", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a whole number of at least {least}")
-        Settings(
-            self.steps, self.rate, warmup=self.warmup, weight_decay=self.weight_decay, batch_size=self.batch_size
-        )  # checks the rest
-
-    @property
-    def rate(self) -> float:
-        """The highest rate of the method's terms."""
-        return self.lr if self.lr is not None else RATES.get(self.method.name, _RATE)
+        if self.max_length < 1:
+            raise ConfigError(f"max_length={self.max_length} must be a whole number of at least 1")
+        self.check("head_lr", "head_C")
 
     @property
     def full_rate(self) -> float:
         """The highest rate of what trains in full; with a method that does, the head cannot have one of its own."""
         return self.rate if isinstance(self.method, Full) else self.head_lr
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields as a file keeps them; the method has a place of its own there."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("method", "seed")}
-        return {**fields, "lr": self.rate}
 
 
 @dataclass(frozen=True)
@@ -241,20 +218,16 @@ def adapt_classifier(
         if recipe.head == "probe":
             _start_head(adapter, posed, frozen, chosen, recipe.head_C)
         with dropout_as(posed.net, recipe.dropout):
-            record = fit(
+            record = trained(
                 adapter,
+                recipe,
                 _loader(_part(posed.task.train, chosen), posed, recipe, shuffle=True),
                 eval=_loader(_part(posed.task.train, held_out), posed, recipe, shuffle=False) if held_out else None,
-                steps=recipe.steps,
-                lr=recipe.rate,
                 full_lr=recipe.full_rate,
-                warmup=recipe.warmup,
-                weight_decay=recipe.weight_decay,
                 checkpoint=checkpoint,
                 resume=resume,
                 callbacks=[watch(distances, recipe.steps), *callbacks],
                 quiet=quiet,
-                seed=recipe.seed,
             )
         correct = Correct()(predicted_logits(posed.net, posed.test), _labels(posed.test))
         delta = adapter.delta()
@@ -263,14 +236,8 @@ def adapt_classifier(
     accuracy = wilson(float(correct.sum()), len(correct))
     gain = paired_shares(correct, frozen.correct)
     task = _described(posed, model_name, frozen, accuracy, gain)
-    delta = traced(delta, recipe.settings(), recipe.seed, task)
+    delta = traced(delta, recipe, task)
     return Adapted(delta, record, accuracy, gain, parameters, tuple(distances))
-
-
-def traced(delta: Delta, settings: Mapping[str, Any], seed: int, task: dict[str, Any]) -> Delta:
-    """Return a trained delta whose provenance says how it was trained, and for what."""
-    settings = {**delta.provenance.settings, **settings}
-    return replace(delta, provenance=replace(delta.provenance, settings=settings, seed=seed, task=task))
 
 
 def require_classifier(net: Classifier, task: TextTask, recipe: Recipe) -> None:
@@ -363,42 +330,6 @@ def _loader(texts: Texts, posed: Problem, recipe: Recipe, shuffle: bool) -> Any:
 
 def _labels(encoded: EncodedTexts) -> Tensor:
     return torch.tensor(encoded.labels)
-
-
-@contextmanager
-def dropout_as(model: nn.Module, active: bool) -> Iterator[None]:
-    """Run a block with the model's dropout layers switched off, unless ``active``; they are as they were after it."""
-    layers = [] if active else [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-    before = [layer.p for layer in layers]
-    try:
-        for layer in layers:
-            layer.p = 0.0
-        yield
-    finally:
-        for layer, p in zip(layers, before, strict=True):
-            layer.p = p
-
-
-def orthogonality(adapter: Adapter) -> list[tuple[int, float]]:
-    """Return the distance from orthonormal at step 0, in a list to go on with; empty where factors do not start there.
-
-    Factors that carry singular values (PiSSA) or are drawn (LoRA) are not meant to be orthonormal, so nothing is
-    measured for them.
-    """
-    factored = any(isinstance(term, FactoredTerm) for term in adapter.terms.values())
-    start = orthonormality(adapter) if factored else math.inf
-    return [(0, start)] if start < _ORTHONORMAL else []
-
-
-def watch(distances: list[tuple[int, float]], steps: int) -> Callback:
-    """Return a callback that goes on with the list of distances, about twenty times in all."""
-    every = max(1, steps // 20)
-
-    def note(step: Step) -> None:
-        if distances and (step.step % every == 0 or step.step == steps):
-            distances.append((step.step, orthonormality(step.adapter)))
-
-    return note
 
 
 def _described(posed: Problem, model_name: str, frozen: Frozen, accuracy: Interval, gain: Interval) -> dict[str, Any]:

@@ -23,10 +23,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
-from dtheta.adapt.inserted.method import InsertedMethod, normal
+from dtheta.adapt.inserted.method import InsertedMethod
 from dtheta.adapt.inserted.names import Address
 from dtheta.adapt.inserted.places import Place, Placement
 from dtheta.adapt.inserted.random_features import FeatureMap
@@ -34,7 +33,7 @@ from dtheta.adapt.prompts.method import check_counts
 from dtheta.adapt.prompts.sources import OffsetTable, Vectors
 from dtheta.adapt.term import Term
 from dtheta.core.change import Change, New
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal, uniform
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class SNNK(InsertedMethod):
         psi = features.at(place.width).psi(self._drawn(place, seed))
         if self.size is None:
             return {where.name("psi"): Gated(psi)}
-        up, bias = torch.zeros(place.width, self.size), torch.zeros(place.width)
+        up, bias = psi.new_zeros(place.width, self.size), psi.new_zeros(place.width)
         return {where.name("psi"): OffsetTable(up, psi), where.name("bias"): Vectors(bias)}
 
     def parameter_groups(self, adapter: Adapter, lr: float) -> list[dict[str, Any]]:
@@ -129,4 +128,4 @@ class SNNK(InsertedMethod):
         if self.init == "bert":
             return normal(shape, _STD, source)
         bound = 1 / math.sqrt(place.width)  # Kaiming's with a = sqrt(5)
-        return torch.empty(shape).uniform_(-bound, bound, generator=source)
+        return uniform(shape, -bound, bound, source)

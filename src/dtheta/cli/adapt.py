@@ -31,6 +31,7 @@ from dtheta.cli.options import CommonOptions, Flag, fields_of
 from dtheta.cli.places import require_outputs
 from dtheta.cli.values import read_value
 from dtheta.cli.workspace import require_workspace, workspace
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _require_data(options: Options) -> None:
     from dtheta.data.image_tasks import IMAGE_TASKS
     from dtheta.data.tasks import TASKS
 
-    data, path = options.data, Path(options.data).expanduser()
+    data, path = options.data, expanded(options.data)
     if data in TASKS or data in IMAGE_TASKS or path.exists():
         return
     if path.suffix:
@@ -146,7 +147,7 @@ def holds_pictures(options: Options) -> bool:
     from dtheta.data.image_tasks import IMAGE_TASKS
     from dtheta.data.tasks import TASKS
 
-    path = Path(options.data).expanduser()
+    path = expanded(options.data)
     if options.data in IMAGE_TASKS or options.data in TASKS:
         return options.data in IMAGE_TASKS
     if path.is_dir() or options.image is not None:
@@ -172,7 +173,7 @@ def _require_meant(options: Options, pictures: bool) -> None:
 
 def _held(options: Options, pictures: bool) -> str:
     """Return what the data are, in words."""
-    if Path(options.data).expanduser().is_dir():
+    if expanded(options.data).is_dir():
         return f"--data {options.data} is a folder, which is how pictures are given"
     return f"--data {options.data} holds {'pictures' if pictures else 'texts'}"
 
@@ -204,7 +205,7 @@ def _require_places(options: Options) -> None:
 
     reads = {"--test": options.test, "--config": options.config, "--model": local_place(options.model)}
     if options.data not in TASKS and options.data not in IMAGE_TASKS:
-        reads["--data"] = Path(options.data).expanduser()
+        reads["--data"] = expanded(options.data)
     require_outputs(writes(options), reads)
 
 

@@ -18,6 +18,7 @@ from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.workspace import clear, kept_for_later, workspace
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _table(options: Options) -> Any:
     from dtheta.data.corpus import columns
     from dtheta.data.own_images import Table
 
-    paths = [path for path in (Path(options.data).expanduser(), options.test) if path is not None and path.is_file()]
+    paths = [path for path in (expanded(options.data), options.test) if path is not None and path.is_file()]
     if not paths:
         _require_no_columns(options)
         return None
@@ -275,7 +276,7 @@ def _plan(job: Job, recipe: FewShot) -> Plan:
         task = _task(options, pixels)
         _require(_classifier(outline(place), job, task, pixels), recipe, task)
     return Plan(
-        reads={f"model {job.model}": cost.nbytes, options.data: size_of(Path(options.data).expanduser())},
+        reads={f"model {job.model}": cost.nbytes, options.data: size_of(expanded(options.data))},
         writes={str(path): None for path in writes(options).values() if path is not None},
         memory=cost.memory(job.batch_size * 64),
         settings={**remembered(job), "lr": recipe.rate},

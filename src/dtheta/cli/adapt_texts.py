@@ -14,6 +14,7 @@ from dtheta.cli.console import Console
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import duration
 from dtheta.cli.workspace import clear, kept_for_later, workspace
+from dtheta.core.paths import expanded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ def _source(options: Options) -> TextTask | Corpus:
     from dtheta.data.table import load_table
     from dtheta.data.tasks import TASKS, load_task
 
-    path = Path(options.data).expanduser()
+    path = expanded(options.data)
     if options.data in TASKS:
         return load_task(options.data, options.n_train, options.n_test, options.seed)
     there = columns(path, options.encoding)
@@ -174,6 +175,6 @@ def _plan(job: Job, recipe: Recipe) -> Plan:
     absent = options.data in TASKS and not is_fetched(TASKS[options.data].package.name)
     settings = {**remembered(job), "lr": recipe.rate}
     source = None if absent else _source(options)
-    reads = {options.data: size_of(Path(options.data).expanduser())}
+    reads = {options.data: size_of(expanded(options.data))}
     written = [path for path in writes(options).values() if path is not None]
     return rehearse(source, job.model, recipe, options.pooling, reads, written, settings)

@@ -19,22 +19,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from dtheta.cli.bases import base_path, local_place
-from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
-from dtheta.cli.judge import max_length
 from dtheta.cli.networks import base_name
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
-from dtheta.errors import ConfigError, NonFinite, did_you_mean
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+from dtheta.errors import ConfigError, did_you_mean
 
 _SHOWN = 60  # characters of a text in the table
 
@@ -63,18 +57,20 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Predict."""
+    from dtheta.cli.apply_texts import classified, continued, network_of, texts_of
+
     _require_meant(options)
     if options.image:
         return _pictures(options, console)
-    texts, labels = _texts(options)
+    texts, labels = texts_of(options)
     if options.dry_run:
         return _plan(options, console)
     with ExitStack() as stack:
-        net, tokenizer, task = _network(options, stack)
+        net, tokenizer, task = network_of(options, stack)
         if task.get("kind") == "text-classification":
-            rows = _classify(net, tokenizer, task, texts)
+            rows = classified(net, tokenizer, task, texts)
         else:
-            rows = _continue(net, tokenizer, texts, options.tokens)
+            rows = continued(net, tokenizer, texts, options.tokens)
     record: dict[str, Any] = {"delta": options.delta.name, "predictions": rows}
     parts = [_table(rows)]
     if labels is not None:
@@ -127,7 +123,10 @@ def _require_meant(options: Options) -> None:
         raise ConfigError("--label goes with --data alone: a --text has no class")
     if options.tokens < 1:
         raise ConfigError(f"--tokens must be at least 1, found {options.tokens}")
-    require_input(options.delta)
+    if require_input(options.delta).is_dir():
+        for flag, given in {"--weight": options.weight != 1.0, "--model": options.model is not None}.items():
+            if given:
+                raise ConfigError(f"{flag} does nothing with the folder {options.delta}: the delta is merged into it")
     reads = {"DELTA": options.delta, "--data": options.data, "--config": options.config}
     reads |= {f"--image {path}": path for path in options.image}
     require_outputs({"--out": options.out}, {**reads, "--model": local_place(options.model)})
@@ -157,112 +156,6 @@ def _plan(options: Options, console: Console) -> int:
     writes = {} if options.out is None else {str(options.out): None}
     Plan(reads, writes, cost.memory(64 * 64), settings=options.resolved()).show(console)
     return 0
-
-
-def _texts(options: Options) -> tuple[list[str], list[str] | None]:
-    """Return the texts, and their classes where these are asked for."""
-    from dtheta.data.corpus import columns, table_column
-
-    texts = list(options.text)
-    if options.data is None:
-        return texts, None
-    there = columns(options.data, options.encoding)
-    require_columns(options.data, there, {"--column": options.column, "--label": options.label})
-    texts += table_column(options.data, options.column, options.encoding)
-    if options.label is None:
-        return texts, None
-    return texts, table_column(options.data, options.label, options.encoding)
-
-
-def _network(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Return the network with the delta on it, its tokenizer, and what the delta says of its task."""
-    from dtheta.adapt.attach import attach
-    from dtheta.adapt.few_shot import IMAGE_TEXT
-    from dtheta.adapt.recipe import task_model
-    from dtheta.cli.head import load_merged
-    from dtheta.core.apply import applied
-    from dtheta.core.files import load
-    from dtheta.models.load import load_model, load_tokenizer
-
-    path = require_input(options.delta)
-    if path.is_dir():
-        return load_merged(path)
-    delta = load(path)
-    task = dict(delta.provenance.task)
-    if task.get("kind") == IMAGE_TEXT:
-        raise ConfigError(f"{path}: this delta is of pictures; give them with --image FILE")
-    name = base_name(task, options.model)
-    net = task_model(delta, load_model(name))
-    if delta.new:
-        adapter = attach(net, delta, weight=options.weight)
-        stack.callback(adapter.detach)
-    else:
-        stack.enter_context(applied(net, options.weight * delta) if options.weight != 1.0 else applied(net, delta))
-    return net.eval(), load_tokenizer(name), task
-
-
-def _classify(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:
-    from dtheta.adapt.frozen import predicted_logits
-    from dtheta.data.batches import EncodedTexts
-    from dtheta.data.text import Texts
-
-    classes: list[str] = task["classes"]
-    encoded = EncodedTexts(Texts(tuple(texts), (0,) * len(texts)), tokenizer, max_length(task))
-    logits, rows = predicted_logits(net, encoded), []
-    require_finite(logits)
-    for text, probabilities in zip(texts, logits.softmax(1).tolist(), strict=True):
-        best = max(range(len(classes)), key=lambda i: probabilities[i])
-        each = dict(zip(classes, probabilities, strict=True))
-        rows.append({"text": text, "label": classes[best], "probability": probabilities[best], "probabilities": each})
-    return rows
-
-
-def _continue(net: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
-    """Continue each text greedily."""
-    import torch
-
-    if not callable(getattr(net, "generate", None)) or not net.can_generate():  # type: ignore[operator]
-        raise ConfigError(
-            f"no task is named here, and {type(net).__name__} generates no text; if it moves a classifier's encoder, "
-            "'dtheta compose DELTA --head CLASSIFIER.delta' gives it a head; in Python, "
-            "'with dt.applied(model, delta)' runs it for any use"
-        )
-    rows = []
-    for text in texts:
-        encoded = tokenizer(text, return_tensors="pt")  # some tokenizers return more than a decoder takes
-        given = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-        if not given["input_ids"].numel():
-            raise ConfigError(f"the text {text[:40]!r} has no token, so there is nothing to continue")
-        with torch.no_grad():
-            ids = net.generate(  # type: ignore[operator]
-                **given,
-                max_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id or 0,
-                logits_processor=[_checked],
-            )
-        new = ids[0, given["input_ids"].shape[1] :]
-        rows.append({"text": text, "continuation": tokenizer.decode(new, skip_special_tokens=True)})
-    return rows
-
-
-def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
-    """Return the logits of the next token as they are, once they are known to be numbers."""
-    require_finite(logits)
-    return logits
-
-
-def require_finite(logits: Tensor) -> None:
-    """Raise where the network gave no numbers.
-
-    Raises:
-        NonFinite: Saying what may be wrong.
-    """
-    if not bool(logits.isfinite().all()):
-        raise NonFinite(
-            "the network gives NaN or infinity with this delta on it; a smaller --weight may help, and --weight 0 "
-            "tells whether the base alone does so"
-        )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Part:

@@ -163,7 +163,7 @@ def _logits(net: ImageTextClassifier, pixels: Pixels, files: Sequence[Path], mov
     import torch
 
     from dtheta.adapt.image_problem import FrozenImages
-    from dtheta.cli.apply import require_finite
+    from dtheta.cli.apply_texts import require_finite
     from dtheta.data.decode import read_square
     from dtheta.data.images import Images
 

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from dtheta.core.paths import expanded
+
 if TYPE_CHECKING:
     from dtheta.cli.options import CommonOptions
     from dtheta.data.packages import Wheel
@@ -54,12 +56,12 @@ def local_place(name: str | None) -> Path | None:
     """Return the path that a user gave for a model; None where it is one known by name, or none at all."""
     from dtheta.models.zoo import ZOO
 
-    return None if name is None or name in ZOO else Path(name).expanduser()
+    return None if name is None or name in ZOO else expanded(name)
 
 
 def model_name(name: str) -> str:
     """Return the name of a model: that of its folder, whose place is nobody's business but its owner's."""
-    return Path(name).expanduser().name or Path(name).expanduser().resolve().name or name
+    return expanded(name).name or expanded(name).resolve().name or name
 
 
 def remembered(options: CommonOptions, model: str | None) -> dict[str, Any]:

@@ -74,7 +74,9 @@ def run(options: Options, console: Console) -> int:
     from dtheta.report.comparison import compare
 
     headers = [read_header(require_input(path)) for path in options.deltas]
-    if options.erasure and headers:
+    if options.erasure:
+        if not headers:
+            raise ConfigError("there is no delta to look at: dtheta compare DELTA ... --erasure")
         return compare_erasure.run(options, names(options.deltas), headers, console)
     if lone := next((name for name in _OF_ERASURE if getattr(options, name)), None):
         raise ConfigError(f"--{lone} goes with --erasure")

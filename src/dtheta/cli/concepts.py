@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.units import percent, plural
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def concepts_place(source: str) -> Path | None:
     """Return the path of a file of concepts; None for a source that is known by name."""
     from dtheta.data.concepts import NAMED
 
-    return None if source in NAMED else Path(source).expanduser()
+    return None if source in NAMED else expanded(source)
 
 
 def read_concepts(source: str) -> tuple[Concept, ...]:

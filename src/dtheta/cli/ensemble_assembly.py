@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from dtheta.cli.ensemble_networks import Network
     from dtheta.cli.ensemble_parts import Part
-    from dtheta.cli.ensemble_scene import Scene, Source
+    from dtheta.cli.ensemble_scene import Scene
+    from dtheta.cli.ensemble_source import Source
     from dtheta.ensemble.ensemble import Ensemble
     from dtheta.ensemble.hindcast import Hindcast
     from dtheta.ensemble.members import Member

@@ -154,7 +154,10 @@ class States:
 
 
 def _label(array: Any, dim: str, index: int) -> str:
-    return f"{array[dim].values[index]:g}" if dim in array.coords else str(index)
+    if dim not in array.coords:
+        return str(index)
+    value = array[dim].values[index]
+    return f"{value:g}" if np.issubdtype(value.dtype, np.number) else str(value)  # else a station's name, or a date
 
 
 def read_states(

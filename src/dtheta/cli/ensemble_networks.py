@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.written import built, nearest, parsed
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, DthetaError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def imported(text: str) -> Callable[..., Any]:
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"--step {text!r} is not of the form PACKAGE.MODULE:NAME or FILE.py:NAME")
-    module = _module_of_file(Path(place).expanduser()) if place.endswith(".py") else _module(place)
+    module = _module_of_file(expanded(place)) if place.endswith(".py") else _module(place)
     found = module
     for part in name.split("."):
         if not hasattr(found, part):

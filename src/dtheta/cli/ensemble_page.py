@@ -44,7 +44,7 @@ def draw(options: Options, found: Hindcast, judge: Judge, scores: VerificationRe
         () if grid is None else [float(v) for v in grid.longitudes],
         snapshots(options, found, judge),
         plumes(options, found, judge),
-        _deviation(found, judge, scores),
+        _deviation(found, judge),
         _settings(options, found, scores),
     )
     assert options.report is not None
@@ -79,7 +79,7 @@ def plumes(options: Options, found: Hindcast, judge: Judge) -> list[Plume]:
     """Return the first channel of one start at some places, over all leads."""
     from dtheta.report.ensemble_record import Plume
 
-    places = _places(options, found)
+    places = places_of(options, found)
     name, hours = found.names[0], [lead * found.record["hours"] for lead in found.leads]
     cells = [place for _, place in places]
     drawn, means, truths = [], [], []
@@ -96,16 +96,16 @@ def plumes(options: Options, found: Hindcast, judge: Judge) -> list[Plume]:
     return [Plume(said, name, hours, members[:, i], mean[i], truth[i]) for i, (said, _) in enumerate(places)]
 
 
-def _places(options: Options, found: Hindcast) -> list[tuple[str, tuple[int, ...]]]:
-    """Return words and indices of the places of plumes.
+def places_of(options: Options, found: Hindcast) -> list[tuple[str, tuple[int, ...]]]:
+    """Return words and indices of the places of plumes: those that were given, or three.
 
     Raises:
         ConfigError: for a place that there is not.
     """
     shape = found.shape[1:] if found.fields is not None else found.shape
     if found.grid is None:
-        given = options.point or [str(round(i * shape[0] / 3)) for i in range(min(3, shape[0]))] if shape else ["0"]
-        return [_index(text, shape) for text in given]
+        usual = [",".join(str(min(size - 1, round(i * size / 3))) for size in shape) for i in range(3)]
+        return [_index(text, shape) for text in options.point or dict.fromkeys(usual)]
     grid = found.grid
     latitudes, longitudes = (np.asarray(values, dtype=float) for values in (grid.latitudes, grid.longitudes))
     middle = [(float(np.quantile(latitudes, a)), float(np.quantile(longitudes, b)))
@@ -115,10 +115,12 @@ def _places(options: Options, found: Hindcast) -> list[tuple[str, tuple[int, ...
 
 
 def _index(text: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    parts = text.split(",")
-    if not all(part.strip().lstrip("-").isdigit() for part in parts) or len(parts) != len(shape):
+    try:
+        index = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        index = ()
+    if len(index) != len(shape):
         raise ConfigError(f"--point {text!r}: states of this run have no latitudes; give {len(shape)} indices from 0")
-    index = tuple(int(part) for part in parts)
     if any(not 0 <= i < n for i, n in zip(index, shape, strict=True)):
         raise ConfigError(f"--point {text}: the cells of a state are {tuple(shape)}, counted from 0")
     return f"variable {text}", index
@@ -144,7 +146,7 @@ def _cell(
     return f"{abs(latitudes[h]):.0f}°{side} {longitudes[w] % 360:.0f}°E", (h, w)
 
 
-def _deviation(found: Hindcast, judge: Judge, scores: VerificationResult) -> dict[str, float]:
+def _deviation(found: Hindcast, judge: Judge) -> dict[str, float]:
     """Return the error of the climate's mean over all starts and leads, by channel: what the ensemble should beat."""
     if judge.climate is None:
         return {}

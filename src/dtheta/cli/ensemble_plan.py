@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dtheta.cli.ensemble_networks import Network
     from dtheta.cli.ensemble_parts import Part
     from dtheta.cli.ensemble_run import Options
-    from dtheta.cli.ensemble_scene import Source
+    from dtheta.cli.ensemble_source import Source
     from dtheta.ensemble.members import Member
 
 

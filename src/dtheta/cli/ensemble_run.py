@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,11 +40,12 @@ from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_outside
 from dtheta.cli.units import byte_size, plural
+from dtheta.cli.workspace import held
 from dtheta.errors import ConfigError, MembersMissing, NonFinite, OutputError, ShapeMismatch
 
 if TYPE_CHECKING:
     from dtheta.cli.ensemble_parts import Part as Perturbed
-    from dtheta.cli.ensemble_scene import Source
+    from dtheta.cli.ensemble_source import Source
     from dtheta.ensemble.hindcast import Hindcast
     from dtheta.ensemble.members import Member
 
@@ -95,8 +97,7 @@ def run(options: Options, console: Console) -> int:
     """Run, or go on."""
     from dtheta.ensemble.sharded import launched
 
-    work = workspace(options.out)
-    _require_places(options, work)
+    work = _require_places(options)
     if options.resume and not work.exists():
         console.note(f"{work} is not there, so this run begins anew")
     if options.hold is not None and options.hold < 1:
@@ -104,7 +105,7 @@ def run(options: Options, console: Console) -> int:
     part = part_of(options.perturbation)
     network = network_of(options.model, options.step, options.parameters)
     members = members_of(options.members, len(network.parameters or [None]), part, options.pairs, options.control)
-    from dtheta.cli.ensemble_scene import leads_of, source_of
+    from dtheta.cli.ensemble_source import leads_of, source_of
 
     source = source_of(options, network)
     leads = leads_of(options.days, options.every, source.hours)
@@ -118,28 +119,39 @@ def run(options: Options, console: Console) -> int:
         quiet = console if first else Console(console.json, quiet=True)
         if first and not work.exists():
             _begin(options, network, source, part, members, leads, work, quiet)
-        _together(here.size)
-        found = _opened(work, options)
-        with threads(int(found.record["threads"])):
-            _forecasts(found, network, options, quiet)
-        _together(here.size)
+        with held(work) if first else nullcontext():
+            _together(here.size)
+            found = _opened(work, options)
+            with threads(int(found.record["threads"])):
+                _forecasts(found, network, options, quiet)
+            _together(here.size)
+            if first:
+                os.replace(work, options.out)
         if first:
-            os.replace(work, options.out)
             _tell(options, network, leads, source.hours, console)
     return 0
 
 
 def workspace(out: Path) -> Path:
     """Return where a run waits until it is complete."""
-    return out.expanduser().with_name(f"{out.name}.part")
+    return out.with_name(f"{out.name}.part")
 
 
-def _require_places(options: Options, work: Path) -> None:
-    out = options.out.expanduser()
+def _require_places(options: Options) -> Path:
+    """Return where the run waits until it is complete, after a look at all places.
+
+    Raises:
+        OutputError: If something is there, or in the way; or if another process works there.
+    """
+    out = options.out
     if out.exists():
         raise OutputError(f"cannot write {out}: it is there already; remove it, or choose another --out")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"cannot write {out}: there is no folder {out.absolute().parent}; create it first")
+    work = workspace(out)
+    if work.is_dir():
+        with held(work):
+            pass
     if work.exists() and not options.resume:
         raise OutputError(f"{work} holds an interrupted run: go on with --resume, or remove it to start anew")
     truth = None if options.truth is None or options.analyses is None else Path(options.truth)
@@ -147,6 +159,7 @@ def _require_places(options: Options, work: Path) -> None:
     for name, path in (reads | {"--config": options.config}).items():
         if path is not None:
             require_outside("--out", out, name, path)
+    return work
 
 
 def settings_of(options: Options) -> dict[str, Any]:
@@ -266,7 +279,7 @@ def _tell(options: Options, network: Network, leads: Sequence[int], hours: float
     from dtheta.ensemble.hindcast import Hindcast
 
     found = Hindcast(options.out)
-    size = size_within(options.out.expanduser())
+    size = size_within(options.out)
     members = len(found.record["members"])
     record = {
         "out": str(options.out), "members": members, "starts": found.times, "network": network.name,

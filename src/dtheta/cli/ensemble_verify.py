@@ -96,6 +96,8 @@ def _require_places(options: Options) -> None:
 
 
 def _require_meant(options: Options, found: Hindcast) -> None:
+    from dtheta.cli.ensemble_page import places_of
+
     if not 0 <= options.start < len(found):
         raise ConfigError(f"--start is {options.start}; this run has {len(found)}, from 0 to {len(found) - 1}")
     for percentile in options.percentile:
@@ -103,6 +105,10 @@ def _require_meant(options: Options, found: Hindcast) -> None:
             raise ConfigError(f"--percentile is {percentile}; expected a multiple of 5, from 5 to 95")
     if options.block > len(found):
         raise ConfigError(f"--block is {options.block}, and there are {len(found)} starts")
+    if options.point:
+        if options.report is None:
+            raise ConfigError("--point is a place for the plumes of the page: give --report FILE, too")
+        places_of(options, found)
 
 
 def _require_complete(found: Hindcast) -> None:

@@ -39,6 +39,7 @@ from typing import Annotated, Any, Literal
 from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, fields_of, parse
 from dtheta.cli.places import require_distinct, require_outputs
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, OutputError
 
 
@@ -121,7 +122,7 @@ def run(options: Options, console: Console) -> int:
     _require_meant(options, kind)
     _require_places(options, kind)
     folder = folder_of(options)
-    _require_folder(folder, options.resume)
+    _require_folder(folder, options.resume, removed=options.folder is None)
     if options.resume and not (folder / NAME).exists():
         console.note(f"{folder} holds no run to go on with, so this one begins with the first round")
     if options.dry_run:
@@ -147,16 +148,23 @@ def folder_of(options: Options) -> Path:
     return options.out.with_name(f"{options.out.name}.run") if options.folder is None else options.folder
 
 
-def _require_folder(folder: Path, resume: bool) -> None:
-    """Raise unless a run may begin, or go on, in a folder.
+def _require_folder(folder: Path, resume: bool, removed: bool) -> None:
+    """Raise unless a run may begin, or go on, in a folder, which is ``removed`` in the end or not.
 
     Raises:
-        OutputError: If another run waits there, or it is no folder.
+        OutputError: If another run waits there, or it is no folder; or if something else lies in the folder beside
+            --out, which is removed in the end.
     """
+    from dtheta.federate.lock import LOCK
     from dtheta.federate.state import NAME
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is in the way: it is no folder of a federation; choose another --folder or --out")
+    if removed and folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in (NAME, LOCK)):
+        raise OutputError(
+            f"{folder} is in the way: it holds something else than a federation, and would be removed in the end; "
+            "choose another --out, or give a --folder"
+        )
     if (folder / NAME).exists() and not resume:
         raise OutputError(f"{folder} holds a federation: go on with --resume, or remove it to start anew")
 
@@ -207,7 +215,7 @@ def _require_model(options: Options, kind: str) -> None:
         raise ConfigError(
             f"--model {options.model} is for texts, and the data hold numbers; --text COLUMN says where texts are"
         )
-    if kind == "texts" and is_of_rows(options.model) and not Path(options.model).expanduser().is_dir():
+    if kind == "texts" and is_of_rows(options.model) and not expanded(options.model).is_dir():
         raise ConfigError(f"--model {options.model} is for numbers, and the data hold texts; try --model minilm")
 
 
@@ -222,14 +230,14 @@ def _require_places(options: Options, kind: str) -> None:
     reads: dict[str, Any] = {"--test": options.test, "--config": options.config}
     reads |= {f"--party {path}": path for path in options.party}
     if options.data is not None and not packaged(options):
-        reads["--data"] = Path(options.data).expanduser()
+        reads["--data"] = expanded(options.data)
     if kind == "texts":
         reads["--model"] = local_place(options.model)
     require_outputs({"--out": options.out, "--report": options.report}, reads)
     if options.folder is not None:
         for name, path in {"--out": options.out, "--report": options.report}.items():
             if path is not None:
-                require_distinct(name, path, "--folder", options.folder.expanduser())
+                require_distinct(name, path, "--folder", options.folder)
 
 
 def again(options: Options) -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dtheta.cli.written import call, parsed
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def kind_of(options: Options) -> Kind:
         raise ConfigError("give --data FILE or the name of a task, or --party FILE for each party; one of the two")
     if packaged(options):
         return "rows" if options.data in TABULAR_TASKS else "texts"
-    file = options.party[0] if options.party else Path(str(options.data)).expanduser()
+    file = options.party[0] if options.party else expanded(str(options.data))
     if not options.party and not file.exists() and not file.suffix:
         known = [*TABULAR_TASKS, *TASKS]
         raise ConfigError(

@@ -20,6 +20,7 @@ from dtheta.cli.federated_parts import Parts
 from dtheta.cli.federated_run import clients_of, training
 from dtheta.cli.plan import PROGRAM, Plan, size_of
 from dtheta.cli.units import byte_size, count, plural
+from dtheta.core.paths import expanded
 from dtheta.errors import FederationFailed
 
 if TYPE_CHECKING:
@@ -160,11 +161,10 @@ def _traffic(rows: Sequence[Round], options: Options) -> str:
 def _plan(
     options: Options, reads: dict[str, int | None], memory: int | None, seconds: float | None, notes: list[str]
 ) -> Plan:
-    from pathlib import Path
 
     files = {str(path): size_of(path) for path in (*options.party, options.test) if path is not None}
     if options.data is not None:
-        files = {options.data: None if packaged(options) else size_of(Path(options.data).expanduser()), **files}
+        files = {options.data: None if packaged(options) else size_of(expanded(options.data)), **files}
     writes = {str(path): None for path in (options.out, options.report, options.folder) if path is not None}
     if options.folder is None:
         writes[f"{options.out}.run, until it is done"] = None

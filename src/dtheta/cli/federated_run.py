@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def run(options: Options, kind: Kind, parts: Parts, folder: Path, console: Console) -> None:
     """Federate, and write what came out."""
-    from dtheta.adapt.recipe import dropout_as
+    from dtheta.adapt.training import dropout_as
 
     cut = divided(options, kind)
     clients = len(cut.parts)

@@ -18,8 +18,8 @@ _LENGTH = 128  # tokens of a text where a delta does not say how many it was tra
 
 
 def max_length(task: Mapping[str, Any]) -> int:
-    """Return at how many tokens the training of a delta cut its texts."""
-    return task.get("max_length", _LENGTH)
+    """Return at how many tokens the training of a delta cut its texts; 128 where it does not say."""
+    return task.get("max_length") or _LENGTH  # a merged folder says null of what its delta did not say
 
 
 def encoded(texts: Texts, tokenizer: Any, task: Any) -> EncodedTexts:

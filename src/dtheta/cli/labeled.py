@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.columns import require_columns
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Source:
         """The file, where it is one."""
         from dtheta.data.tasks import TASKS
 
-        return None if self.data is None or self.data in TASKS else Path(self.data).expanduser()
+        return None if self.data is None or self.data in TASKS else expanded(self.data)
 
     @property
     def classes(self) -> str:

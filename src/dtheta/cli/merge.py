@@ -124,6 +124,8 @@ def _require_meant(options: Options) -> tuple[float, ...]:
         )
     if options.format == "peft" and options.dtype not in (None, "float32"):
         raise ConfigError("--dtype goes with --format full; a peft adapter's factors are float32")
+    if options.check and base is not None and base.is_file():
+        raise ConfigError("--check runs the model, so BASE must be a folder with its configuration")
     if not options.out.is_dir():
         reads = {"BASE": base, "--config": options.config}
         require_outputs({"--out": options.out}, {**reads, **{f"DELTA {path}": path for path in options.deltas}})
@@ -222,7 +224,8 @@ def _write_full(
 ) -> dict[str, Any]:
     import torch
 
-    from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
+    from dtheta.core.checkpoint_merge import merge_checkpoint
+    from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.output import write_folder
 
     inner, with_head = parts(delta, open_checkpoint(base))

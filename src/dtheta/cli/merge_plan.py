@@ -45,7 +45,7 @@ def run_plan(options: Options, file: Path, console: Console) -> int:
     found = preflight(plan)
     left = allowed - _held()
     _require_room(found, allowed, left)
-    require_place(found, options.out.expanduser())
+    require_place(found, options.out)
     if options.dry_run:
         return _show(found, options, allowed, left, console)
     for note in [*found.notes, *_heads(found)]:
@@ -80,7 +80,7 @@ def _require_meant(options: Options) -> None:
     }
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise ConfigError(f"{wrong[0]} does not go with --plan: the file says what is merged, and how")
-    out = options.out.expanduser()
+    out = options.out
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")
     if not out.is_dir():

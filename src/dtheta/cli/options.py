@@ -133,6 +133,32 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+class Once(argparse.Action):
+    """Store a value, and refuse a second one: the last of two would silently be taken."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store it."""
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            self.refuse(option_string, before, values)
+        setattr(namespace, self.dest, values)
+
+    @staticmethod
+    def refuse(name: str | None, first: str, second: str) -> None:
+        """Raise the error of a second value."""
+        raise ConfigError(f"{name} is given twice, {first!r} and {second!r}, and takes one value; keep one")
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """A switch that is not turned both on and off."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, values, option_string)
+        if before not in (None, getattr(namespace, self.dest)):
+            raise ConfigError(f"{' and '.join(self.option_strings)} are both given; keep one of the two")
+
+
 # A negative number in any form that float() reads; argparse knows those without an exponent only.
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -156,9 +182,9 @@ def _flags(fields: Mapping[str, Field], arguments: Sequence[str]) -> dict[str, A
         if f.placed:
             parser.add_argument(f.name, nargs="*" if f.many else "?", default=None)
         elif f.kind is bool:
-            parser.add_argument(f.called, dest=f.name, action=argparse.BooleanOptionalAction, default=None)
+            parser.add_argument(f.called, dest=f.name, action=_Switch, default=None)
         else:
-            parser.add_argument(f.called, dest=f.name, default=None, action="append" if f.many else "store")
+            parser.add_argument(f.called, dest=f.name, default=None, action="append" if f.many else Once)
     found, unknown = parser.parse_known_intermixed_args(_joined(fields, arguments))
     if unknown:
         flags = [text.partition("=")[0] for text in unknown if text.startswith("-")]

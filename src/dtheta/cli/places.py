@@ -30,7 +30,7 @@ def require_input(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def require_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, str | Path | None]) -> None:
+def require_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, Path | None]) -> None:
     """Raise before anything is computed if files could not be written in the end, or would replace what is read.
 
     Args:
@@ -41,8 +41,8 @@ def require_outputs(writes: Mapping[str, Path | None], reads: Mapping[str, str |
         OutputError: If a folder is missing or may not be written to, a place is a folder, or no regular file; if two
             places are one.
     """
-    taken = {name: Path(path).expanduser() for name, path in reads.items() if path is not None}
-    wanted = {name: path.expanduser() for name, path in writes.items() if path is not None}
+    taken = {name: path for name, path in reads.items() if path is not None}
+    wanted = {name: path for name, path in writes.items() if path is not None}
     for name, path in wanted.items():
         require_output(path)
         for other, place in taken.items():
@@ -72,7 +72,6 @@ def require_outside(name: str, path: Path, other: str, place: Path) -> None:
     Raises:
         OutputError: Naming both.
     """
-    path, place = path.expanduser(), place.expanduser()
     require_distinct(name, path, other, place)
     if place.is_dir() and Path(os.path.realpath(place)) in Path(os.path.realpath(path)).parents:
         raise OutputError(
@@ -86,7 +85,6 @@ def require_output(path: Path) -> None:
     Raises:
         OutputError: If its folder is missing or may not be written to, or ``path`` is a folder or no regular file.
     """
-    path = path.expanduser()
     folder = path.absolute().parent
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.judge import accuracy, encoded, right
 from dtheta.cli.labeled import Source, labeled
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _pool(options: Options, header: Header | None) -> tuple[tuple[str, ...], Tex
     assert options.data is not None, "it was checked"
     if options.data in TASKS:
         return load_task(options.data, None, None, options.seed).train.texts, None
-    path = Path(options.data).expanduser()
+    path = expanded(options.data)
     corpus = load_corpus(path, options.text, seed=options.seed, encoding=options.encoding)
     return (*corpus.train, *corpus.test), None
 

@@ -47,6 +47,8 @@ def run(options: Options, console: Console) -> int:
     """Draw the page."""
     if options.serve:
         return _serve(options, console)
+    if options.port:
+        raise ConfigError("--port says where --serve listens, which is not given")
     files = [require_input(path) for path in options.files]
     kinds = {path.suffix for path in files}
     if kinds not in ({".delta"}, {".json"}):

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 _NONE = ("none", "null", "")
@@ -103,9 +104,9 @@ def _read_path(value: Any, where: str) -> Path:
     if not text or "\0" in text:
         raise ConfigError(f"{where} must be a path, found {value!r}")
     try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{where}: there is no home of the user in {text!r}; a file called so is ./{text}") from None
+        return expanded(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 _READERS = {float: _read_float, int: _read_int, bool: _read_bool, str: _read_str, Path: _read_path}

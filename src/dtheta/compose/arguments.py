@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from dtheta.core.arguments import listed, number
 from dtheta.core.delta import Delta, total
 from dtheta.core.fingerprint import Fingerprint
-from dtheta.errors import ConfigError, DthetaError, NonFinite, UnsupportedLayer
+from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
 
 def checked(deltas: Delta | Sequence[Delta]) -> tuple[list[Delta], Fingerprint]:
@@ -74,11 +74,3 @@ def choose(value: Any, known: Sequence[Any], what: str) -> None:
     """
     if value not in known:
         raise ConfigError(f"{what}={value!r} is not known; expected one of {', '.join(map(repr, known))}")
-
-
-def naming(place: str, function: Callable[[], Any]) -> Any:
-    """Call a function; its errors say what they are about."""
-    try:
-        return function()
-    except DthetaError as error:
-        raise type(error)(f"{place}: {error}") from None

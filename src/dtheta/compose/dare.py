@@ -25,13 +25,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from dtheta.compose.arguments import checked, choose, each, naming, weights_of
+from dtheta.compose.arguments import checked, choose, each, weights_of
 from dtheta.compose.election import Divide, Elect, Then, election_if, settled
 from dtheta.compose.entrywise import by_name, magnitude
 from dtheta.compose.sieves import Draw, everything
 from dtheta.core.arguments import whole
 from dtheta.core.change import Change
 from dtheta.core.delta import Delta, derived
+from dtheta.core.naming import naming
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError
 

@@ -25,9 +25,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dtheta.compose.arguments import choose, number
+from dtheta.compose.arguments import choose
 from dtheta.compose.entrywise import Term, joined, summed
 from dtheta.compose.sieves import Sieve, loops
+from dtheta.core.arguments import number
 from dtheta.core.change import Change
 from dtheta.core.plane_numpy import SMALLEST
 from dtheta.errors import ConfigError

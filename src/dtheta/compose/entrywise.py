@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dtheta.compose.arguments import naming
 from dtheta.compose.coefficients import blocks
 from dtheta.compose.sieves import Sieve, loops
+from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, Dense, matrix_shape, slabs
 from dtheta.core.combination import add
 from dtheta.core.delta import Delta
 from dtheta.core.flat import flat
+from dtheta.core.naming import naming
 from dtheta.core.planes import trusted
 from dtheta.core.ternary import Ternary, ternary
 from dtheta.errors import NonFinite
@@ -131,9 +132,4 @@ def slab(change: Change, start: int, stop: int) -> NDArray[Any]:
     """Return rows ``start ... stop - 1`` in storage order on the CPU: the same numbers as ``change.dense()``."""
     if isinstance(change, Dense):
         return flat(change.matrix()[start:stop].cpu(), "the change")
-    rows, columns = matrix_shape(change.shape)
-    sum_ = torch.zeros(stop - start, columns, dtype=torch.float64, device=change.device)
-    cut = change if stop - start == rows else change.window(0, start, stop)
-    if cut is not None:
-        cut.add_to(sum_)
-    return flat(sum_.to(change.dtype).cpu(), "the change")
+    return flat(assembled(change, start, stop).to(change.dtype).cpu(), "the change")

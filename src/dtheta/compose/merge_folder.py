@@ -10,13 +10,21 @@ dtheta.json        the resolved plan, the digests of all inputs, seed and versio
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dtheta.compose.preflight import Preflight
-from dtheta.core.checkpoints import INDEX, Checkpoint, _companions, _config, _refuse_source
+from dtheta.core.checkpoint_folder import (
+    companions,
+    configuration,
+    copy_companions,
+    refuse_source,
+    with_dtype,
+    write_config,
+    write_index,
+)
+from dtheta.core.checkpoints import INDEX, Checkpoint
 from dtheta.core.output import require_space, write_file
 from dtheta.core.provenance import Provenance
 from dtheta.errors import ConfigError
@@ -32,9 +40,9 @@ def require_place(found: Preflight, out: Path) -> None:
         OutputError: If ``out`` is one of the inputs or inside one, or does not fit on the disk.
     """
     for path in found.models:
-        _refuse_source(path, out)
+        refuse_source(path, out)
     reference = layout_of(found)
-    beside = sum(file.stat().st_size for file in _companions(reference)[0])
+    beside = sum(file.stat().st_size for file in companions(reference)[0])
     headers = sum(8 + len(file.header) for file in reference.shards.values())
     require_space(out, found.writes + headers + beside)
 
@@ -59,17 +67,13 @@ def complete(found: Preflight, inputs: Mapping[Path, str], folder: Path) -> Sequ
         folder: Where the weights lie already.
     """
     reference = layout_of(found)
-    files, left_out = _companions(reference)
-    for file in files:
-        target = folder / file.relative_to(reference.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.name != RECORD:
-            shutil.copyfile(file, target)
+    files, left_out = companions(reference)
+    copy_companions(reference, [file for file in files if file.name != RECORD], folder)
     _write_index(found, reference, folder)
-    config = _config(reference) if reference.path.is_dir() else {}
+    config = configuration(reference)
     changed = _configured(found, config)
     if config and changed != config:
-        (folder / "config.json").write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
+        write_config(changed, folder)
     _write_record(found, inputs, folder)
     return left_out
 
@@ -78,22 +82,15 @@ def _write_index(found: Preflight, reference: Checkpoint, folder: Path) -> None:
     """Write the table from tensors to files: the base's own where its layout is kept."""
     if found.plan.stacked and len(found.shards) > 1:
         weights = {part.name: shard for shard, parts in found.shards.items() for part in parts}
-        name, index = INDEX, {"metadata": {"total_size": found.writes}, "weight_map": weights}
-    elif not found.plan.stacked and reference.index is not None:
-        name = next(p.name for p in reference.path.iterdir() if p.name.endswith(".safetensors.index.json"))
-        known = reference.index.get("metadata", {})
-        index = {**reference.index, "metadata": {**known, "total_size": found.writes}}
-    else:
-        return
-    (folder / name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        index = {"metadata": {"total_size": found.writes}, "weight_map": weights}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    elif not found.plan.stacked:
+        write_index(reference, folder, found.writes)
 
 
 def _configured(found: Preflight, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with the dtype and the number of layers that the result has."""
-    changed = dict(config)
-    if found.plan.dtype is not None:
-        name = str(found.plan.dtype).removeprefix("torch.")
-        changed |= {key: name for key in ("dtype", "torch_dtype") if key in config}
+    changed = with_dtype(config, found.plan.dtype)
     if found.layers:
         changed |= {key: len(found.layers) for key in _LAYER_COUNTS if key in config}
         kinds = config.get("layer_types")

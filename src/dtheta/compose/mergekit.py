@@ -29,6 +29,7 @@ import torch
 
 from dtheta.compose.merge_plan import DTYPES, MergeInput, MergePlan, MergeSlice
 from dtheta.compose.merge_rules import MergeRule, merge_rule
+from dtheta.core.paths import expanded
 from dtheta.core.tensorfile import existing
 from dtheta.core.yamlfile import read_yaml
 from dtheta.errors import ConfigError, did_you_mean
@@ -53,7 +54,7 @@ def read_plan(path: str | os.PathLike[str], seed: int = 0) -> MergePlan:
     Raises:
         ConfigError: If there is no such file or it is no YAML; or naming every entry that cannot be meant.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     return plan_of(_document(path), path.parent, seed, str(path))
 
 

@@ -164,7 +164,7 @@ def _check_inputs(found: Preflight) -> None:
             problems.append(f"{where}a .delta file says what changed of a base; name it as base_model")
         if len({item.layers and item.layers[1] - item.layers[0] for item in part.inputs}) > 1:
             problems.append(f"{where}its inputs have different numbers of layers; make the layer_ranges equally long")
-    for key in {name for scope in _scopes(plan) for name in scope} - set(rule.parameters):
+    for key in sorted({name for scope in _scopes(plan) for name in scope} - set(rule.parameters)):
         problems.append(f"{rule.name} has no parameter {key!r}{did_you_mean(key, rule.parameters)}")
     first = plan.base or (plan.slices[0].inputs[0].model if plan.slices and plan.slices[0].inputs else None)
     reference = found.models.get(first) if first is not None else None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dtheta.compose.merge_parts import Part
 from dtheta.core.apply import bound
+from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.checkpoints import Checkpoint
 from dtheta.core.spectral import Spectral
@@ -92,14 +93,10 @@ class Moved:
 
     def _load(self, low: int, high: int) -> None:
         """Make a window of rows dense, unless it is the one at hand."""
-        rows, columns = matrix_shape(self.change.shape)
+        columns = matrix_shape(self.change.shape)[1]
         if self._window[:2] == (low * columns, high * columns):
             return
-        total = torch.zeros(high - low, columns, dtype=torch.float64)
-        cut = self.change if high - low == rows else self.change.window(0, low, high)
-        if cut is not None:
-            cut.add_to(total)
-        self._window = (low * columns, high * columns, total.reshape(-1))
+        self._window = (low * columns, high * columns, assembled(self.change, low, high).reshape(-1))
 
 
 @dataclass(frozen=True)

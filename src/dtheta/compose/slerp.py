@@ -25,14 +25,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dtheta.compose.arguments import all_finite, choose, listed, naming, number
+from dtheta.compose.arguments import all_finite, choose
 from dtheta.compose.coefficients import blocks
 from dtheta.compose.compose import compose
 from dtheta.compose.windows import Per
 from dtheta.core.apply import bind, originals
+from dtheta.core.arguments import listed, number
 from dtheta.core.change import Change, Dense
 from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta, derived
+from dtheta.core.naming import naming
 from dtheta.core.products import inner
 from dtheta.errors import ConfigError, NonFinite
 

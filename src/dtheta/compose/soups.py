@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from dtheta.compose.arguments import all_finite, choose, listed, naming, number
+from dtheta.compose.arguments import all_finite, choose
 from dtheta.compose.compose import compose
+from dtheta.core.arguments import listed, number
 from dtheta.core.delta import Delta, derived
+from dtheta.core.naming import naming
 from dtheta.errors import ConfigError
 
 

@@ -33,6 +33,7 @@ from dtheta.core.checkpoints import Checkpoint, Progress
 from dtheta.core.fingerprint import merkle_root
 from dtheta.core.header import Opened
 from dtheta.core.output import write_file, write_folder
+from dtheta.core.paths import expanded
 from dtheta.core.stream import StreamDigest, announce, ranges
 from dtheta.core.tensorfile import data_of, write_tensors
 from dtheta.errors import BaseMismatch, NonFinite, UnsupportedLayer
@@ -86,7 +87,7 @@ def merge_checkpoints(
     found = plan if isinstance(plan, Preflight) else preflight(plan)
     memory = 1 << 30 if max_memory is None else whole(max_memory, "max_memory, in bytes,")
     found.require(memory)
-    out = Path(out).expanduser()
+    out = expanded(out)
     require_place(found, out)
     work = _Work(found, memory, progress)
     with write_folder(out) as folder:

@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dtheta.compose.arguments import naming
 from dtheta.compose.entrywise import slab
 from dtheta.compose.sieves import Sieve, Window, everything
 from dtheta.core.change import Change, Dense, matrix_shape, slabs
 from dtheta.core.delta import Delta
+from dtheta.core.naming import naming
 from dtheta.core.ternary import Ternary
 from dtheta.core.topk import kept_count, threshold
 from dtheta.errors import NonFinite

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dtheta.compress.compeft import check_scale, compress
@@ -25,6 +24,7 @@ from dtheta.compress.scales import Scale
 from dtheta.compress.signs import check
 from dtheta.compress.vectors import Per
 from dtheta.core.arguments import one_delta
+from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
@@ -75,9 +75,7 @@ def settled(change: Change) -> Change:
 
 def _exact(change: Change) -> Tensor:
     """Return the displacement in float64, without rounding to float32 on the way."""
-    total = torch.zeros(matrix_shape(change.shape), dtype=torch.float64, device=change.device)
-    change.add_to(total)
-    return total.reshape(change.shape)
+    return assembled(change, 0, matrix_shape(change.shape)[0]).reshape(change.shape)
 
 
 def _refuse_factors(of: str) -> None:

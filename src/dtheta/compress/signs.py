@@ -21,11 +21,12 @@ from torch import Tensor
 
 from dtheta.compress.parts import Pair, Part
 from dtheta.compress.plan import Of, Plan, plan
-from dtheta.compress.vectors import Per, Vector, naming, select
+from dtheta.compress.vectors import Per, Vector, select
 from dtheta.core.arguments import is_number, one_delta
 from dtheta.core.change import Change
 from dtheta.core.delta import Delta
 from dtheta.core.linalg import lowrank_norm
+from dtheta.core.naming import naming
 from dtheta.core.tensors import matches
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 

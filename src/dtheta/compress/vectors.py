@@ -11,23 +11,23 @@ Shape legend: R rows of a vector, with a scale each or one together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, Dense, matrix_shape, slabs
+from dtheta.core.naming import naming
 from dtheta.core.plane_products import dots
 from dtheta.core.planes import Planes, concatenate
 from dtheta.core.ternary import Ternary, ternary
 from dtheta.core.topk import Threshold, select_rows, selected, threshold
-from dtheta.errors import DthetaError
 
 Per = Literal["delta", "tensor", "row"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,19 +152,6 @@ def slabs_of(values: Change) -> Iterator[Tensor]:
 
 
 def _slab(values: Change, start: int, stop: int) -> Tensor:
-    rows, columns = matrix_shape(values.shape)
     if isinstance(values, Dense):
         return values.matrix().cpu()
-    total = torch.zeros(stop - start, columns, dtype=torch.float64, device=values.device)
-    cut = values if stop - start == rows else values.window(0, start, stop)
-    if cut is not None:
-        cut.add_to(total)
-    return total.to(values.dtype).cpu()
-
-
-def naming(name: str, function: Callable[[], T]) -> T:
-    """Call a function; its errors say which parameter they are about."""
-    try:
-        return function()
-    except DthetaError as error:
-        raise type(error)(f"{name}: {error}") from None
+    return assembled(values, start, stop).to(values.dtype).cpu()

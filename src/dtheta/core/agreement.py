@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.plane_products import agreements
 from dtheta.core.planes import Planes
@@ -64,18 +65,8 @@ def _by_slabs(changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
     rows, columns = matrix_shape(changes[0].shape)
     for start, stop in slabs(rows, columns):
         # a slab has at most 2^18 entries or one row: sums of its signs are exact in float64
-        S_Me = torch.stack([_signs(change, start, stop) for change in changes])
+        S_Me = torch.stack([assembled(change, start, stop).sign_().reshape(-1).cpu() for change in changes])
         difference, both = S_Me @ S_Me.mT, S_Me.abs() @ S_Me.abs().mT
         same += ((both + difference) / 2).long()
         opposite += ((both - difference) / 2).long()
     return same, opposite
-
-
-def _signs(change: Change, start: int, stop: int) -> Tensor:
-    """Return the signs of some rows, one after the other, as float64 on the CPU."""
-    rows, columns = matrix_shape(change.shape)
-    total = torch.zeros(stop - start, columns, dtype=torch.float64, device=change.device)
-    cut = change if stop - start == rows else change.window(0, start, stop)
-    if cut is not None:
-        cut.add_to(total)
-    return total.sign_().reshape(-1).cpu()

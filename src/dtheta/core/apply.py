@@ -16,7 +16,7 @@ import copy
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,14 +29,13 @@ from dtheta.core.change import Change, matrix_shape
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced, displaced_with_error
+from dtheta.core.naming import naming
 from dtheta.core.overlap import refuse_overlap
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import Owner, attached_to, same_bits, shared, why_unreadable, why_unwritable
 from dtheta.errors import (
-    BaseMismatch,
     ConfigError,
     DthetaWarning,
-    NonFinite,
     ShapeMismatch,
     UnknownParameter,
     UnsupportedLayer,
@@ -87,7 +86,7 @@ def applied(model: nn.Module, delta: Delta, strict: bool = True) -> Iterator[nn.
     found = _layers(model, delta, strict)
     token = object()
     prepared = [(layer, displaced(layer.original, [*layer.changes.values(), c], layer.name)) for layer, c in found]
-    _warn_if_swallowed([change for _, change in found], [(layer.tensors[0], new) for layer, new in prepared])
+    _warn_if_swallowed([change for _, change in found], [(layer.tensors[0], new) for layer, new in prepared], 3)
     try:
         for (layer, change), (_, new) in zip(found, prepared, strict=True):
             layer.changes[token] = change
@@ -190,19 +189,18 @@ def _layers(model: nn.Module, delta: Delta, strict: bool) -> list[tuple[_Layer, 
             raise UnsupportedLayer(f"{name}: the delta cannot be added to this tensor: {why}")
         taken[base_name] = name
         layer = _active.get(id(table[base_name][0][1])) or _Layer(name, table[base_name])
-        layers.append((layer, _named(name, bound, change, layer.original)))
+        layers.append((layer, bound_to(name, change, layer.original)))
     return layers
 
 
-def _named(name: str, function: Callable[[Change, Tensor], Change], change: Change, weight: Tensor) -> Change:
-    try:
-        return function(change, weight)
-    except (BaseMismatch, NonFinite, UnsupportedLayer) as error:
-        raise type(error)(f"{name}: {error}") from None
+def _warn_if_swallowed(changes: Sequence[Change], pairs: Sequence[tuple[Tensor, Tensor]], frames: int) -> None:
+    """Say so where no tensor moved although the changes are not zero.
 
-
-def _warn_if_swallowed(changes: Sequence[Change], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Say so where no tensor moved although the changes are not zero; ``pairs`` are the tensors before and after."""
+    Args:
+        changes: The changes.
+        pairs: The tensors before and after.
+        frames: Calls from here to the line of the user's, which the warning names.
+    """
     if not pairs or not all(same_bits(before, after) for before, after in pairs):
         return
     norm = math.hypot(*(change.norm() for change in changes))
@@ -211,7 +209,7 @@ def _warn_if_swallowed(changes: Sequence[Change], pairs: Sequence[tuple[Tensor, 
             f"the delta (norm {norm:.3g}) changes nothing: every step is below the rounding of the base's "
             f"dtype, {pairs[0][0].dtype}; load the base in a wider dtype, or attach the delta instead of adding it",
             DthetaWarning,
-            stacklevel=4,
+            stacklevel=frames + 1,
         )
 
 
@@ -242,7 +240,7 @@ def merge(model: nn.Module, delta: Delta, strict: bool = True) -> nn.Module:
         new, relative[layer.name] = displaced_with_error(layer.original, [change], layer.name)
         pairs.append((layer.original, new))
         memo |= {id(tensor): _like(tensor, new) for tensor in layer.tensors}
-    _warn_if_swallowed([change for _, change in layers], pairs)
+    _warn_if_swallowed([change for _, change in layers], pairs, 2)
     merged = copy.deepcopy(model, memo)
     merged.dtheta_rounding = Rounding(relative)  # type: ignore[assignment]
     return merged
@@ -272,13 +270,23 @@ def bind(delta: Delta, model: nn.Module | Mapping[str, Tensor], *, strict: bool 
     if isinstance(model, nn.Module):
         table, touched = shared(model), set(delta.changes)
         refuse_overlap(table, (name for name, held in table.items() if any(o.name in touched for o, _ in held)))
-    changes = {n: c if c.is_new else _named(n, bound, c, tensors[n]) for n, c in delta.changes.items()}
+    changes = {n: c if c.is_new else bound_to(n, c, tensors[n]) for n, c in delta.changes.items()}
     if all(changes[name] is delta.changes[name] for name in changes):
         return delta
     result = Delta(changes, delta.base, delta.provenance)
     if "digest" in delta.__dict__:  # the basis is no part of the identity
         object.__setattr__(result, "digest", delta.digest)
     return result
+
+
+def bound_to(name: str, change: Change, weight: Tensor) -> Change:
+    """Return ``bound(change, weight)``; its errors name the parameter.
+
+    Raises:
+        BaseMismatch: If the singular vectors of the weight do not reproduce a stored probe.
+        NonFinite: If the weight of a spectral change holds NaN or infinity.
+    """
+    return naming(name, lambda: bound(change, weight))
 
 
 def bound(change: Change, weight: Tensor) -> Change:

@@ -85,6 +85,17 @@ def positive(value: Any, what: str) -> float:
     return found
 
 
+def require_rank_or_energy(value: Any) -> None:
+    """Raise unless a value says how much of a matrix to keep: a rank, or as a float the share of its energy.
+
+    Raises:
+        ConfigError: If it is neither a positive integer nor a float in (0, 1).
+    """
+    rank = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not rank and not (isinstance(value, float) and 0 < value < 1):
+        raise ConfigError(f"rank must be a positive integer, or a share of the energy in (0, 1); found {value!r}")
+
+
 def require_like(value: Any, like: Tensor, what: str) -> None:
     """Raise unless a tensor has the dtype of another one, and lies where that does: products of the two need it.
 

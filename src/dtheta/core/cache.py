@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dtheta.core.paths import expanded
 from dtheta.errors import OutputError
 
 try:
@@ -34,7 +35,7 @@ def cache_dir(*parts: str) -> Path:
     The root is ``$DTHETA_CACHE`` where that is set and not empty, else ``~/.cache/dtheta``.
     """
     root = os.environ.get("DTHETA_CACHE") or "~/.cache/dtheta"
-    return Path(root).expanduser().absolute().joinpath(*parts)
+    return expanded(root).absolute().joinpath(*parts)
 
 
 def build_once(target: Path, build: Callable[[Path], None], valid: Callable[[Path], bool] = Path.is_dir) -> Path:

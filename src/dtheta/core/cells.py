@@ -110,7 +110,7 @@ def _joint(pieces: Sequence[_Piece]) -> float:
             buffer = torch.empty(stop - start, width, dtype=torch.float64, device=pieces[0].change.device)
         total = buffer[: stop - start].zero_()
         for piece in pieces:
-            part = piece.change if stop - start == height else piece.change.window(0, start, stop)
+            part = piece.change.slab(start, stop)
             if part is not None:
                 part.add_to(total, piece.factor)
         lengths.append(float(torch.linalg.vector_norm(total)))

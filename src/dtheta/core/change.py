@@ -100,7 +100,7 @@ class Change(ABC):
         result = torch.zeros(rows, columns, dtype=self.dtype, device=self.device)
         buffer = None
         for start, stop in slabs(rows, columns, self.device):
-            cut = self if stop - start == rows else self.window(0, start, stop)
+            cut = self.slab(start, stop)
             if cut is None:
                 continue
             if buffer is None:  # one for all slabs: fresh memory for each would cost more than the arithmetic
@@ -168,6 +168,11 @@ class Change(ABC):
         """Return the change of rows (axis 0) or columns (axis 1) ``start:stop``, or None where nothing changes."""
         return Dense(self.matrix().narrow(axis, start, stop - start))
 
+    def slab(self, start: int, stop: int) -> Change | None:
+        """Return the change of rows ``start:stop``, itself where those are all, or None where nothing changes."""
+        whole = (start, stop) == (0, matrix_shape(self.shape)[0])
+        return self if whole else self.window(0, start, stop)
+
     def row_support(self) -> Tensor | None:
         """Return the rows outside which the change is zero where its form tells, else None."""
         return None
@@ -215,6 +220,9 @@ class Change(ABC):
 
     def is_finite(self) -> bool:
         """Tell whether no tensor in this change holds NaN or infinity."""
+        children = self.children()
+        if children:
+            return all(child.is_finite() for child in children.values())
         return all(bool(torch.isfinite(t).all()) for t in self.stored().values())
 
     def times(self, factor: float) -> Change:

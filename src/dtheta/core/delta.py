@@ -18,7 +18,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dtheta.core.change import Change
 from dtheta.core.combination import add, scale
 from dtheta.core.fingerprint import Fingerprint
+from dtheta.core.naming import naming
 from dtheta.core.products import inner
 from dtheta.core.provenance import Provenance
 from dtheta.core.tensors import matches
@@ -124,7 +125,7 @@ class Delta:
         """
         _same_base([self, other])
         return math.fsum(
-            _named(name, inner, change, other.changes[name])
+            naming(name, partial(inner, change, other.changes[name]))
             for name, change in self.changes.items()
             if name in other.changes
         )
@@ -279,16 +280,9 @@ def total(deltas: Sequence[Delta], operation: str = "add", **settings: Any) -> D
         raise ConfigError("a sum of deltas needs at least one delta: an empty sum has no base")
     base = _same_base(deltas)
     names = dict.fromkeys(name for delta in deltas for name in delta.changes)
-    changes = {n: _named(n, add, [delta.changes[n] for delta in deltas if n in delta.changes]) for n in names}
+    parts = {name: [delta.changes[name] for delta in deltas if name in delta.changes] for name in names}
+    changes = {name: naming(name, partial(add, of_name)) for name, of_name in parts.items()}
     return Delta(changes, base, derived(operation, deltas, **settings))
-
-
-def _named(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of changes; its errors say which parameter they are about."""
-    try:
-        return function(*arguments)
-    except (ShapeMismatch, UnsupportedLayer, ConfigError) as error:
-        raise type(error)(f"{name}: {error}") from None
 
 
 def _same_base(deltas: Sequence[Delta]) -> Fingerprint:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.difference import as_int64
+from dtheta.core.tensors import all_finite
 from dtheta.errors import NonFinite, UnsupportedLayer
 
 
@@ -79,7 +80,7 @@ def _sums(base: Tensor, changes: Sequence[Change], name: str) -> Iterator[tuple[
             buffer = torch.empty(before.shape, dtype=torch.float64, device=home)
         total = buffer[: stop - start].copy_(before)
         for change in changes:
-            cut = change if stop - start == rows else change.window(0, start, stop)
+            cut = change.slab(start, stop)
             if cut is not None:
                 cut.add_to(total)
         yield (start, stop), before, total
@@ -110,7 +111,7 @@ def _whole(base: Tensor, changes: Sequence[Change], name: str) -> Tensor:
 
 
 def _checked(base: Tensor, result: Tensor, name: str, check: bool) -> Tensor:
-    if check and not _finite(result) and _finite(base):
+    if check and not all_finite(result) and all_finite(base):
         raise NonFinite(
             f"{name}: base plus delta is not finite in {result.dtype}: the delta overflows it, or is damaged"
         )
@@ -118,12 +119,3 @@ def _checked(base: Tensor, result: Tensor, name: str, check: bool) -> Tensor:
     if result.stride() != base.stride():  # keep the memory format, such as channels-last
         result = torch.empty_like(base, dtype=result.dtype).copy_(result)
     return result
-
-
-def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    if tensor.dtype.itemsize == 1:  # few operations exist for eight-bit floats
-        tensor = tensor.float()
-    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())

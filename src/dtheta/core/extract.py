@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.arguments import require_rank_or_energy
 from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
@@ -108,9 +109,8 @@ def extract(
 
 
 def _check_arguments(rank: int | float | None, new: str, dtype: torch.dtype) -> None:
-    whole = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
-    if rank is not None and not whole and not (isinstance(rank, float) and 0 < rank < 1):
-        raise ConfigError(f"rank must be a positive integer, or a share of the energy in (0, 1); found {rank!r}")
+    if rank is not None:
+        require_rank_or_energy(rank)
     if new not in ("refuse", "keep"):
         raise ConfigError(f"new must be 'refuse' or 'keep', found {new!r}")
     if dtype not in (torch.float32, torch.float64):
@@ -252,9 +252,8 @@ class _Extraction:
             svd = svd.truncate(_smallest_rank(svd.S, float(self.rank or 1.0)))
             if svd.rank > most:
                 return None
-        root = svd.S.sqrt()
         self.discarded[name] = min(1.0, svd.residual**2)
-        return LowRank(svd.U * root, root[:, None] * svd.Vh, full_shape=shape)
+        return LowRank(*svd.balanced(), full_shape=shape)
 
     def warn(self) -> None:
         """Say once that the two checkpoints are not of one precision."""

@@ -30,8 +30,10 @@ from torch import Tensor
 
 from dtheta.core.cache import cache_dir
 from dtheta.core.factorfile import load_stored, store, store_path
+from dtheta.core.naming import naming
 from dtheta.core.svd import Route, TruncatedSVD, check_arguments, truncated_svd
-from dtheta.errors import ConfigError, DthetaError
+from dtheta.core.tensorfile import data_of
+from dtheta.errors import ConfigError
 
 VERSION = 2  # raised whenever the same request gives other numbers
 _CAPACITY = 4_000_000_000
@@ -90,13 +92,8 @@ def _cached(
 
 
 def _naming(name: str, run: Callable[[], _T]) -> _T:
-    """Return ``run()``; an error of ours gets the name of the matrix."""
-    try:
-        return run()
-    except DthetaError as error:
-        if not name:
-            raise
-        raise type(error)(f"{name}: {error}") from None
+    """Return ``run()``; an error of ours gets the name of the matrix, if it has one."""
+    return naming(name, run) if name else run()
 
 
 def _on(device: torch.device, found: TruncatedSVD) -> TruncatedSVD:
@@ -107,9 +104,8 @@ def _on(device: torch.device, found: TruncatedSVD) -> TruncatedSVD:
 
 def weight_digest(weight: Tensor) -> str:
     """Return the xxh3_128 of dtype, shape and bytes of a tensor, as hex; the same on every device."""
-    host = weight.detach().to("cpu").contiguous()
-    digest = xxhash.xxh3_128(f"{host.dtype}{tuple(host.shape)}".encode())
-    digest.update(memoryview(host.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    digest = xxhash.xxh3_128(f"{weight.dtype}{tuple(weight.shape)}".encode())
+    digest.update(data_of(weight))
     return digest.hexdigest()
 
 

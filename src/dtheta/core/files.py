@@ -30,6 +30,7 @@ from dtheta.core.header import Header as Header
 from dtheta.core.header import read_header as read_header
 from dtheta.core.kinds import parse
 from dtheta.core.output import write_file
+from dtheta.core.paths import expanded
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensorfile import Replaced, data_of, encode, write_tensors
 from dtheta.errors import ConfigError, FormatError, NonFinite
@@ -67,7 +68,7 @@ def save(delta: Delta, path: str | os.PathLike[str], include_basis: bool = False
     specs = {name: (stored[name].dtype, tuple(stored[name].shape)) for name in order}
     with write_file(path) as handle:
         write_tensors(handle, specs, {KEY: document.decode()}, lambda name: [data_of(stored[name])])
-    return Path(path)
+    return expanded(path)
 
 
 def _require_basis(delta: Delta) -> None:

@@ -17,10 +17,12 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.tensorfile import data_of
 from dtheta.core.tensors import base_tensors, why_unreadable
 from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
 
@@ -33,12 +35,14 @@ def tensor_digest(tensor: Tensor) -> str:
     """
     if why := why_unreadable(tensor):
         raise UnsupportedLayer(f"cannot take the digest of a tensor: {why}")
-    host = tensor.detach().to("cpu").contiguous()
-    head = json.dumps([str(host.dtype).removeprefix("torch."), list(host.shape)]).encode()
-    digest = hashlib.sha256(head)
-    if host.numel():
-        digest.update(memoryview(host.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    digest = begun_digest(tensor.dtype, tuple(tensor.shape))
+    digest.update(data_of(tensor))
     return digest.hexdigest()
+
+
+def begun_digest(dtype: torch.dtype, shape: tuple[int, ...]) -> Any:
+    """Return the sha256 that has taken a tensor's dtype and shape, and still has to take its bytes."""
+    return hashlib.sha256(json.dumps([str(dtype).removeprefix("torch."), list(shape)]).encode())
 
 
 def tensor_digests(tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> dict[str, str]:

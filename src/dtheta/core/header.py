@@ -21,7 +21,16 @@ from dtheta.core.delta import content_digest
 from dtheta.core.fingerprint import Fingerprint, tensor_digest
 from dtheta.core.kinds import Form, Part, fits, parse
 from dtheta.core.provenance import Provenance
-from dtheta.core.tensorfile import CODES, TensorFile, encode, existing, header_bytes, open_tensors, parse_json
+from dtheta.core.tensorfile import (
+    CODES,
+    TensorFile,
+    encode,
+    existing,
+    header_bytes,
+    names_in,
+    open_tensors,
+    parse_json,
+)
 from dtheta.errors import FormatError, ShapeMismatch, UnsupportedLayer, did_you_mean
 
 FORMAT = 1
@@ -181,7 +190,7 @@ def _parsed(record: Mapping[str, Any], file: TensorFile) -> Opened:
         fingerprint,
         Provenance.from_dict(record["provenance"]),
         changes,
-        file.path.stat().st_size,
+        file.nbytes,
     )
     return Opened(header, file, table, forms, parts)
 
@@ -219,7 +228,7 @@ def _check_tensors(
 
 
 def _what_folder(path: Path) -> str:
-    names = {p.name for p in path.iterdir()}
+    names = names_in(path)
     if "adapter_config.json" in names:
         return f"is a peft adapter folder, not a .delta file; dt.from_peft({path.name!r}, model) reads it"
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
@@ -227,7 +236,7 @@ def _what_folder(path: Path) -> str:
             "is a model checkpoint, not a .delta file; its change relative to a base is dt.extract(base, tuned), "
             f"or 'dtheta extract BASE {path.name}'"
         )
-    deltas = sorted(name for name in names if name.endswith(".delta"))
+    deltas = [name for name in names if name.endswith(".delta")]
     return f"is a folder; give the name of a .delta file{f', such as {deltas[0]!r}' if deltas else ''}"
 
 

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from dtheta.core.apply import bind
 from dtheta.core.change import Change, Factors
 from dtheta.core.delta import Delta
+from dtheta.core.displace import displaced
 from dtheta.core.output import require_space, write_folder
+from dtheta.core.paths import expanded
 from dtheta.core.peft_config import CONFIG
 from dtheta.core.peft_layers import Layout, Uses, layouts, uses, why_not_used
 from dtheta.core.peft_reader import BASE, WEIGHTS, read_delta
@@ -64,6 +66,7 @@ def to_peft(
         UnsupportedLayer: For a change that LoRA cannot carry; the message names the parameter and what to do.
         ConfigError: If a spectral change is not bound to its base, or ``model`` is needed.
         BaseMismatch: If ``model`` is not the base of the delta.
+        NonFinite: If the dtype of a module to be stored in full cannot hold base plus change.
         OutputError: If the folder cannot be written, or exists.
     """
     if model is not None:
@@ -82,7 +85,7 @@ def to_peft(
     stored = [*pairs, *_companions(pairs)]
     tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
     config = _config(pairs, base_name, list(modules_to_save))
-    return _write(Path(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})
+    return _write(expanded(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})
 
 
 def from_peft(
@@ -112,7 +115,7 @@ def from_peft(
         UnknownParameter: For a module that the model does not have.
         BaseMismatch: If the folder names another base.
     """
-    return read_delta(Path(folder), model, modules_to_save, pissa_start, strict)
+    return read_delta(expanded(folder), model, modules_to_save, pissa_start, strict)
 
 
 def _recorded(delta: Delta, model: nn.Module | None) -> Uses:
@@ -238,9 +241,7 @@ def _saved_in_full(delta: Delta, modules: Sequence[str], model: nn.Module | None
 
 def _moved(delta: Delta, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     base = tensors[name].detach().cpu()
-    if name not in delta:
-        return base.clone()
-    return (base.double() + delta[name].dense().double()).to(base.dtype)
+    return displaced(base, [delta[name]], name) if name in delta else base.clone()
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], header: dict[str, str]) -> Path:

@@ -52,12 +52,14 @@ def logistic_regression(
         start: Where to begin, such as the solution for another C; zeros if None. The solution does not depend on it.
 
     Raises:
-        ConfigError: For fewer than two classes, or a C that is not positive.
+        ConfigError: For fewer than two classes, a C that is not positive, or no example.
         NonFinite: If a feature is NaN or infinite.
         NotConverged: If the gradient does not vanish.
     """
     if classes < 2 or not C > 0:
         raise ConfigError(f"expected at least two classes and a positive C, found {classes} and {C}")
+    if not len(features_NE):
+        raise ConfigError("there is no example to fit a logistic regression to")
     if not bool(torch.isfinite(features_NE).all()):
         raise NonFinite("the features hold NaN or infinity; the model or the data that they come from is damaged")
     x_NE, count = features_NE.detach().double(), len(features_NE)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.modes import kept_modes
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.core.selection import layer_kind
 from dtheta.core.selection import select as select_sites
 from dtheta.core.tensors import Owner, canonical_names
@@ -256,7 +256,7 @@ def _activations(module: nn.Module) -> Iterator[Any]:
 
 def _is_elementwise(activation: Activation, width: int) -> bool:
     """Tell whether a function treats every feature by itself and alike."""
-    x = torch.randn(3, width, generator=generator(0, "mlp/elementwise"))
+    x = normal((3, width), 1.0, generator(0, "mlp/elementwise"))
     other = torch.cat([x[:, :1], -2 * x[:, 1:]], 1)
     try:
         with torch.no_grad():
@@ -275,7 +275,7 @@ def _computes(mlp: Mlp) -> bool:
         return False
     if weight.is_meta:
         return True
-    x = torch.randn(1, 3, mlp.inputs, generator=generator(0, "mlp/probe")).to(weight.device, weight.dtype)
+    x = normal((1, 3, mlp.inputs), 1.0, generator(0, "mlp/probe")).to(weight.device, weight.dtype)
     with torch.no_grad(), kept_modes(mlp.entry):
         try:
             found = type(mlp.entry).forward(mlp.entry, x)  # its own: the instance's may be one of ours

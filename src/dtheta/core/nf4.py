@@ -156,22 +156,27 @@ def _nearest(x: Tensor) -> Tensor:
     return below.index_select(0, cell) + (flat > midpoint.index_select(0, cell))
 
 
+def _levels() -> Tensor:
+    """Return the levels (16,), whatever dtype and device torch makes tensors in by default."""
+    return torch.tensor(LEVELS, dtype=torch.float32, device="cpu")
+
+
 @cache
 def _cells(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return, by cell, the number of midpoints below it (uint8) and the next midpoint, which may lie in it."""
-    levels = torch.tensor(LEVELS)
+    levels = _levels()
     midpoints = (levels[1:] + levels[:-1]) / 2
-    edges = torch.arange(_CELLS) * (2 / _CELLS) - 1
+    edges = torch.arange(_CELLS, dtype=torch.float32, device="cpu") * (2 / _CELLS) - 1
     below = (midpoints < edges[:, None]).sum(1)
-    following = torch.cat([midpoints, torch.tensor([math.inf])])[below]
+    following = torch.cat([midpoints, midpoints.new_tensor([math.inf])])[below]
     return below.to(torch.uint8).to(device), following.to(device)
 
 
 @cache
 def _pairs(device: torch.device) -> Tensor:
     """Return the two levels of every byte as the bits of one int64, so that a look-up moves 8 bytes at once."""
-    levels = torch.tensor(LEVELS)
-    byte = torch.arange(256)
+    levels = _levels()
+    byte = torch.arange(256, device="cpu")
     return torch.stack([levels[byte >> 4], levels[byte & 15]], 1).view(torch.int64).view(-1).to(device)
 
 

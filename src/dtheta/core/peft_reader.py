@@ -166,12 +166,17 @@ def _change(folder: _Folder, name: str, layout: Layout, weight: Tensor, pissa_st
         )
     scale = folder.config.scale_of(layout.path)
     left, right = (t.contiguous() for t in factors)
-    core = None if scale == 1.0 else torch.full((left.shape[1],), scale)
+    core = None if scale == 1.0 else _core(left, scale)
     if not pissa_start:
         return LowRank(left, right, core, tuple(weight.shape))
     left0, right0 = _pissa_start(layout, weight, folder.config.rank_of(layout.path))
-    core = torch.cat([torch.full((left.shape[1],), scale), -torch.ones(left0.shape[1])])
+    core = torch.cat([_core(left, scale), _core(left0, -1.0)])
     return LowRank(torch.cat([left, left0], 1), torch.cat([right, right0]), core, tuple(weight.shape))
+
+
+def _core(left: Tensor, scale: float) -> Tensor:
+    """Return one factor for every column of ``left`` (m, r), (r,) float32."""
+    return torch.full((left.shape[1],), scale, dtype=torch.float32)
 
 
 def _pissa_start(layout: Layout, weight: Tensor, rank: int) -> Factors:

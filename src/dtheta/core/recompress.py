@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from dtheta.core.arguments import require_rank_or_energy
 from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, matrix_shape
 from dtheta.core.combination import Scaled, Sum, add, scale
@@ -19,7 +20,6 @@ from dtheta.core.lowrank import LowRank
 from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.svd import full_svd
-from dtheta.errors import ConfigError
 
 
 def recompress(delta: Delta, rank: int | float) -> Delta:
@@ -39,10 +39,7 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     Raises:
         ConfigError: If ``rank`` is neither a positive integer nor in (0, 1).
     """
-    if isinstance(rank, bool) or not (
-        (isinstance(rank, int) and rank >= 1) or (isinstance(rank, float) and 0 < rank < 1)
-    ):
-        raise ConfigError(f"rank must be a positive integer, or a share of the energy in (0, 1); found {rank!r}")
+    require_rank_or_energy(rank)
     changes: dict[str, Change] = {}
     discarded: dict[str, float] = {}
     for name, change in delta.changes.items():

@@ -152,7 +152,7 @@ def _map(name: str, x: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
 def seal_of(parts: Mapping[str, Tensor]) -> Tensor:
     """Return the seal of a fit, (64,) float32: signs drawn by the names and the content of its tensors."""
     draw = generator(0, f"replaced/seal/{merkle_root(tensor_digests(parts))}")
-    seal = 2.0 * torch.randint(0, 2, (_SIGNS,), generator=draw) - 1
+    seal = 2 * torch.randint(0, 2, (_SIGNS,), generator=draw, dtype=torch.float32, device="cpu") - 1
     seal[0] = 1.0
     return seal
 

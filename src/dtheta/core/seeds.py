@@ -6,14 +6,19 @@ alone: not on the order of calls, the batch size, the number of workers, or what
     key = first 63 bits of blake2b(len(seed) seed len(name) name len(index) index)
 
 Every field carries its length, so two different triples can never spell the same bytes.
+
+Nor does a draw read torch's default dtype and device: in another dtype the same key gives other numbers, and an
+accelerator takes no generator of the CPU. ``uniform``, ``normal`` and ``permutation`` say both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from dtheta.errors import ConfigError
 
@@ -46,3 +51,18 @@ def generator(seed: int, name: str, index: int = 0) -> torch.Generator:
     Draw on the CPU and move the result: CPU and accelerator generators give different numbers for the same seed.
     """
     return torch.Generator().manual_seed(key(seed, name, index))
+
+
+def uniform(shape: Sequence[int], low: float, high: float, source: torch.Generator) -> Tensor:
+    """Return numbers of U(low, high), float32 on the CPU."""
+    return torch.empty(tuple(shape), dtype=torch.float32, device="cpu").uniform_(low, high, generator=source)
+
+
+def normal(shape: Sequence[int], std: float, source: torch.Generator) -> Tensor:
+    """Return numbers of N(0, std^2), float32 on the CPU."""
+    return torch.empty(tuple(shape), dtype=torch.float32, device="cpu").normal_(0.0, std, generator=source)
+
+
+def permutation(count: int, source: torch.Generator) -> Tensor:
+    """Return 0 ... count - 1 in a drawn order, (count,) int64 on the CPU."""
+    return torch.randperm(count, generator=source, device="cpu")

@@ -12,17 +12,16 @@ Shape legend: a range of n elements is (n,).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from dtheta.core.fingerprint import begun_digest
 from dtheta.core.tensorfile import Entry, TensorFile, data_of
 from dtheta.errors import FormatError
 
@@ -109,8 +108,7 @@ class StreamDigest:
     """The digest of a tensor whose elements come range by range, in order; equals ``tensor_digest`` of the whole."""
 
     def __init__(self, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        head = json.dumps([str(dtype).removeprefix("torch."), list(shape)]).encode()
-        self._hash: Any = hashlib.sha256(head)
+        self._hash = begun_digest(dtype, shape)
 
     def update(self, part: Tensor) -> None:
         """Take the next elements."""

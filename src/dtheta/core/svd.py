@@ -37,7 +37,7 @@ from torch import Tensor
 
 from dtheta.core.gram import gram_matrix, gram_pairs
 from dtheta.core.krylov import FLOOR, KrylovBasis, RitzPairs, crowded, leading_pairs
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch, UnsupportedLayer
 
 Route = Literal["auto", "gram", "krylov", "full"]
@@ -69,6 +69,11 @@ class TruncatedSVD:
     def dense(self) -> Tensor:
         """Return U diag(S) Vh, (m, n)."""
         return (self.U * self.S) @ self.Vh
+
+    def balanced(self, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return U diag(sqrt(S / c)) (m, r) and diag(sqrt(S / c)) Vh (r, n): c times their product is the matrix."""
+        root = (self.S / scale).sqrt()
+        return self.U * root, root[:, None] * self.Vh
 
     def truncate(self, rank: int) -> TruncatedSVD:
         """Return the leading ``rank`` triplets.
@@ -237,7 +242,7 @@ class _Draw:
 
     def __call__(self, rows: int) -> Tensor:
         """Return rows (rows, k)."""
-        return torch.randn(rows, self.like.shape[0], generator=self.generator, device="cpu").to(self.like)
+        return normal((rows, self.like.shape[0]), 1.0, self.generator).to(self.like)
 
 
 def _gram(wide: Tensor, rank: int, accuracy: float, seed: int) -> RitzPairs:

@@ -77,6 +77,11 @@ class TensorFile:
     header: bytes = field(repr=False)
     identity: tuple[int, int, int, int] = field(repr=False)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the file of which this is the header."""
+        return self.identity[2]
+
     def read(self, name: str) -> Tensor:
         """Return one tensor.
 
@@ -178,14 +183,33 @@ def existing(path: str | os.PathLike[str]) -> Path:
     raise ConfigError(f"there is no file {path}{where}{did_you_mean(path.name, names)}")
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int | None = None) -> bytes:
     """Return what a file holds.
 
+    Args:
+        path: The file.
+        most: Bytes that it may have; None for any number.
+
     Raises:
-        FormatError: If it cannot be read, as a folder.
+        FormatError: If it cannot be read, as a folder, or is larger.
     """
     with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise FormatError(f"{path} has {size:,} bytes, and at most {most:,} can be meant; it is another file")
         return file.read()
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of what is in a folder, sorted.
+
+    Raises:
+        FormatError: If the folder may not be listed.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise FormatError(f"{folder} cannot be read: {error.strerror or error}") from None
 
 
 class _opened:

@@ -190,6 +190,16 @@ def why_unreadable(tensor: Tensor) -> str:
     return ""
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether a real tensor holds no NaN or infinity."""
+    if not tensor.is_floating_point():
+        return True
+    if tensor.dtype.itemsize == 1:  # few operations exist for eight-bit floats
+        tensor = tensor.float()
+    # one NaN or infinity makes the sum NaN or infinite; a finite sum that overflows is settled by the full check
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors agree in dtype, shape and every bit; also where they hold NaN, on any device."""
     if a.dtype != b.dtype or a.shape != b.shape:

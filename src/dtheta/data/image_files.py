@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from dtheta.core.paths import expanded
 from dtheta.data.decode import FORMATS, read_square
 from dtheta.data.images import Images
 from dtheta.data.lines import label_field, numbered_lines, text_field
@@ -44,7 +45,7 @@ def read_image_folder(folder: str | Path, size: int) -> tuple[Images, tuple[str,
             classes, or one that is damaged or too large. The message names it.
         MissingExtra: Pillow is not installed.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}" + (": it is a file" if folder.exists() else ""))
     classes = [path for path in _visible(folder) if path.is_dir()]
@@ -75,7 +76,7 @@ def read_image_table(
             that is damaged or too large. The message names the line or the picture.
         MissingExtra: Pillow is not installed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     pictures: list[_Picture] = []
     first: dict[Path, tuple[str, int]] = {}
     for number, fields in numbered_lines(path, encoding):

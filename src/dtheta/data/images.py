@@ -13,7 +13,7 @@ import xxhash
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dtheta.data.text import TEST_FRACTION, keyed_order
+from dtheta.data.text import held_out_of, keyed_order
 from dtheta.errors import ConfigError, FormatError
 
 WHITE = 255
@@ -68,11 +68,7 @@ def split_images(images: Images, n_test: int | None, seed: int, name: str) -> tu
     distinct = list(dict.fromkeys(found))
     if len(distinct) < 2:
         raise FormatError(f"{name}: {len(distinct)} different images among {len(images)}; a split needs two")
-    count = max(1, round(TEST_FRACTION * len(distinct))) if n_test is None else n_test
-    if not 1 <= count < len(distinct):
-        raise ConfigError(
-            f"{name}: n_test={count} must lie between 1 and {len(distinct) - 1}: it has {len(distinct)} distinct images"
-        )
+    count = held_out_of(len(distinct), n_test, name)
     place = {distinct[index]: rank for rank, index in enumerate(keyed_order(len(distinct), seed, f"split/{name}"))}
     ranks = torch.tensor([place[content] for content in found])
     order = ranks.argsort(stable=True)

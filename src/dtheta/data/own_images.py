@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from dtheta.core.paths import expanded
 from dtheta.data.image_files import read_image_folder, read_image_table
-from dtheta.data.images import Images, ImageTask, draw, split_images
+from dtheta.data.images import Images, ImageTask, contents, draw, split_images
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 Read = tuple[Images, tuple[str, ...]]
@@ -54,13 +55,13 @@ def load_images(
             not, or one picture twice where that cannot be. The message names the picture, the line or the class.
         MissingExtra: Pillow is not installed.
     """
-    path, how = Path(path).expanduser(), table or Table()
+    path, how = expanded(path), table or Table()
     images, classes = _read(path, size, how)
     _require_one_class_each(images, classes, path)
     if test is None:
         train, held_out = _split(images, classes, seed, path.stem)
     else:
-        other = Path(test).expanduser()
+        other = expanded(test)
         train, held_out = images, _known(*_read(other, size, how), classes, other)
         _require_apart(train, held_out, path, other)
     return ImageTask(
@@ -79,13 +80,9 @@ def _read(path: Path, size: int, table: Table) -> Read:
     return read_image_table(path, size, table.image, table.label, table.encoding)
 
 
-def _contents(images: Images) -> list[bytes]:
-    return [image.numpy().tobytes() for image in images.images]
-
-
 def _require_one_class_each(images: Images, classes: Sequence[str], path: Path) -> None:
     known: dict[bytes, int] = {}
-    for content, label in zip(_contents(images), images.labels.tolist(), strict=True):
+    for content, label in zip(contents(images.images), images.labels.tolist(), strict=True):
         if known.setdefault(content, label) != label:
             raise FormatError(
                 f"{path.name}: one picture is in the classes {classes[known[content]]!r} and {classes[label]!r}; take "
@@ -125,7 +122,7 @@ def _known(images: Images, found: Sequence[str], classes: Sequence[str], path: P
 
 
 def _require_apart(train: Images, test: Images, path: Path, other: Path) -> None:
-    both = len(set(_contents(train)) & set(_contents(test)))
+    both = len(set(contents(train.images)) & set(contents(test.images)))
     if both:
         raise ConfigError(
             f"{both} of the pictures in {other.name} are in {path.name} too; what is trained on cannot be tested on"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from dtheta.core.paths import expanded
 from dtheta.errors import FormatError, MissingExtra
 
 _CHUNK = 1 << 20  # bytes hashed at a time
@@ -111,7 +112,7 @@ class Wheel(Archive):
 def find_local(pattern: str) -> Path | None:
     """Return the first file whose name matches the glob ``pattern`` in the folders of ``$DTHETA_WHEELS``, or None."""
     for folder in os.environ.get("DTHETA_WHEELS", "").split(os.pathsep):
-        if folder and (found := sorted(Path(folder).expanduser().glob(pattern))):
+        if folder and (found := sorted(expanded(folder).glob(pattern))):
             return found[0]
     return None
 

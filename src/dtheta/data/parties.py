@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from dtheta.core.paths import expanded
 from dtheta.data.lines import label_field, numbered_lines, text_field
 from dtheta.data.tabular import Table, TabularTask, read_rows
 from dtheta.data.text import Row, TextTask, check_covered, class_names, shuffled, split, take, to_texts
@@ -67,7 +68,7 @@ def load_parties(
         FormatError: For a damaged file, other columns than in the first, a single class, a row that is in ``test`` too,
             a class of the test rows, or a party, without training rows.
     """
-    files = [Path(path).expanduser() for path in paths]
+    files = [expanded(path) for path in paths]
     names = [file.stem for file in files]
     if not files or len(set(names)) < len(names):
         raise ConfigError(f"expected files of different names, one a party; found {', '.join(names) or 'none'}")
@@ -126,7 +127,7 @@ def _divided(
 ) -> tuple[list[_Held], list[_Held]]:  # fmt: skip
     if test is None:
         return split(rows, n_test, seed, name)  # type: ignore[return-value]  # the rows that it is given
-    file = Path(test).expanduser()
+    file = expanded(test)
     measured, _ = _read([file], text, label, encoding, columns)
     _check(rows, measured, classes, label, file)
     ordered: list[_Held] = shuffled(rows, seed, f"train/{name}")  # type: ignore[assignment]

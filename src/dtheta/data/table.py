@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtheta.core.paths import expanded
 from dtheta.data.lines import has_header, label_field, numbered_lines, text_field
 from dtheta.data.text import (
     Row,
@@ -59,13 +60,13 @@ def load_table(
             one class, a class for every row or without a row to train on, only one text, or a text that is in both
             files. The message names the line.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     rows = _labeled(path, text, label, encoding)
     classes = class_names(row.label for row in rows)
     if test is None:
         train, held_out = split(rows, n_test, seed, path.stem)
     else:
-        measured = _known(Path(test).expanduser(), text, label, encoding, classes)
+        measured = _known(expanded(test), text, label, encoding, classes)
         check_apart(_first_lines(rows), str(path), _first_lines(measured), str(test))
         train = shuffled(rows, seed, f"train/{path.stem}")  # a table is often sorted by class
         held_out = take(shuffled(measured, seed, f"test/{path.stem}"), n_test, "n_test")

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dtheta.core.paths import expanded
 from dtheta.data.lines import label_field, numbered_lines
 from dtheta.data.scikit import data_file
 from dtheta.data.text import class_names, held_out_of, keyed_order
@@ -119,7 +120,7 @@ def load_tabular(
         name = str(data)
         x, labels, classes, features = TABULAR_TASKS[name]()
         return _cut(name, x, labels, classes, features, n_test, seed, _SCIKIT, "scikit-learn")
-    path = Path(data).expanduser()
+    path = expanded(data)
     if not path.exists() and not path.suffix:
         raise ConfigError(
             f"there is no task {str(data)!r} and no such file; packaged tasks: {', '.join(TABULAR_TASKS)}"

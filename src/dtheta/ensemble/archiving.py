@@ -25,10 +25,11 @@ from dtheta.core.arguments import whole
 from dtheta.core.fingerprint import tensor_digest
 from dtheta.core.sphere import Grid
 from dtheta.ensemble.checks import checked_leads, checked_past, checked_state
+from dtheta.ensemble.creation import create
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.layout import Field, layout
 from dtheta.ensemble.sharded import Processes, processes, ranges
-from dtheta.ensemble.store import Archive, create
+from dtheta.ensemble.store import Archive
 from dtheta.ensemble.times import Time, start_time
 from dtheta.errors import ConfigError, DthetaError, MembersMissing, OutputError
 
@@ -77,7 +78,7 @@ def archive(
         progress: called after each lead.
 
     Raises:
-        ConfigError: if the folder is of another run.
+        ConfigError: if the folder is of another run, or ``chunk`` or ``hold`` is no whole number of 1 or more.
         FormatError: if it is no archive, or was changed by another program.
         OutputError: if it cannot be written; what was written stays.
         MembersMissing: if another process was lost, naming its members; what was written stays.
@@ -86,6 +87,9 @@ def archive(
     Where the first process cannot make the folder, the others raise its error, too, and say that it is from there.
     """
     wanted, when = checked_leads(leads), start_time(time)
+    for name, given in (("chunk", chunk), ("hold", hold)):
+        if given is not None:
+            whole(given, name, least=1)
     known = checked_past(past, state, ensemble.past)
     digests = {"state": tensor_digest(checked_state(state)), "past": tensor_digest(known)}
     here = processes()
@@ -93,7 +97,7 @@ def archive(
         if first and not Path(path).exists():
             create(
                 path, ensemble, layout(state.shape, fields, grid), wanted, when,
-                dtype=state.dtype, chunk=chunk or _shared_out(ensemble, here.size), start=digests,
+                dtype=state.dtype, chunk=_shared_out(ensemble, here.size) if chunk is None else chunk, start=digests,
             )  # fmt: skip
     found = Archive(path)
     _check_same(found, ensemble, layout(state.shape, fields, grid).to_dict(), wanted, str(when), digests)
@@ -186,7 +190,7 @@ def _waves(found: Archive, rank: int, size: int, hold: int | None) -> Iterator[_
     columns = [_column(found, i) for i in range(found.chunks)]
     left = [i for i, column in enumerate(columns) if column < len(found.leads) - 1]
     mine = left[len(left) * rank // size : len(left) * (rank + 1) // size]
-    most = len(mine) if hold is None else max(1, whole(hold, "hold", least=1) // found.chunk)
+    most = len(mine) if hold is None else max(1, hold // found.chunk)
     i = 0
     while i < len(mine):
         j = i + 1

@@ -85,13 +85,15 @@ def summed(verification: Verification) -> Verification:
     Every process must take part, and every one gets the sum.
 
     Raises:
-        ConfigError: If the processes did not count the same starts and leads, or a row was counted twice.
+        ConfigError: If the processes did not count the same starts, leads and numbers of members, or a row was counted
+            twice.
     """
     size = processes().size
     if size == 1:
         return verification
     keys = sorted(verification.entries, key=lambda pair: (str(pair[0]), pair[1]))
-    _require_equal(f"{keys} {verification.document()}", size)
+    members = [verification.entries[at].members for at in keys]
+    _require_equal(f"{keys} {members} {verification.document()}", size)
     for at in keys:
         if len(verification.entries[at].rows) != 1:
             raise ConfigError(f"summed: {place(*at)} has rows that are no band; count one band on each process")
@@ -110,7 +112,9 @@ def _summed(entry: Entry, where: str, size: int) -> Entry:
 
 def _require_equal(text: str, size: int) -> None:
     if len({one for (one,) in _gathered([key(0, text)], size)}) != 1:
-        raise ConfigError("summed: the processes counted other starts or leads, or by other verifications")
+        raise ConfigError(
+            "summed: the processes counted other starts or leads, other numbers of members, or by other verifications"
+        )
 
 
 def _sum(tensor: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class BredVectors(Perturbation):
 
     @property
     def _rescalings(self) -> tuple[Rescaling, ...]:
-        return (self.rescaling,) if isinstance(self.rescaling, Rescaling) else tuple(self.rescaling)
+        return tuple(self.rescaling) if isinstance(self.rescaling, Sequence) else (self.rescaling,)
 
     def vectors(self, start: Start, rows: Rows, advance: Advance) -> Tensor:
         """Return the bred vectors (B, ...)."""

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from dtheta.core.output import write_folder
 from dtheta.core.sphere import Grid
+from dtheta.ensemble.groups import put, reading, zarr_module
 from dtheta.ensemble.latlon import LatLon, grid_of
 from dtheta.ensemble.layout import PERIOD, Field, Layout
-from dtheta.ensemble.store import Archive, put, reading, zarr_module
+from dtheta.ensemble.store import Archive
 from dtheta.errors import ConfigError, ShapeMismatch
 
 _RECORD = "dtheta_hindcast"

@@ -113,9 +113,8 @@ def _gram(base: nn.Module, layer: Any, states: Iterable[Tensor]) -> Tensor:
     def collect(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal gram, calls
         phi = inputs[0].detach().double()
-        phi = (
-            phi if isinstance(layer, nn.Linear) else phi.transpose(1, -1)
-        )  # channels last; the order of points is free
+        if not isinstance(layer, nn.Linear):
+            phi = phi.transpose(1, -1)  # channels last; the order of points is free
         phi_NE = phi.reshape(-1, width).cpu()
         if layer.bias is not None:
             phi_NE = torch.cat((phi_NE, phi_NE.new_ones(len(phi_NE), 1)), 1)

@@ -147,10 +147,7 @@ class Networks:
                 assert isinstance(self.step, nn.Module)
                 self._draw = self.sets.sampler(self.step)
             return self._draw(self._seed, network)
-        found = self.sets[network]
-        if isinstance(found, (str, os.PathLike)):
-            return load(found) if str(found).endswith(".delta") else open_checkpoint(found)
-        return found
+        return _opened(self.sets[network])
 
     def _tensors_of_base(self) -> dict[str, Tensor]:
         if self._base is None:
@@ -192,14 +189,23 @@ class Networks:
         return [digest(self.step if one is None else one) for one in self.sets]
 
 
+def _opened(found: Any) -> Any:
+    """Return a parameter set; of a path, what lies there."""
+    if isinstance(found, (str, os.PathLike)):
+        return load(found) if str(found).endswith(".delta") else open_checkpoint(found)
+    return found
+
+
 def digest(found: Any) -> str:
-    """Return the identity of a parameter set: its content where it has tensors, else its name and settings."""
+    """Return the identity of a parameter set: its content where it has tensors, else its name and settings.
+
+    A file is read for it: under one name there may be another network tomorrow.
+    """
+    found = _opened(found)
     if isinstance(found, Delta):
         return found.digest
     if isinstance(found, (nn.Module, Mapping)):
         return fingerprint(found).digest
-    if isinstance(found, (str, os.PathLike)):
-        return os.fspath(found)
     settings = getattr(getattr(found, "__self__", found), "to_dict", None)  # of the flow whose method this is
     name = getattr(found, "__qualname__", type(found).__qualname__)
     return f"{name} {settings()}" if callable(settings) else name

@@ -40,14 +40,8 @@ class Progress:
                 try:
                     found = json.loads(line)
                     self.done[int(found["chunk"]), int(found["lead"])] = str(found["digest"])
-                except (
-                    ValueError,
-                    KeyError,
-                    TypeError,
-                    OverflowError,
-                    RecursionError,
-                ):  # unfinished or damaged: that chunk counts as not written
-                    continue
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                    continue  # unfinished or damaged: that chunk counts as not written
 
     def add(self, chunk: int, lead: int, digest: str) -> None:
         """Write down that a chunk is complete at a lead."""

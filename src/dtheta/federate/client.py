@@ -205,7 +205,8 @@ class Client:
         if self.examples is not None:
             return whole(self.examples, f"client {self.name}: examples", least=1)
         held: Any = data.dataset if isinstance(data, DataLoader) else data
-        if isinstance(held, (list, tuple)):
+        batched = isinstance(data, DataLoader) and data.batch_sampler is not None
+        if isinstance(held, (list, tuple)) and not batched:  # a list of batches; one that is batched is of examples
             return sum(map(rows, held))
         try:
             return len(held)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dtheta.core.arguments import number, whole
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 from dtheta.federate.asynchronous import Asynchronous
 from dtheta.federate.channels.channel import Channel
@@ -116,7 +116,7 @@ def federate(
         seed=whole(seed, "seed"),
     )
     _check(plan, server, held, folder, resume)
-    path = None if folder is None else Path(folder).expanduser()
+    path = None if folder is None else expanded(folder)
     return Loop(server, held, plan, evaluate, path).run(resume)
 
 

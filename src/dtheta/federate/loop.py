@@ -28,6 +28,7 @@ from dtheta.federate.federation import Federation
 from dtheta.federate.frame import Frame
 from dtheta.federate.history import Round
 from dtheta.federate.joining import Arrived, joined, summed
+from dtheta.federate.lock import held
 from dtheta.federate.message import Failure, Reply, Task
 from dtheta.federate.party import identity, with_basis
 from dtheta.federate.plan import Plan
@@ -35,7 +36,7 @@ from dtheta.federate.secure.session import BelowThreshold
 from dtheta.federate.server.admission import admitted
 from dtheta.federate.server.downlink import Downlink
 from dtheta.federate.server.server import Server
-from dtheta.federate.state import Pending, State, check_new, held, load, save
+from dtheta.federate.state import Pending, State, check_new, load, save
 from dtheta.federate.traffic import Traffic
 from dtheta.fit.checkpoint import check_same_run
 from dtheta.fit.randomness import kept_generators, seed_all

@@ -224,5 +224,5 @@ def _payloads(rows: Sequence[Any], rest: memoryview) -> tuple[Payload, ...]:
 
 def _counts(row: Sequence[Any]) -> bool:
     """Tell whether these are counts; only those of copies may be missing."""
-    given = [n for i, n in enumerate(row) if n is not None or i < 3]
+    given = [n for name, n in zip(("length", *_COUNTS), row, strict=True) if n is not None or name != "copies"]
     return all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _MOST for n in given)

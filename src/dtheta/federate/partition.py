@@ -106,7 +106,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _labels(labels: Sequence[int] | Tensor) -> np.ndarray:
-    found = np.asarray(labels)
+    found = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise ConfigError(f"labels are {found.dtype} of shape {found.shape}; expected one whole number an example")
     return found

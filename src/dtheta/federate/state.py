@@ -2,7 +2,7 @@
 
     state.json            the last round's: configuration, versions, who knows what, and the names of the other files
     history.jsonl         a line a round
-    lock                  held by the process that runs
+    lock                  held by the process that runs (lock.py)
     global-V.delta        the global delta as of version V, and earlier ones that clients may build upon
     update-V.bin          the update that led to version V, as it travels
     optimizer-*.delta, feedback-*.delta, residual-*.delta, pending-*.bin
@@ -14,20 +14,14 @@ draw is keyed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, nothing keeps two runs apart
-    fcntl = None
 
 from dtheta.core.delta import Delta
 from dtheta.core.files import load as load_delta
@@ -41,7 +35,7 @@ from dtheta.federate.payload import Payload
 from dtheta.federate.server.downlink import Downlink, Version
 from dtheta.federate.server.optimizer import State as OptimizerState
 
-NAME, HISTORY, LOCK, FORMAT = "state.json", "history.jsonl", "lock", 2
+NAME, HISTORY, FORMAT = "state.json", "history.jsonl", 2
 _KEPT = ("global-*.delta", "update-*.bin", "optimizer-*.delta", "feedback-*.delta", "residual-*.delta", "pending-*.bin")
 
 
@@ -83,32 +77,6 @@ class Found:
     config: Mapping[str, Any]
     residuals: Mapping[str, Delta]
     known: list[tuple[int, Delta]]
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make a folder for this process alone, as long as the block runs, or the process.
-
-    A record lock: the processes of clients do not inherit it, so one that outlives a killed server holds nothing up.
-
-    Raises:
-        ConfigError: If another process runs a federation in it.
-        OutputError: If it cannot be made, or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK).open("ab")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
-    with handle:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ConfigError(f"another process runs a federation in {folder}; wait for it, or take another") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
 
 
 def check_new(folder: Path) -> None:

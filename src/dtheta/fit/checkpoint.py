@@ -144,6 +144,36 @@ def record_of(found: Checkpoint, path: Path) -> Record:
         raise FormatError(f"{path}: the history in the checkpoint is damaged: {error!r}") from error
 
 
+def position_of(found: Checkpoint, path: Path) -> dict[str, Any]:
+    """Return the place in the data, as ``Stream.position`` told it.
+
+    Raises:
+        FormatError: it is not all there.
+    """
+    place = found.state.get("position")
+    if isinstance(place, dict):
+        counts = all(type(place.get(name)) is int and place[name] >= 0 for name in ("epoch", "taken"))
+        marks = place.get("marks")
+        digests = isinstance(marks, list) and all(isinstance(digest, str) for digest in [place.get("last"), *marks])
+        if counts and digests:
+            return place
+    raise FormatError(f"{path}: the place in the data is damaged: {place!r:.80}")
+
+
+def load_scaler(scaler: torch.amp.GradScaler, found: Checkpoint, path: Path) -> None:
+    """Give the gradient scaler of fp16 the state in a checkpoint; nothing where there is no scaling.
+
+    Raises:
+        FormatError: it is not all there.
+    """
+    if not scaler.is_enabled():
+        return
+    try:
+        scaler.load_state_dict(dict(found.state["scaler"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FormatError(f"{path}: the state of the gradient scaler is damaged: {error!r}") from error
+
+
 def check_names(held: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
     """Raise unless a checkpoint holds tensors of these names and shapes.
 

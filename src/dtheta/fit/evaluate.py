@@ -102,7 +102,7 @@ class Evaluator:
             items = self.count(batch)
             if items:
                 _finite("loss", value)
-                mean = mean.add(value.reshape(1), torch.tensor([float(items)]))
+                mean = mean.add(value.reshape(1), torch.tensor([items], dtype=torch.float64))
             if aggregate is not None:
                 aggregate = aggregate.add(*_prediction(output, batch))
         if not seen:

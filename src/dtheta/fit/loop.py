@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from dtheta.core.modes import kept_modes
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import item_counter
 from dtheta.fit.checks import check_attached, check_callable
@@ -146,7 +146,7 @@ def fit(
         evaluator = None
         if eval is not None:
             evaluator = Evaluator(as_batches(eval, "eval", batch_size, collate, None), metric, loss, counter, around)
-        folder, log_file = (None if path is None else Path(path).expanduser() for path in (checkpoint, log))
+        folder, log_file = (None if path is None else expanded(path) for path in (checkpoint, log))
         run = Run(adapter, stream, evaluator, loss, counter, settings, around, folder)
         stack.callback(run.close)
         run.open(resume, log_file, quiet)

@@ -79,4 +79,4 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def clip(parameters: Iterable[nn.Parameter], limit: float | None, norm: float) -> None:
     """Scale the gradients so that their norm is at most ``limit``; nothing happens where it is, or is not finite."""
     if limit is not None and math.isfinite(norm) and norm > limit:
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm, dtype=torch.float32))

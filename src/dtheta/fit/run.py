@@ -218,7 +218,7 @@ class Run:
         if total == 0:
             raise ConfigError(f"step {step}: nothing in its batches counts for the loss (all labels are -100?)")
         seed_all(key(self.settings.seed, f"fit/{rank}", step), self.world.device)
-        loss = torch.zeros((), device=self.world.device)
+        loss = torch.zeros((), dtype=torch.float32, device=self.world.device)
         for index, ((batch, _), count) in enumerate(zip(parts, counts, strict=True)):
             with ExitStack() as stack:
                 if index < len(parts) - 1:
@@ -286,10 +286,9 @@ class Run:
         if best:
             checkpoints.check_names(self.parameters, best, path)
             self.best = {name: like(best[name], p) for name, p in self.parameters.items()}
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(dict(found.state["scaler"]))
+        checkpoints.load_scaler(self.scaler, found, path)
         if not record.stop:
-            self.stream.seek(found.state["position"])
+            self.stream.seek(checkpoints.position_of(found, path))
 
 
 def _weighted(value: Tensor, weight: float) -> Tensor:

@@ -190,7 +190,8 @@ def _cross_validated(features: Tensor, labels: Tensor, classes: int) -> tuple[fl
     """
     order = torch.tensor(keyed_order(len(labels), 0, "snnk/folds"), device=labels.device)
     order = order[labels[order].argsort(stable=True)]  # every fold has its share of every class
-    folds = [torch.isin(torch.arange(len(labels)), order[i::_FOLDS]) for i in range(min(_FOLDS, len(labels)))]
+    places = torch.arange(len(labels), device=labels.device)
+    folds = [torch.isin(places, order[i::_FOLDS]) for i in range(min(_FOLDS, len(labels)))]
     starts: list[LogisticRegression | None] = [None] * len(folds)
     tried: list[tuple[float, float]] = []
     for ridge in _penalties(features).tolist():

@@ -80,12 +80,12 @@ class FeedForward:
 
     @property
     def inputs(self) -> int:
-        """D."""
+        """Of one input: d."""
         return self.up.weight.shape[1]
 
     @property
     def hidden_width(self) -> int:
-        """H."""
+        """Of the layer before the activation: h."""
         return self.up.weight.shape[0]
 
     @property

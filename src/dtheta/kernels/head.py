@@ -48,7 +48,8 @@ class SNNKHead(SNNKLayer):
             ConfigError, ShapeMismatch, NonFinite, NotConverged: As ``solve_head``.
         """
         x = rows(pooled, features.inputs, "pooled vectors")
-        outputs = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
+        # of targets that are none, which solve_head refuses, nothing is asked here
+        outputs = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1 if targets.numel() else 1
         head = cls(features, outputs, skip=skip, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         found = solve_head(head.columns(x), targets, loss, ridge)
         head.assign(found.weight, found.bias)

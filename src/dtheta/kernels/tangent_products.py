@@ -140,6 +140,7 @@ class TangentOperator:
             seed: Of the start.
 
         Raises:
+            ConfigError: For a count below 1 or above n.
             NotConverged: If the accuracy is not reached, as for eigenvalues beside each other.
         """
         if not 1 <= whole(count, "count", 1) <= self.size:
@@ -172,8 +173,12 @@ class TangentOperator:
             most: Products, at most.
 
         Raises:
+            ConfigError: For a ridge of 0 or less.
+            ShapeMismatch: If y has another shape.
             NotConverged: If the residual is larger after ``most`` products; a larger ridge needs fewer.
         """
+        if y.shape != (self.size,):
+            raise ShapeMismatch(f"y has shape {tuple(y.shape)}; expected ({self.size},): solve one column at a time")
         if number(ridge, "ridge") <= 0:
             raise ConfigError(f"ridge is {ridge}; expected a number above 0: the kernel alone may be singular")
         y = y.double()

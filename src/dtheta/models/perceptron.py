@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.models.classifier import Prediction
 
 
@@ -52,5 +52,5 @@ def _drawn(inputs: int, outputs: int, seed: int, name: str) -> nn.Linear:
     layer, draws = nn.Linear(inputs, outputs), generator(seed, f"perceptron/{name}")
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.copy_((2 * torch.rand(parameter.shape, generator=draws) - 1) / math.sqrt(inputs))
+            parameter.copy_((2 * uniform(parameter.shape, 0.0, 1.0, draws) - 1) / math.sqrt(inputs))
     return layer

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtheta.core.arguments import number, require_like, whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.core.sphere import Grid, SphericalTransform
 from dtheta.errors import ConfigError, ShapeMismatch
 
@@ -153,7 +153,7 @@ class SpectralFilter(nn.Module):
         """Draw real and imaginary parts with standard deviation 0.7 / sqrt(C)."""
         super().__init__()
         draws = generator(seed, f"sfno/block{index}/filter")
-        weight = torch.randn(degrees, 2, width, width, generator=draws) * (0.7 / math.sqrt(width))
+        weight = normal((degrees, 2, width, width), 1.0, draws) * (0.7 / math.sqrt(width))
         self.weight = nn.Parameter(weight)
 
     def forward(self, x_O2LBC: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class _Pointwise(nn.Module):
         with torch.no_grad():
             for layer, deviation in ((self.first, None), (self.second, std)):
                 deviation = deviation or 1 / math.sqrt(3 * layer.in_features)
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=draws) * deviation)
+                layer.weight.copy_(normal(layer.weight.shape, 1.0, draws) * deviation)
                 layer.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -133,8 +133,7 @@ def load_traces(path: str | os.PathLike[str]) -> Traces:
     record = parse_json(read_bytes(file), str(file))
     try:
         found = record["traces"] if isinstance(record, Mapping) and "traces" in record else None
-        return decode(
-            {"traces": found}, Traces, "Traces", complete=True
-        )  # the rest is what 'dtheta probe --json' tells beside them
+        # the rest of the record is what 'dtheta probe --json' tells beside them
+        return decode({"traces": found}, Traces, "Traces", complete=True)
     except (FormatError, ConfigError) as error:
         raise FormatError(f"{file} holds no traces of concepts: {error}") from None

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dtheta.core.apply import applied
 from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
-from dtheta.probe.ablation import check_address
+from dtheta.probe.ablation import vector_of
 from dtheta.probe.decoder import Decoder, Norm, open_decoder
 from dtheta.probe.value_vector import ValueVector, value_vectors
 
@@ -123,9 +123,7 @@ class _Reading:
     """Vectors of one state of a model, as they are and through its unembedding."""
 
     def __init__(self, decoder: Decoder, vectors: Sequence[ValueVector], norm: Norm) -> None:
-        for vector in vectors:
-            check_address(decoder, vector)
-        self.values_KD = torch.stack([v.sign * decoder.values(v.layer)[v.column] for v in vectors]).double()
+        self.values_KD = torch.stack([v.sign * vector_of(decoder, v).double() for v in vectors])
         self.logits_KV = self.values_KD.float() @ decoder.readout(norm).T
         self.vocabulary = self.logits_KV.shape[1]
 

@@ -139,15 +139,20 @@ def few_shot_of(found: Sequence[AdaptResults]) -> FewShotResults:
     if len({results.provenance.get("base") for results in found}) > 1:
         raise ConfigError("these runs are of different bases; one page compares runs on one base")
     names = dict.fromkeys(task.name for results in found for task in results.tasks)
-    tasks = tuple(_task([task for r in found for task in r.tasks if task.name == name]) for name in names)
+    runs = [(results.provenance.get("seed", ""), task) for results in found for task in results.tasks]
+    tasks = tuple(_task([(seed, task) for seed, task in runs if task.name == name]) for name in names)
     first = found[0]
-    seeds = dict.fromkeys(results.provenance.get("seed", "") for results in found)
+    seeds = dict.fromkeys(seed for seed, _ in runs)
     provenance = {**first.provenance, **({"seed": ", ".join(seeds)} if any(seeds) else {})}
     most = max(found, key=lambda results: max(task.shots or 0 for task in results.tasks))
     return FewShotResults(first.model, tasks, provenance, first.next_steps, most.pictures, first.note)
 
 
-def _task(runs: Sequence[TaskResult]) -> FewShotTask:
+_Run = tuple[str, TaskResult]  # its seed, and what it found
+
+
+def _task(seeded: Sequence[_Run]) -> FewShotTask:
+    runs = [run for _, run in seeded]
     first = runs[0]
     for run in runs:
         if run.shots is None or run.classes is None:
@@ -161,7 +166,7 @@ def _task(runs: Sequence[TaskResult]) -> FewShotTask:
             )
     methods = dict.fromkeys(method.name for run in runs for method in run.methods)
     references = dict.fromkeys(reference.name for run in runs for reference in run.references)
-    curves = [_curve(runs, name) for name in methods] + [_reference(runs, name) for name in references]
+    curves = [_curve(runs, name) for name in methods] + [_reference(seeded, name) for name in references]
     return FewShotTask(first.name, first.classes or 0, first.test, first.baseline, tuple(curves))
 
 
@@ -187,16 +192,17 @@ def _require_alike(runs: Sequence[MethodResult], task: str, shots: int) -> None:
             )
 
 
-def _reference(runs: Sequence[TaskResult], name: str) -> FewShotMethod:
-    found = [(run.shots or 0, r.score) for run in runs for r in run.references if r.name == name]
-    every = sorted({shots for shots, _ in found})
-    return FewShotMethod(name, tuple(_point(shots, [score for k, score in found if k == shots]) for shots in every))
+def _reference(seeded: Sequence[_Run], name: str) -> FewShotMethod:
+    """Return a reference's curve; the runs of several methods with one seed bring the same score, which counts once."""
+    every = [(seed, run, r.score) for seed, run in seeded for r in run.references if r.name == name]
+    found = dict.fromkeys((run.shots or 0, seed, score) for seed, run, score in every)
+    shots = sorted({k for k, *_ in found})
+    return FewShotMethod(name, tuple(_point(k, [score for at, _, score in found if at == k]) for k in shots))
 
 
 def _point(shots: int, scores: Sequence[Interval], seconds: float | None = None) -> ShotScore:
-    """One score keeps its interval over test examples; several become their mean over draws."""
-    distinct = list(dict.fromkeys(scores))  # two methods of one run bring the same reference twice
-    if len(distinct) == 1:
-        return ShotScore(shots, distinct[0], seconds=seconds)
+    """One score keeps its interval over test examples, and so do equal ones; several become their mean over draws."""
+    if len(set(scores)) == 1:
+        return ShotScore(shots, scores[0], seconds=seconds)
     draws = tuple(score.estimate for score in scores)
     return ShotScore(shots, mean_interval(draws), draws, seconds)

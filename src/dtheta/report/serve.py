@@ -1,8 +1,9 @@
 """Serve: a folder of deltas in the browser of this machine: the family, the map, and a page a delta.
 
-Pages are made when asked for, from what the folder then holds; nothing is written. The server listens on this machine
-alone, answers GET alone, serves the pages of this file and no file, and refuses requests that name another host, as
-those of a foreign page that had its name point here (DNS rebinding).
+Pages are made when asked for, from what the folder then holds, and nothing is written. Of files that stay as they are
+nothing is read or compared twice. The server listens on this machine alone, answers GET alone, serves the pages of this
+file and no file, and refuses requests that name another host, as those of a foreign page that had its name point here
+(DNS rebinding).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dtheta.errors import ConfigError, DthetaError
 from dtheta.report.blocks import Cell, Column, Table, word
 from dtheta.report.deltas import delta_page
 from dtheta.report.page import Page, Section
-from dtheta.report.survey import survey_of
+from dtheta.report.survey import Angle, survey_of
 
 HOST = "127.0.0.1"
 _HOSTS = {"127.0.0.1", "localhost", "[::1]"}
@@ -44,6 +45,8 @@ class Folder:
 
     path: Path
     _read: dict[str, tuple[_Stamp, Delta | str]] = field(default_factory=dict)
+    _angles: dict[tuple[str, str], Angle] = field(default_factory=dict)
+    _whole: Page | None = None  # that of "/", as long as no file changes
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -52,10 +55,11 @@ class Folder:
 
     def page(self, place: str) -> Page | None:
         """Return the page of a place: "/" of all, "/delta/NAME" of one; None where there is none."""
-        with self._lock:
+        with self._lock:  # two requests at once do not take the same angles twice
             deltas, broken = self._contents()
-        if place == "/":
-            return self._all(deltas, broken)
+            if place == "/":
+                self._whole = self._whole or self._all(deltas, broken)
+                return self._whole
         name = unquote(place.removeprefix("/delta/"))
         if not place.startswith("/delta/") or name not in deltas:
             return None
@@ -70,9 +74,16 @@ class Folder:
                 continue
             known = self._read.get(name)
             there[name] = known if known is not None and known[0] == stamp else (stamp, _loaded(file))
+        self._forget({name for name in {*there, *self._read} if there.get(name) is not self._read.get(name)})
         self._read = there
         deltas = {name: (found, stamp[1]) for name, (stamp, found) in there.items() if isinstance(found, Delta)}
         return deltas, {name: found for name, (_, found) in there.items() if isinstance(found, str)}
+
+    def _forget(self, changed: set[str]) -> None:
+        """Drop what was found out of files that have come, gone or changed."""
+        if changed:
+            self._whole = None
+            self._angles = {pair: angle for pair, angle in self._angles.items() if changed.isdisjoint(pair)}
 
     def _all(self, deltas: dict[str, tuple[Delta, int]], broken: dict[str, str]) -> Page:
         if not deltas:
@@ -80,7 +91,9 @@ class Folder:
             page = Page(self.path.resolve().name, text, [], _KICKER)
         else:
             entries = [(name, *found) for name, found in deltas.items()]
-            page = delta_page(survey_of(entries), {name: f"/delta/{quote(name)}" for name in deltas}, _KICKER)
+            page = delta_page(
+                survey_of(entries, self._angles), {name: f"/delta/{quote(name)}" for name in deltas}, _KICKER
+            )
         return _with_broken(page, broken)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 from dtheta.core.delta import Delta
 from dtheta.core.files import load
 from dtheta.errors import BaseMismatch, ConfigError, DthetaError
+
+#: The cosine of two deltas, or None and the reason why there is no angle.
+Angle = tuple[float | None, str]
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,26 @@ def survey(paths: Sequence[str | os.PathLike[str]]) -> Survey:
     )
 
 
-def survey_of(entries: Sequence[tuple[str, Delta, int]]) -> Survey:
-    """Describe deltas that are in memory: (name, delta, bytes of its file)."""
+def survey_of(
+    entries: Sequence[tuple[str, Delta, int]], known: MutableMapping[tuple[str, str], Angle] | None = None
+) -> Survey:
+    """Describe deltas that are in memory.
+
+    Args:
+        entries: Name, delta, and bytes of its file, of each.
+        known: Angles by pair of names that were taken before, which costs the most; what is taken now is added.
+    """
+    angles = {} if known is None else known
     found: dict[tuple[int, int], float | None] = {}
     reasons: dict[str, list[str]] = {}
     for i, j in combinations_with_replacement(range(len(entries)), 2):
-        cosine, why = _cosine(entries[i][1], entries[j][1])
+        (first, a, _), (second, b, _) = entries[i], entries[j]
+        if (first, second) not in angles:
+            angles[first, second] = _angle(a, b)
+        cosine, why = angles[first, second]
         found[i, j] = found[j, i] = cosine
         if why:
-            reasons.setdefault(why, []).append(f"{entries[i][0]} and {entries[j][0]}" if i != j else entries[i][0])
+            reasons.setdefault(why, []).append(f"{first} and {second}" if i != j else first)
     everyone = range(len(entries))
     cosines = tuple(tuple(found[i, j] for j in everyone) for i in everyone)
     notes = tuple(f"{why}: {', '.join(pairs)}" for why, pairs in reasons.items())
@@ -126,7 +140,7 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _cosine(a: Delta, b: Delta) -> tuple[float | None, str]:
+def _angle(a: Delta, b: Delta) -> Angle:
     """The cosine, or None and the reason: other bases, zero length, singular values shifted without their basis."""
     if a is b:
         return (1.0, "") if a.norm() > 0 else (None, "zero")

@@ -80,9 +80,8 @@ def verdict(results: AdaptResults) -> str:
 def findings(results: AdaptResults) -> list[Finding]:
     """Statements worth checking, each with its outcome in these data."""
     found = [_above_baseline(results, name) for name in results.methods]
-    found += [_loss_order(results, *pair) for pair in _LOSS_ORDERS if set(pair) <= set(results.methods)]
-    kept = _orthonormal(results)
-    return found + ([kept] if kept else [])
+    more = [*(_loss_order(results, *pair) for pair in _LOSS_ORDERS), _orthonormal(results)]
+    return found + [finding for finding in more if finding is not None]
 
 
 def _single(results: AdaptResults, gain: Gain) -> str:
@@ -134,18 +133,22 @@ def _above_baseline(results: AdaptResults, name: str) -> Finding:
     return Finding(text, *_outcome([-gain.sign for gain in gains]))
 
 
-def _loss_order(results: AdaptResults, lower: str, upper: str) -> Finding:
-    """Whether ``lower`` ends training at a lower loss than ``upper`` on every task; by seeds when there are several."""
+def _loss_order(results: AdaptResults, lower: str, upper: str) -> Finding | None:
+    """Whether ``lower`` ends training at a lower loss than ``upper`` on the tasks of both, by seeds where it can be.
+
+    None where no task has both.
+    """
     texts, signs = [], []
     uppers = {task.name: method for task, method in _results_of(results, upper)}
-    for task, method in _results_of(results, lower):
-        if task.name not in uppers:
-            continue
-        ours, theirs = ([final_loss(c) for c in m.losses] for m in (method, uppers[task.name]))
+    pairs = [(task, method, uppers[task.name]) for task, method in _results_of(results, lower) if task.name in uppers]
+    if not pairs:
+        return None
+    for task, *methods in pairs:
+        ours, theirs = ([final_loss(c) for c in method.losses] for method in methods)
         signs.append(_sign(ours, theirs))
         means = (sum(losses) / len(losses) for losses in (ours, theirs))
         texts.append(f"{task.name} {' against '.join(fixed(mean, 3) for mean in means)}")
-    seeds = min(len(method.losses) for task in results.tasks for method in task.methods)
+    seeds = min(len(method.losses) for _, *methods in pairs for method in methods)
     basis = f"paired over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     return Finding(f"{lower}'s training loss ends below {upper}'s: {listed(texts)} nats ({basis}).", *_outcome(signs))
 

@@ -50,8 +50,11 @@ class Interval:
     method: str = ""
 
     def excludes(self, value: float) -> bool:
-        """Whether ``value`` lies outside, that is: whether the difference from it is clear at this level."""
-        return not self.low <= value <= self.high
+        """Whether ``value`` lies outside, that is: whether the difference from it is clear at this level.
+
+        Nothing is clear where the bounds are NaN, as for the scores of one start.
+        """
+        return value < self.low or value > self.high
 
     def __str__(self) -> str:
         return f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}]"

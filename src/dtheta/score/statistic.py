@@ -90,7 +90,7 @@ class SquaredError:
             raise ShapeMismatch(f"SquaredError: prediction {_shape(prediction)} and target {_shape(target)} differ")
         squares = (prediction.double() - target.double()).square()
         _require_finite(squares, "SquaredError")
-        return squares.reshape(len(squares), -1).mean(dim=1)
+        return squares[..., None].flatten(1).mean(dim=1)  # also of no examples, of which a reshape tells no width
 
 
 def _labels(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

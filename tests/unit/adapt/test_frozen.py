@@ -25,6 +25,7 @@ class Words:
 
 def test_features_and_logits_do_not_depend_on_the_batches(tiny_bert: nn.Module) -> None:
     net = classifier(tiny_bert, ["a", "b"]).train()
+    tiny_bert.encoder.eval()
     texts = Texts(("one", "two words", "a", "something longer", "mid size"), (0, 1, 0, 1, 0))
     encoded = EncodedTexts(texts, Words(), 12)
     features = pooled_features(net, encoded, batch_size=64)
@@ -33,5 +34,5 @@ def test_features_and_logits_do_not_depend_on_the_batches(tiny_bert: nn.Module) 
         net.head.weight.copy_(torch.randn(net.head.weight.shape, generator=generator(0, "head")))
     logits = predicted_logits(net, encoded, batch_size=2)
     assert torch.allclose(logits, features @ net.head.weight.T, atol=1e-5)
-    assert net.training  # the mode is given back
+    assert net.training and not tiny_bert.encoder.training  # every module's mode is given back
     assert not net.head._forward_pre_hooks

@@ -38,6 +38,12 @@ def test_losses_are_the_model_s_own_whatever_the_padding(tiny_llama: nn.Module) 
         assert int(count) == ids.numel() - 1
 
 
+def test_every_module_has_its_mode_after_an_evaluation(tiny_llama: nn.Module) -> None:
+    tiny_llama.train().model.layers[0].eval()
+    text_losses(tiny_llama, TokenTexts(TEXTS, Words(), 12))
+    assert tiny_llama.training and not tiny_llama.model.layers[0].training
+
+
 def test_adapting_lowers_the_loss_and_leaves_the_base(tiny_llama: nn.Module, tmp_path: Path) -> None:
     table = tmp_path / "texts.csv"
     table.write_text("text\n" + "".join(f"ab{'ab' * (i % 5)}{i}\n" for i in range(40)))

@@ -14,9 +14,16 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.bitfit import BitFit
 from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.full import Full
+from dtheta.adapt.houlsby import Houlsby
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.method import Method, check_rank, check_weight, method_from_dict, restored, split_start, working_dtype
 from dtheta.adapt.pissa import PiSSA
+from dtheta.adapt.prompts.adept import ADePT
+from dtheta.adapt.prompts.dept import DePT
+from dtheta.adapt.prompts.p_tuning import PTuning
+from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
+from dtheta.adapt.prompts.tuning import PromptTuning
+from dtheta.adapt.snnk import SNNK
 from dtheta.adapt.sorsa import SORSA
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm
 from dtheta.core.block import Block
@@ -113,6 +120,15 @@ def test_weights_that_cannot_be_moved():
         check_weight(site(integers))
 
 
+def test_check_weight_in_eight_bits():
+    model = nn.Sequential(nn.Linear(5, 3))
+    model[0].weight.data = torch.full((3, 5), 400.0).to(torch.float8_e4m3fn)  # the sum overflows its dtype
+    check_weight(site(model))
+    model[0].weight.data.view(torch.uint8)[1, 1] = 0x7F  # NaN, for which torch has no isfinite in this dtype
+    with pytest.raises(NonFinite, match=r"0\.weight"):
+        check_weight(site(model))
+
+
 def test_working_dtype():
     dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
     assert [working_dtype(torch.ones(1, dtype=d)) for d in dtypes] == [torch.float32] * 3 + [torch.float64]
@@ -165,3 +181,41 @@ def test_groups_hold_every_trainable_parameter_once():
 def test_a_method_without_a_term_says_so():
     with pytest.raises(NotImplementedError):
         Method().term(site(nn.Sequential(nn.Linear(5, 3))), 0)
+
+
+def _start(method: Method, model: nn.Module, select: str | None) -> dict[str, torch.Tensor]:
+    adapter = attach(model, method, select)
+    found = {name: p.detach().clone() for name, p in adapter.trainable().items()}
+    adapter.detach()
+    return found
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(LoRA(rank=2), PiSSA(rank=2), SORSA(rank=2), CLIPSVD(), Full(), BitFit()),
+        *(SNNK(features=4), SNNK(features=4, size=2, init="kaiming"), Houlsby(size=3)),
+        *(PromptTuning(length=3, init="normal"), DePT(length=3), ADePT(length=3), PTuning(length=3, hidden=4)),
+        PrefixTuning(length=3),
+    ],
+    ids=repr,
+)
+def test_a_start_does_not_depend_on_the_dtype_that_torch_has_by_default(tiny_gpt2, method):
+    expected = _start(method, tiny_gpt2, None)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = _start(method, tiny_gpt2, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), PiSSA(rank=2), SORSA(rank=2), Full(), SNNK(size=2), Houlsby(size=3)])
+def test_a_start_does_not_depend_on_the_device_that_torch_has_by_default(tiny_gpt2, method):
+    expected = _start(method, tiny_gpt2, None)
+    with torch.device("meta"):
+        found = _start(method, tiny_gpt2, None)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

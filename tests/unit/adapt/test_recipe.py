@@ -14,7 +14,6 @@ from dtheta.adapt.recipe import (
     Problem,
     Recipe,
     adapt_classifier,
-    dropout_as,
     frozen_baseline,
     problem,
     task_model,
@@ -85,16 +84,3 @@ def test_validation_texts_are_not_trained_on(posed: Problem) -> None:
     for count in (39, -1):
         with pytest.raises(ConfigError, match=f"validate={count}"):
             adapt_classifier(posed, Recipe(LoRA(rank=2), validate=count, max_length=12), frozen, quiet=True)
-
-
-def test_dropout_is_given_back(tiny_bert: nn.Module) -> None:
-    layers = [m for m in tiny_bert.modules() if isinstance(m, nn.Dropout)]
-    layers[0].p = 0.3
-    with dropout_as(tiny_bert, False):
-        assert all(layer.p == 0.0 for layer in layers)
-    assert layers[0].p == 0.3
-    with pytest.raises(ZeroDivisionError), dropout_as(tiny_bert, False):
-        raise ZeroDivisionError
-    assert layers[0].p == 0.3
-    with dropout_as(tiny_bert, True):
-        assert layers[0].p == 0.3

@@ -269,10 +269,11 @@ def test_rounding_is_measured_and_a_swallowed_delta_is_said(tiny_mlp: nn.Module)
     assert rounding.relative["0.weight"] == pytest.approx(float((realized - wanted).norm() / wanted.norm()), rel=1e-6)
     assert 1e-4 < rounding.relative["0.weight"] < 1e-2
     only = delta.restrict("2.bias")
-    with pytest.warns(DthetaWarning, match="changes nothing"):
+    with pytest.warns(DthetaWarning, match="changes nothing") as merging:
         merge(model, only)
-    with pytest.warns(DthetaWarning, match="bfloat16"), applied(model, only):
+    with pytest.warns(DthetaWarning, match="bfloat16") as applying, applied(model, only):
         pass
+    assert merging[0].filename == applying[0].filename == __file__  # the line of the user's
 
 
 def test_nothing_is_no_warning(tiny_mlp: nn.Module) -> None:

@@ -13,11 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dtheta.core import checkpoints, output
+from dtheta.core import checkpoint_folder, output
 from dtheta.core.apply import merge
 from dtheta.core.change import Dense, New
-from dtheta.core.checkpoints import merge_checkpoint, open_checkpoint
+from dtheta.core.checkpoint_merge import merge_checkpoint
+from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
+from dtheta.core.files import load
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.rows import Rows
@@ -293,7 +295,7 @@ def test_nothing_half_written_stays(
     def full(*arguments: object, **keywords: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for module, name in [(output.os, "fsync"), (output.os, "replace"), (checkpoints.shutil, "copyfile")]:
+    for module, name in [(output.os, "fsync"), (output.os, "replace"), (checkpoint_folder.shutil, "copyfile")]:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OutputError, match="No space left"):
@@ -358,3 +360,64 @@ def test_weights_behind_links_are_followed(sharded: Path, delta: Delta, tmp_path
     merge_checkpoint(links, delta, tmp_path / "out")
     assert not any(p.is_symlink() for p in (tmp_path / "out").iterdir())
     assert len(open_checkpoint(tmp_path / "out")) == len(open_checkpoint(sharded))
+
+
+@pytest.mark.parametrize("index", ["a.safetensors.index.json", "b.safetensors.index.json", "custom.index.json"])
+def test_a_merged_copy_has_the_index_that_was_read(tmp_path: Path, index: str) -> None:
+    """A folder may hold several, such as one a precision."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name in ("a.safetensors.index.json", "b.safetensors.index.json", "custom.index.json"):
+        shard = f"{name[0]}.safetensors"
+        save_file({"w": torch.full((2,), float(ord(name[0])))}, folder / shard)
+        (folder / name).write_text(json.dumps({"weight_map": {"w": shard}}))
+    merge_checkpoint(folder / index, Delta({"w": Dense(torch.ones(2))}), tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([index, f"{index[0]}.safetensors"])
+    assert open_checkpoint(tmp_path / "out" / index)["w"].tolist() == [ord(index[0]) + 1.0] * 2
+
+
+def test_a_dtype_that_cannot_hold_a_tensor_which_does_not_change_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2), "b": torch.full((2,), 1e5)}, tmp_path / "base.safetensors")
+    delta = Delta({"a": Dense(torch.ones(2))})
+    with pytest.raises(NonFinite, match=r"b: torch\.float16 cannot hold .*bfloat16"):
+        merge_checkpoint(tmp_path / "base.safetensors", delta, tmp_path / "out.safetensors", dtype=torch.float16)
+    assert os.listdir(tmp_path) == ["base.safetensors"]
+    merge_checkpoint(tmp_path / "base.safetensors", delta, tmp_path / "out.safetensors", dtype=torch.bfloat16)
+    save_file({"a": torch.ones(2), "b": torch.tensor([1.0, float("inf")])}, tmp_path / "base.safetensors")
+    merge_checkpoint(tmp_path / "base.safetensors", delta, tmp_path / "out.safetensors", dtype=torch.float16)
+
+
+def test_a_basis_that_does_not_fit_is_told_by_the_name_of_its_parameter(tmp_path: Path) -> None:
+    save_file({"w": normal(5, 4)}, tmp_path / "base.safetensors")
+    delta = Delta({"w": Spectral(torch.ones(2), (5, 4), probe=torch.full((5,), 9.0))})
+    with pytest.raises(BaseMismatch, match=r"^w: the singular vectors"):
+        merge_checkpoint(tmp_path / "base.safetensors", delta, tmp_path / "out.safetensors", strict=False)
+
+
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(FormatError, match="cannot be read: Permission denied"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(FormatError, match="cannot be read: Permission denied"):
+        load(tmp_path)
+
+
+def test_weights_of_another_module_are_copied_whatever_they_are_called(tmp_path: Path) -> None:
+    """As of a sentence transformer, whose dense layer lies in a folder of its own under the name of the model's."""
+    folder = tmp_path / "base"
+    for name in ("2_Dense", "3_Sharded"):
+        (folder / name).mkdir(parents=True)
+    save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+    save_file({"linear.weight": torch.zeros(2)}, folder / "2_Dense" / "model.safetensors")
+    save_file({"v": torch.zeros(2)}, folder / "3_Sharded" / "part.safetensors")
+    (folder / "3_Sharded" / INDEX).write_text('{"weight_map": {"v": "part.safetensors"}}')
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    done = merge_checkpoint(folder, Delta({"w": Dense(torch.ones(2))}), tmp_path / "out")
+    before, after = snapshot(folder), snapshot(tmp_path / "out")
+    assert done.left_out == ("pytorch_model.bin.index.json",)
+    assert set(after) == {*before} - {*done.left_out}
+    assert all(after[name] == before[name] for name in after if name != "model.safetensors")
+    assert open_checkpoint(tmp_path / "out")["w"].tolist() == [2.0, 2.0]

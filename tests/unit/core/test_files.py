@@ -248,3 +248,12 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_is_now(
 
     monkeypatch.setattr(header, "open_tensors", overtaken)
     assert load(path) == new
+
+
+def test_a_path_in_the_home_folder_is_returned_as_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    delta = Delta({"w": Dense(torch.ones(2))})
+    assert delta.save("~/a.delta") == tmp_path / "a.delta"
+    assert load("~/a.delta") == delta

@@ -16,6 +16,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
+from dtheta.core.apply import merge
 from dtheta.core.change import Dense, New
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
@@ -242,6 +243,38 @@ def test_modules_to_save_need_the_model_and_one_module(model, tmp_path):
     again = from_peft(folder, model, modules_to_save=True)
     assert list(again) == ["0.weight", "2.bias"]
     torch.testing.assert_close(again["2.bias"].dense().float(), torch.ones(4))
+
+
+def test_a_module_stored_in_full_is_that_of_a_merged_model_or_refused(tmp_path):
+    base = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 4)).half()
+    delta = delta_of(base, **{"0__weight": low_rank(6, 5), "1__weight": low_rank(4, 6)})
+    folder = to_peft(delta, tmp_path / "a", model=base, modules_to_save=["1"])
+    stored = load_file(folder / "adapter_model.safetensors")["base_model.model.1.weight"]
+    assert torch.equal(stored, merge(base, delta)[1].weight)
+    large = delta_of(base, **{"0__weight": low_rank(6, 5), "1__weight": Dense(torch.full((4, 6), 1e5))})
+    with pytest.raises(NonFinite, match=r"1\.weight: base plus delta is not finite in torch\.float16"):
+        to_peft(large, tmp_path / "b", model=base, modules_to_save=["1"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_folders_in_the_home_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = to_peft(delta_of(model, **{"0__weight": low_rank(5, 6)}), "~/adapter", model=model)
+    assert folder == tmp_path / "adapter"
+    assert list(from_peft("~/adapter", model)) == ["0.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_scale_does_not_depend_on_the_dtype_that_torch_has_by_default(model, tmp_path, dtype):
+    folder = to_peft(delta_of(model, **{"0__weight": low_rank(5, 6)}), tmp_path / "a", model=model)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 0.7, "alpha_pattern": {}}))
+    expected = from_peft(folder, model)
+    torch.set_default_dtype(dtype)
+    try:
+        assert from_peft(folder, model) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 class Tied(nn.Module):

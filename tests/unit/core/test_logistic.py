@@ -41,6 +41,8 @@ def test_bad_input() -> None:
         logistic_regression(features, labels, 1)
     with pytest.raises(ConfigError, match="positive C"):
         logistic_regression(features, labels, 2, C=0)
+    with pytest.raises(ConfigError, match="no example"):
+        logistic_regression(features[:0], labels[:0], 2)
     features[3, 4] = torch.nan
     with pytest.raises(NonFinite, match="features hold NaN"):
         logistic_regression(features, labels, 2)

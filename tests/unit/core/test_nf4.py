@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtheta.core.nf4 import GROUP, LEVELS, PackedNF4, quantize_nf4
+from dtheta.core.nf4 import GROUP, LEVELS, PackedNF4, _cells, _pairs, quantize_nf4
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
@@ -178,3 +178,17 @@ def test_same_bits_on_the_accelerator(double: bool):
     assert torch.equal(here.codes, there.codes.cpu())
     assert torch.equal(here.scale, there.scale.cpu())
     assert torch.equal(here.dequantize(), there.dequantize().cpu())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_dtype_that_torch_has_by_default_changes_nothing(dtype):
+    weight = drawn(8, 96)
+    expected = quantize_nf4(weight).dequantize()
+    _cells.cache_clear(), _pairs.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = quantize_nf4(weight).dequantize()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        _cells.cache_clear(), _pairs.cache_clear()
+    assert torch.equal(found, expected)

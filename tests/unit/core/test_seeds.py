@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtheta.core.seeds import generator, key
+from dtheta.core.seeds import generator, key, normal, permutation, uniform
 from dtheta.errors import ConfigError
 
 draws = st.tuples(st.integers(-(2**70), 2**70), st.text(), st.integers(0, 2**70))
@@ -44,6 +44,34 @@ def test_a_generator_depends_on_its_key_alone():
 def test_a_generator_stays_on_the_cpu_under_another_default_device():
     with torch.device("meta"):
         assert generator(0, "x").device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: uniform((3, 40), -0.5, 0.5, generator(0, "x")),
+        lambda: normal((3, 40), 2.0, generator(0, "x")),
+        lambda: permutation(50, generator(0, "x")),
+    ],
+)
+def test_draws_do_not_depend_on_the_dtype_and_device_that_torch_has_by_default(draw, dtype):
+    plain = draw()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = draw()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.device.type == "cpu"
+    assert found.dtype == plain.dtype
+    assert torch.equal(found, plain)
+
+
+def test_draws_are_those_that_torch_makes():
+    torch.testing.assert_close(normal((4, 9), 1.0, generator(0, "x")), torch.randn(4, 9, generator=generator(0, "x")))
+    torch.testing.assert_close(uniform((4, 9), 0, 1, generator(0, "x")), torch.rand(4, 9, generator=generator(0, "x")))
+    assert torch.equal(permutation(9, generator(0, "x")), torch.randperm(9, generator=generator(0, "x")))
 
 
 @pytest.mark.parametrize("seed", [None, 0.5, "1"])

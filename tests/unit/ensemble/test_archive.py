@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dtheta.core.sphere import Grid
@@ -62,6 +63,30 @@ def killed_at(part: int, lead: int) -> Any:
             raise Killed
 
     return progress
+
+
+def test_a_run_does_not_go_on_with_another_network_of_the_same_name(tmp_path: Path) -> None:
+    file, step = tmp_path / "weights.safetensors", torch.nn.Linear(40, 40)
+
+    def run(**settings: Any) -> Archive:
+        return archive(Ensemble(step, 2, parameters=[file]), tmp_path / "a", ANALYSES[-1], LEADS, **settings)
+
+    save_file(dict(step.state_dict()), file)
+    with pytest.raises(Killed):
+        run(progress=killed_at(0, 2))
+    save_file({name: 2 * tensor for name, tensor in step.state_dict().items()}, file)
+    with pytest.raises(ConfigError, match="is of another run: parameters differ"):
+        run()
+    save_file(dict(step.state_dict()), file)
+    assert not run().missing()
+
+
+@pytest.mark.parametrize("name", ["chunk", "hold"])
+@pytest.mark.parametrize("value", [0, -3, 1.5])
+def test_a_number_of_members_that_cannot_be_meant_makes_no_folder(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        write(tmp_path / "a", **{name: value})
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_archive_holds_the_run(tmp_path: Path) -> None:

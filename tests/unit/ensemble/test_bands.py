@@ -70,7 +70,8 @@ def test_four_processes_give_the_scores_of_one(tmp_path: Path) -> None:
 
 def test_what_processes_do_not_share_is_refused_by_all(folder: Path) -> None:
     for rank in range(2):
-        shapes, dimensions, few, counted = json.loads((folder / f"said-{rank}.json").read_text())
+        shapes, dimensions, few, counted, fewer = json.loads((folder / f"said-{rank}.json").read_text())
+        assert "other numbers of members" in fewer
         assert "states of different shapes" in shapes and "states of different shapes" in dimensions
         assert "1 rows cannot be dealt over 2 processes" in few and "counted other starts or leads" in counted
 

@@ -145,3 +145,5 @@ def test_what_cannot_be_meant_is_refused() -> None:
         BredVectors(0.1, BredVectors(0.1, WhiteNoise(0.1)))
     with pytest.raises(ConfigError, match="expected a Rescaling"):
         BredVectors(0.1, WhiteNoise(0.1), rescaling=())
+    with pytest.raises(ConfigError, match="rescaling is 5; expected a Rescaling"):
+        BredVectors(0.1, WhiteNoise(0.1), rescaling=5)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import dtheta as dt
 from dtheta.adapt.attach import attach
@@ -149,6 +149,19 @@ def test_what_cannot_be_meant_is_refused(change, what):
     given = {"name": "c", "model": model(), "data": [], "method": Full(), "steps": 1} | change
     with pytest.raises(ConfigError, match=what):
         Client(**given)
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (DataLoader([(torch.zeros(7), torch.tensor(0))] * 5, batch_size=2), 5),  # type: ignore[arg-type]
+        (DataLoader([torch.zeros(4, 7)] * 3, batch_size=None), 12),  # type: ignore[arg-type]
+        ([(torch.zeros(4, 7), torch.zeros(4))] * 3, 12),
+    ],
+    ids=["examples in a list", "batches behind a loader", "batches"],
+)
+def test_examples_are_counted_one_by_one(data, count):
+    assert clients(model(), 1)[0]._count(data) == count
 
 
 def test_an_evaluation_of_a_client_leaves_modes_and_generators_as_they_were():

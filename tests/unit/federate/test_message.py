@@ -46,6 +46,7 @@ def _header(change):
         lambda r: r.update(metrics={"loss": "low"}),
         lambda r: r.update(payloads=[[1 << 60, 8, 0, None, None]]),
         lambda r: r.update(payloads=[[-3, 8, 0, None, None]]),
+        lambda r: r.update(payloads=[[3, 24, 0, None, None]]),
         lambda r: r.update(payloads=[[3, 8]]),
         lambda r: r.update(payloads=7),
     ],

@@ -181,7 +181,7 @@ def test_data_that_changed_before_the_last_batch_is_refused(tmp_path: Path) -> N
     assert fit(_adapter(LoRA(rank=2)), data, resume=True, **settings).steps == 6
 
 
-@pytest.mark.parametrize("damage", ["cut", "metadata", "version", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "metadata", "version", "empty", "position", "taken", "marks"])
 def test_a_damaged_checkpoint_is_a_format_error(tmp_path: Path, damage: str) -> None:
     _kill(4, checkpoint=tmp_path, checkpoint_every=2)
     path = tmp_path / NAME
@@ -191,6 +191,9 @@ def test_a_damaged_checkpoint_is_a_format_error(tmp_path: Path, damage: str) -> 
         "metadata": content.replace(b"dtheta.fit", b"dtheta.fat"),
         "version": content.replace(b'{\\"format\\": 2', b'{\\"format\\": 9'),
         "empty": b"",
+        "position": content.replace(b'\\"position\\"', b'\\"pasition\\"'),
+        "taken": content.replace(b'\\"taken\\": ', b'\\"taken\\":-'),
+        "marks": content.replace(b'\\"marks\\"', b'\\"murks\\"'),
     }[damage]
     assert changed != content
     path.write_bytes(changed)

@@ -164,3 +164,9 @@ def test_a_model_with_snnk_layers_trains_by_fit() -> None:
     adapter.detach()
     assert torch.equal(model[0].psi, before)
     assert float(loss(dt.merge(model, delta), everything)) < 0.2 * start
+
+
+def test_a_head_of_no_examples_is_refused() -> None:
+    for targets in (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2)):
+        with pytest.raises(ConfigError, match="no examples"):
+            SNNKHead.solved(RandomFeatures("relu", 4, 8), torch.zeros(0, 4), targets)

@@ -103,3 +103,10 @@ def test_refusals() -> None:
         tangent_operator(model, x, "trace")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedLayer, match="mixes the batch"):
         tangent_operator(model, x, function=lambda m, b: m(b) - m(b).mean(0))
+
+
+def test_a_right_side_of_another_shape_is_refused() -> None:
+    operator = tangent_operator(torch.nn.Linear(3, 2), torch.randn(4, 3))
+    for y in (torch.ones(8, 1), torch.ones(4), torch.ones(4, 2)):
+        with pytest.raises(ShapeMismatch, match=r"expected \(8,\)"):
+            operator.solve(y, 1.0)

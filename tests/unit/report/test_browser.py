@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from dtheta.report import adapt_report
+from dtheta.report.erasure import erasure_report
 from tests.unit.report.examples import results
+from tests.unit.report.test_erasure import MADE, reported
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")]
@@ -58,6 +60,21 @@ addEventListener("load", () => {
 """
 
 
+SHEET = 718  # pixels of a sheet of A4 between the margins of Chromium
+PRINTED = """
+addEventListener("load", () => {
+  const out = (one) => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
+  const size = (one) => one.getBoundingClientRect().width / one.viewBox.baseVal.width;
+  const seen = {
+    out: [...document.querySelectorAll("table, svg.chart, pre, p")].filter(out).map((one) => one.textContent),
+    smallest: Math.min(...[...document.querySelectorAll("svg.chart")].map(size)),
+    broken: [...document.querySelectorAll("thead th")].filter((one) => one.scrollWidth > one.clientWidth + 1).length,
+  };
+  document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
+});
+"""
+
+
 def browse(page: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder}", *more, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -71,8 +88,13 @@ def console(log: str) -> list[str]:
 def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     folder = tmp_path_factory.mktemp("browser")
     path = adapt_report(results(2, 30), folder / "report.html")
-    path.write_text(path.read_text(encoding="utf-8").replace("</body>", f"<script>{PROBE}</script></body>"), "utf-8")
-    done = browse(path, folder / "profile", "--dump-dom", "--virtual-time-budget=3000")
+    return probe(path, PROBE)
+
+
+def probe(page: Path, script: str, *more: str) -> tuple[dict, str]:
+    """Return what a script finds on a page, and what the browser logs."""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"), "utf-8")
+    done = browse(page, page.parent / "profile", "--dump-dom", "--virtual-time-budget=3000", *more)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     return json.loads(found[1].replace("&lt;", "<").replace("&amp;", "&")), done.stderr
@@ -104,3 +126,18 @@ def test_legend_and_sorting(probed) -> None:
 
 def test_nothing_sticks_out_sideways(probed) -> None:
     assert probed[0]["wide"]
+
+
+@pytest.mark.parametrize("kind", ["adapt", "erasure"])
+def test_all_of_a_page_is_on_the_sheet_and_charts_can_be_read(kind: str, tmp_path: Path) -> None:
+    """The style of print, laid out at the width of a sheet."""
+    path = tmp_path / "report.html"
+    if kind == "adapt":
+        adapt_report(results(2, 30), path)
+    else:
+        long = "Repair, then a long name of what was done"
+        erasure_report({long if name == "gone" else name: reported(name) for name in MADE}, "planted", path)
+    path.write_text(path.read_text(encoding="utf-8").replace("@media print", "@media all"), "utf-8")
+    seen, _ = probe(path, PRINTED, f"--window-size={SHEET},2400")
+    assert seen["out"] == [] and seen["broken"] == 0
+    assert seen["smallest"] > 0.9  # text of 11 pixels stays one of 10

@@ -21,6 +21,7 @@ from dtheta.report.charts import (
     legend,
     line_chart,
     scatter_chart,
+    shot_chart,
     styles,
 )
 from dtheta.report.charts.svg import shortened, text_width
@@ -109,6 +110,26 @@ def test_dot_hover_and_reference() -> None:
     first, _ = hovers(CHARTS["dots"].svg)
     assert first.replace("\u202f", " ") == "LoRA 90.0 %\n95 % interval 88.0 % to 93.0 %\n2 seeds: 89.0 %, 91.0 %"
     assert CHARTS["dots"].svg.count("reference-band") == 1
+
+
+def test_an_interval_beyond_the_axis_is_drawn_to_its_end_and_told_in_full() -> None:
+    """Student's t of a share may leave [0, 1]; its whisker must not run through the values beside the axis."""
+    wide = Interval(0.97, 0.9, 1.04)
+    svg = dot_chart("t", [Dot("LoRA", wide, LOOK["LoRA"])], x_name="x", percent=True, reference="LoRA").svg
+    root = ElementTree.fromstring(svg)
+    (axis, whisker) = (next(p for p in root.iter("path") if p.get("class") == c) for c in ("axis", "whisker s1"))
+    end = float(re.findall(r"H([\d.]+)", axis.get("d") or "")[0])
+    assert float(re.findall(r"H([\d.]+)", whisker.get("d") or "")[0]) == end
+    (band,) = (r for r in root.iter("rect") if r.get("class") == "reference-band")
+    assert float(band.get("x") or 0) + float(band.get("width") or 0) == pytest.approx(end, abs=0.02)
+    assert "104.0" in hovers(svg)[0]
+    curve = [Line("LoRA", [(1, 97.0), (2, 99.0)], [(1, 90.0, 104.0), (2, 95.0, 103.0)])]
+    chance = Line("chance", [(1, 98.0), (2, 98.0)], [(1, 90.0, 106.0), (2, 90.0, 106.0)])
+    shots = shot_chart("t", curve, {**LOOK, **styles(["chance"])}, reference=chance, y_name="y", bounds=(0, 100)).svg
+    heights = [float(y) for d in re.findall(r'd="(M[^"]*)"', shots) for y in re.findall(r"V([\d.]+)", d)]
+    assert min(heights) >= 30.0  # the top of the frame
+    (band,) = (r for r in ElementTree.fromstring(shots).iter("rect") if r.get("class") == "reference-band")
+    assert float(band.get("y") or 0) >= 30.0 and float(band.get("height") or 0) > 0
 
 
 def test_bars_are_proportional_from_zero() -> None:

@@ -90,6 +90,14 @@ def test_runs_of_several_draws_become_one_point() -> None:
     read(few_shot_page(found).html())  # one number of shots has an axis too
 
 
+def test_a_reference_of_several_methods_counts_once_a_draw() -> None:
+    runs = [run(2, accuracy, name, seed) for seed, accuracy in ((0, 0.5), (1, 0.54)) for name in ("CLIPSVD", "LoRA")]
+    (probe,) = (method for method in few_shot_of(runs).tasks[0].methods if method.name == "linear probe")
+    assert probe.points[0].draws == (0.4, 0.44) and probe.points[0].score == mean_interval((0.4, 0.44))
+    tied = few_shot_of([*runs, run(2, 0.5, seed=2)])
+    assert tied.tasks[0].methods[-1].points[0].draws == (0.4, 0.44, 0.4)  # another draw of the same score does count
+
+
 def test_runs_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="took all training examples"):
         few_shot_of([run(4, 0.7), run(None, 0.8)])

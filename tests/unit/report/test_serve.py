@@ -68,6 +68,30 @@ def test_what_changes_on_disk_changes_on_the_page(ask: Ask, folder: Path) -> Non
     assert ask("/delta/new")[0] == 404
 
 
+def test_angles_are_taken_once_as_long_as_their_files_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    cosine = Delta.cosine
+
+    def counted(self: Delta, other: Delta) -> float:
+        taken.append(1)
+        return cosine(self, other)
+
+    monkeypatch.setattr(Delta, "cosine", counted)
+    served = Folder(folder)
+    first = served.page("/")
+    assert len(taken) == 1 and served.page("/") is first and len(taken) == 1
+    delta(2).save(folder / "new.delta")
+    second = served.page("/")
+    assert len(taken) == 3  # the pairs of the new one alone
+    assert second is not None and second.html() == Folder(folder).page("/").html()  # type: ignore[union-attr]
+    taken.clear()
+    delta(3).save(folder / "new.delta")
+    third = served.page("/")
+    assert len(taken) == 2 and third.html() == Folder(folder).page("/").html() != second.html()  # type: ignore[union-attr]
+    (folder / "new.delta").unlink()
+    assert served.page("/").html() == first.html()  # type: ignore[union-attr]
+
+
 def test_an_empty_folder_says_so(ask: Ask, folder: Path) -> None:
     for file in folder.rglob("*.delta"):
         file.unlink()

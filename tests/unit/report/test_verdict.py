@@ -108,6 +108,19 @@ def test_loss_order_needs_both_methods_and_follows_the_sign() -> None:
     assert not [f for f in findings(job(("a", 0.9, [method("PiSSA", 0.9)]))) if "training loss" in f.text]
 
 
+def test_methods_that_share_no_task_have_no_order() -> None:
+    found = job(("BBC", 0.9, [method("PiSSA", 0.9)]), ("R8", 0.9, [method("LoRA", 0.9)]))
+    assert len(findings(found)) == 2  # each against the baseline, and nothing of one against the other
+
+
+def test_the_seeds_of_a_loss_order_are_those_of_its_two_methods() -> None:
+    curves = tuple(tuple((float(s), loss) for s in range(10)) for loss in (0.2, 0.21, 0.19))
+    higher = tuple(tuple((step, 2 * loss) for step, loss in curve) for curve in curves)
+    pair = [replace(method("PiSSA", 0.9), losses=curves), replace(method("LoRA", 0.9), losses=higher)]
+    (found,) = [f for f in findings(job(("BBC", 0.9, [*pair, method("SORSA", 0.9)]))) if f.text.startswith("PiSSA's")]
+    assert "paired over 3 seeds" in found.text and found.outcome == "holds"
+
+
 def test_loss_order_over_seeds_can_be_undecided() -> None:
     flat = lambda *levels: tuple(tuple((float(s), level) for s in range(10)) for level in levels)  # noqa: E731
     lora = replace(method("LoRA", 0.9), losses=flat(0.30, 0.31, 0.29))

@@ -146,6 +146,11 @@ def test_interval_says_what_it_excludes() -> None:
     assert interval.excludes(0.39) and not interval.excludes(0.4) and str(interval) == "0.5 [0.4, 0.6]"
 
 
+def test_nothing_is_clear_without_bounds() -> None:
+    nan = float("nan")
+    assert not Interval(0.5, nan, nan).excludes(0.0) and not Interval(nan, nan, nan).excludes(0.0)
+
+
 def test_paired_shares_are_unsure_where_few_pairs_differ() -> None:
     same, three = torch.ones(100), torch.ones(100)
     three[:3] = 0

@@ -37,6 +37,12 @@ def test_confusion_counts_target_by_prediction() -> None:
     assert counts.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("statistic", [Correct(), LogLoss(), Confusion(3)])
+def test_a_batch_without_examples_has_no_values(statistic) -> None:
+    assert len(statistic(LOGITS_NK[:0], TARGET_N[:0])) == 0
+    assert SquaredError()(torch.zeros(0, 2, 3), torch.zeros(0, 2, 3)).shape == (0,)
+
+
 def test_squared_error_averages_components_of_an_example() -> None:
     prediction, target = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 2.0]])
     assert SquaredError()(prediction, target).tolist() == [2.5, 2.0]

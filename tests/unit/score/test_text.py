@@ -61,6 +61,28 @@ def test_bleu_of_a_worked_example():
     assert bleu(said, reference=wanted) == pytest.approx(expected)
 
 
+def test_a_word_counts_no_more_often_than_the_reference_has_it():
+    """Papineni et al. 2002, example 2: two of seven "the" count; there is no penalty, for seven words against six."""
+    assert bleu(" ".join(["the"] * 7), reference="the cat is on the mat", order=1) == pytest.approx(2 / 7)
+
+
+@pytest.mark.parametrize(("words_of_hypothesis", "penalty"), [(12, 1.0), (11, math.exp(1 - 12 / 11)), (13, 1.0)])
+def test_only_what_is_shorter_than_the_reference_pays_for_its_length(words_of_hypothesis, penalty):
+    """Papineni et al. 2002, section 2.2.2: 1 for as many words or more, else exp(1 - r / c)."""
+    shared = " ".join(["a"] * words_of_hypothesis)
+    precision = min(1.0, 12 / words_of_hypothesis)
+    assert bleu(shared, reference=" ".join(["a"] * 12), order=1) == pytest.approx(penalty * precision)
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "expected"),
+    [("police kill the gunman", 3 / 4), ("the gunman kill police", 2 / 4), ("the gunman police killed", 2 / 4)],
+)
+def test_rouge_of_the_sentences_in_its_paper(hypothesis, expected):
+    """Lin 2004, section 3.1, with beta = 1: only one of two common subsequences of one length counts."""
+    assert rouge_l(hypothesis, reference="police killed the gunman") == pytest.approx(expected)
+
+
 def test_smoothing_halves_with_each_order_that_has_no_match():
     """One word of 5 is shared: 1/5, then 1/(2*4), 1/(4*3), 1/(8*2)."""
     expected = (1 / 5 * 1 / 8 * 1 / 12 * 1 / 16) ** 0.25

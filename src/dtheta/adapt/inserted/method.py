@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dtheta.adapt.inserted.places import Place, Placement, places
 from dtheta.adapt.method import Method, check_weight, working_dtype
@@ -46,8 +46,3 @@ class InsertedMethod(Method):
     def vectors(self, place: Place, seed: int) -> dict[str, Term]:
         """Return the vectors of one network at their start, by name; float32, as they are drawn."""
         raise NotImplementedError
-
-
-def normal(shape: tuple[int, ...], std: float, source: torch.Generator) -> Tensor:
-    """Return normal numbers."""
-    return torch.empty(shape).normal_(0.0, std, generator=source)

@@ -17,15 +17,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from dtheta.adapt.method import working_dtype
 from dtheta.adapt.prompts.family import Family
 from dtheta.adapt.prompts.method import Init, PromptMethod, check_counts, check_rates, start, two_rates
 from dtheta.adapt.prompts.names import INPUT, NETWORK
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,10 +85,9 @@ class ADePT(PromptMethod):
     def vectors(self, found: Family, seed: int) -> dict[str, Term]:
         """Return the virtual tokens, and the network with A drawn and all else zero."""
         dtype = working_dtype(found.embedding.weight)  # type: ignore[arg-type]
-        drawn = torch.empty(found.width, self.rank)
         bound = 1 / math.sqrt(found.width)  # Kaiming's with a = sqrt(5), as of a linear layer with d inputs
-        drawn.uniform_(-bound, bound, generator=generator(seed, "ADePT/prompt.input.network"))
-        rest = [torch.zeros(shape) for shape in ((1, self.rank), (self.rank, found.width), (1, found.width))]
+        drawn = uniform((found.width, self.rank), -bound, bound, generator(seed, "ADePT/prompt.input.network"))
+        rest = [drawn.new_zeros(shape) for shape in ((1, self.rank), (self.rank, found.width), (1, found.width))]
         parts = zip(NETWORK, (drawn, *rest), strict=True)
         made: dict[str, Term] = {}
         if self.length:

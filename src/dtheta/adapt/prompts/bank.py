@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from dtheta.adapt.method import all_finite
 from dtheta.adapt.prompts.bundle import Bundle, Prompt
 from dtheta.adapt.prompts.family import family
 from dtheta.adapt.prompts.forward import PromptForward
@@ -25,6 +24,7 @@ from dtheta.adapt.term import Term
 from dtheta.core.apply import bind, originals
 from dtheta.core.delta import Delta
 from dtheta.core.files import load
+from dtheta.core.tensors import all_finite
 from dtheta.errors import ConfigError, NonFinite, UnknownParameter, UnsupportedLayer, did_you_mean
 
 

@@ -17,7 +17,7 @@ from dtheta.adapt.prompts.image_names import META, Position
 from dtheta.adapt.prompts.method import check_counts
 from dtheta.adapt.prompts.tower_method import TowerMethod, context, place_of
 from dtheta.adapt.prompts.towers import Towers, require_text_room
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,6 @@ class CoCoOp(TowerMethod):
         for part, out, into in (("down", hidden, joint), ("up", width, hidden)):
             for kind, shape in (("weight", (out, into)), ("bias", (out,))):
                 bound = 1 / math.sqrt(into)
-                drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator(seed, f"CoCoOp/{part}.{kind}"))
+                drawn = uniform(shape, -bound, bound, generator(seed, f"CoCoOp/{part}.{kind}"))
                 made[f"{META}{part}.{kind}"] = drawn.to(dtype)
         return made

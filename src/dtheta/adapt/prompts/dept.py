@@ -16,15 +16,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from dtheta.adapt.method import working_dtype
 from dtheta.adapt.prompts.family import Family
 from dtheta.adapt.prompts.method import Init, PromptMethod, check_counts, check_rates, start, two_rates
 from dtheta.adapt.prompts.names import INPUT, Beyond, Index, OffsetRule
 from dtheta.adapt.prompts.sources import OffsetTable, Vectors
 from dtheta.adapt.term import Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,10 +95,9 @@ class DePT(PromptMethod):
         dtype = working_dtype(found.embedding.weight)  # type: ignore[arg-type]
         # Kaiming's uniform draw with a = sqrt(5), whose bound is that of the fan-in: r
         bound = 1 / math.sqrt(self.rank)
-        drawn = torch.empty(self.positions, self.rank)
-        drawn.uniform_(-bound, bound, generator=generator(seed, "DePT/prompt.input.offset"))
+        drawn = uniform((self.positions, self.rank), -bound, bound, generator(seed, "DePT/prompt.input.offset"))
         scale = 1.0 if self.alpha is None else self.alpha / math.sqrt(self.rank)
-        table = OffsetTable(drawn.to(dtype), torch.zeros(self.rank, found.width, dtype=dtype), scale)
+        table = OffsetTable(drawn.to(dtype), drawn.new_zeros((self.rank, found.width), dtype=dtype), scale)
         short = Vectors(start(found, self.length, self.init, self.ids, seed, "DePT"))
         made: dict[str, Term] = {INPUT: short} if self.length else {}
         return {**made, OffsetRule(self.index, self.beyond).name: table}

@@ -13,7 +13,7 @@ from dtheta.adapt.prompts.family import Family, family, require_room
 from dtheta.adapt.prompts.names import is_offset
 from dtheta.adapt.prompts.wiring import require_fit
 from dtheta.adapt.term import Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal, permutation
 from dtheta.errors import ConfigError, UnsupportedLayer
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def start(found: Family, length: int, init: Init, ids: tuple[int, ...] | None, s
     if (init == "text") != (ids is not None):
         raise ConfigError("ids are the token ids of a text, tokenizer(text)['input_ids'], and go with init='text'")
     if init == "normal":
-        values = torch.randn(length, weight.shape[1], generator=drawn) * rms(weight)
+        values = normal((length, weight.shape[1]), 1.0, drawn) * rms(weight)
     else:
         if ids is None:
-            picks = torch.randperm(rows, generator=drawn)
-            chosen = picks[torch.arange(length) % rows]
+            picks = permutation(rows, drawn)
+            chosen = picks[torch.arange(length, device="cpu") % rows]
         else:
             chosen = torch.tensor(ids)[torch.arange(length) % len(ids)] if ids else torch.empty(0, dtype=torch.long)
         if length and (not chosen.numel() or int(chosen.min()) < 0 or int(chosen.max()) >= rows):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtheta.adapt.prompts.image_names import MIXER, is_mixed, settled, text_place, visual_layer
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ShapeMismatch
 
 
@@ -62,12 +62,12 @@ def drawn_mixer(width: int, text: int, visual: int, seed: int, dtype: torch.dtyp
 
 def _drawn(part: str, shape: tuple[int, ...], fan_in: int, source: torch.Generator) -> Tensor:
     if "norm" in part:
-        return torch.ones(shape) if part.endswith("weight") else torch.zeros(shape)
+        return torch.full(shape, 1.0 if part.endswith("weight") else 0.0, dtype=torch.float32, device="cpu")
     if part.startswith("attention") and part.endswith("bias"):
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=torch.float32, device="cpu")
     # nn.Linear's bound, and that of Xavier's draw for the projection to queries, keys and values
     bound = math.sqrt(6 / sum(shape)) if part == "attention_in.weight" else 1 / math.sqrt(fan_in)
-    return torch.empty(shape).uniform_(-bound, bound, generator=source)
+    return uniform(shape, -bound, bound, source)
 
 
 def mixed(vectors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

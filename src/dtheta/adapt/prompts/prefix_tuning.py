@@ -23,7 +23,7 @@ from dtheta.adapt.prompts.prefix import shape_of
 from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
 from dtheta.core.modes import kept_modes
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class PrefixTuning(PromptMethod):
         """Return a key and a value for every layer."""
         layers, heads, width = shape_of(found)
         weight: Tensor = found.embedding.weight  # type: ignore[assignment]
-        ids = torch.randperm(weight.shape[0], generator=generator(seed, "PrefixTuning/tokens"))
-        made = _entries(found, ids[torch.arange(self.length) % len(ids)].to(weight.device))
+        ids = permutation(weight.shape[0], generator(seed, "PrefixTuning/tokens"))
+        made = _entries(found, ids[torch.arange(self.length, device="cpu") % len(ids)].to(weight.device))
         terms: dict[str, Term] = {}
         for layer, pair in enumerate(made):
             for part, entry in zip(("key", "value"), pair, strict=True):

@@ -47,7 +47,7 @@ class Reparametrized(Term):
         super().__init__()
         width, drawn = vectors.shape[1], []
         for fan_in, fan_out in ((width, hidden), (hidden, hidden), (hidden, width)):
-            layer = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+            layer = nn.Linear(fan_in, fan_out, device="meta", dtype=torch.float32).to_empty(device="cpu")
             bound = 1 / math.sqrt(fan_in)
             for parameter in layer.parameters():
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)

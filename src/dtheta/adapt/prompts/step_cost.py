@@ -131,7 +131,7 @@ def step_cost(
 def _step(found: Any, batch: int, columns: int) -> Callable[[], None]:
     """Return one step over drawn tokens."""
     weight = found.embedding.weight
-    ids = torch.randint(weight.shape[0], (batch, columns), generator=generator(0, "step_cost", columns))
+    ids = torch.randint(weight.shape[0], (batch, columns), generator=generator(0, "step_cost", columns), device="cpu")
     x = found.embedding(ids.to(weight.device)).detach().requires_grad_()
     extra = {} if found.decoder is None else {"decoder_input_ids": ids[:, :1].to(weight.device)}
 

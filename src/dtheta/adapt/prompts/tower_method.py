@@ -13,7 +13,7 @@ from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.prompts.tower_wiring import require_fit
 from dtheta.adapt.prompts.towers import TextTower, Towers, VisionTower, towers
 from dtheta.adapt.term import Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal, uniform
 from dtheta.errors import ConfigError, UnsupportedLayer
 
 _SPREAD = 0.02  # CoOp's, in units of a CLIP's token embeddings
@@ -72,7 +72,7 @@ def context(
     """
     rows = length * (classes or 1)
     if ids is None:
-        return (torch.randn(rows, tower.width, generator=generator(seed, f"{key}/text")) * _SPREAD).to(dtype)
+        return (normal((rows, tower.width), 1.0, generator(seed, f"{key}/text")) * _SPREAD).to(dtype)
     weight: Tensor = tower.embedding.weight  # type: ignore[assignment]
     if not ids or min(ids) < 0 or max(ids) >= len(weight):
         raise ConfigError(f"ids must be token ids below {len(weight)}, at least one; found {ids!r:.80}")
@@ -84,7 +84,7 @@ def columns(tower: VisionTower, length: int, layers: int, seed: int, key: str, d
     """Return visual vectors (n, d_v) by layer to start from: U(-v, v), v = sqrt(6 / (3 p^2 + d_v))."""
     bound = (6 / (3 * tower.patch**2 + tower.width)) ** 0.5
     drawn = [
-        torch.empty(length, tower.width).uniform_(-bound, bound, generator=generator(seed, f"{key}/visual", layer))
+        uniform((length, tower.width), -bound, bound, generator(seed, f"{key}/visual", layer))
         for layer in range(layers)
     ]
     return [values.to(dtype) for values in drawn]

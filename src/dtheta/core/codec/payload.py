@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtheta.core.bitplane import cut
 from dtheta.core.codec.chunks import Chunks, Fault, chunk_count, parsed, sealed, shift_for, table_bytes
 from dtheta.core.compiled import loops
 from dtheta.errors import ConfigError, ShapeMismatch
@@ -119,8 +120,10 @@ def decode_range(payload: Buffer, n: int, start: int, stop: int) -> tuple[Bytes,
     piece = _piece(payload, n, start, stop)
     mask, negative = np.empty((2, (piece.elements + 7) // 8), np.uint8)
     piece.decode("decode_planes", mask, negative)
+    if stop - start == piece.elements:
+        return mask, negative
     a, b = start - piece.first, stop - piece.first
-    return _cut(mask, a, b), _cut(negative, a, b)
+    return cut(mask, a, b), cut(negative, a, b)
 
 
 def decode_int8(payload: Buffer, n: int, start: int = 0, stop: int | None = None) -> NDArray[np.int8]:
@@ -190,17 +193,3 @@ def _bytes(payload: Buffer) -> Bytes:
     if isinstance(payload, np.ndarray):
         payload = np.ascontiguousarray(payload)
     return np.frombuffer(memoryview(payload).toreadonly(), np.uint8)
-
-
-def _cut(plane: Bytes, start: int, stop: int) -> Bytes:
-    """Return bits ``start:stop`` of a plane as a plane."""
-    if start == 0 and stop > 8 * (len(plane) - 1):
-        part = plane
-    elif start % 8 == 0:
-        part = plane[start // 8 : (stop + 7) // 8].copy()
-    else:
-        wide = np.append(plane[start // 8 : (stop + 7) // 8 + 1], np.uint8(0)).astype(np.uint16)
-        part = ((wide[:-1] | wide[1:] << 8) >> start % 8).astype(np.uint8)[: (stop - start + 7) // 8]
-    if (stop - start) % 8:
-        part[-1] &= (1 << (stop - start) % 8) - 1
-    return part

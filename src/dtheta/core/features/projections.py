@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dtheta.core.seeds import generator, key
+from dtheta.core.seeds import generator, key, permutation
 
 SOBOL_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM  # 21201
 _SOBOL_STEP = 2.0**-30  # its numbers are multiples of it
@@ -34,7 +34,7 @@ def _orthogonal(count: int, inputs: int, seed: int, name: str) -> tuple[Tensor, 
     whole = _haar_rows(blocks, inputs, inputs, seed, f"{name}/blocks")
     directions = torch.cat([whole, _haar_rows(1, rest, inputs, seed, f"{name}/rest")])
     norms = _normal(count, inputs, seed, f"{name}/norms").norm(dim=1, keepdim=True)
-    order = torch.randperm(count, generator=generator(seed, f"{name}/order"), device="cpu")
+    order = permutation(count, generator(seed, f"{name}/order"))
     return directions * norms, (order + _uniform(count, seed, f"{name}/frequencies")) / count
 
 

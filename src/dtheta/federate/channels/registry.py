@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dtheta.errors import ConfigError, did_you_mean
 from dtheta.federate.channels.channel import Channel
 from dtheta.federate.channels.classical import Classical
-from dtheta.federate.channels.eavesdropper import InterceptResend, PhotonNumberSplitting
+from dtheta.federate.channels.eavesdropper import Eavesdropper, InterceptResend, PhotonNumberSplitting
 from dtheta.federate.channels.pulses import Pulses
 from dtheta.federate.channels.quantum import Quantum
+from dtheta.federate.named import built, table_of
 
-_CHANNELS: dict[str, type] = {cls.name: cls for cls in (Classical, Quantum)}
-_EAVESDROPPERS: dict[str, type] = {cls.name: cls for cls in (InterceptResend, PhotonNumberSplitting)}
+_CHANNELS: dict[str, type[Channel]] = {cls.name: cls for cls in (Classical, Quantum)}
+_EAVESDROPPERS: dict[str, type[Eavesdropper]] = {cls.name: cls for cls in (InterceptResend, PhotonNumberSplitting)}
 
 
 def channel_of(value: str | Mapping[str, Any] | Channel) -> Channel:
@@ -27,32 +26,9 @@ def channel_of(value: str | Mapping[str, Any] | Channel) -> Channel:
     """
     if isinstance(value, Channel):
         return value
-    record = _record(value, "channel")
-    if isinstance(record.get("eavesdropper"), (str, Mapping)):
-        record["eavesdropper"] = _build(_record(record["eavesdropper"], "eavesdropper"), _EAVESDROPPERS, "eavesdropper")
-    if isinstance(record.get("pulses"), Mapping):
-        record["pulses"] = _build({"name": "pulses", **record["pulses"]}, {"pulses": Pulses}, "source")
-    return _build(record, _CHANNELS, "channel")
-
-
-def _record(value: Any, what: str) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"name": value}
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ConfigError(f"{value!r} is no {what}; expected its name, or a mapping with its name and fields")
-    return dict(value)
-
-
-def _build(record: dict[str, Any], known: Mapping[str, type], what: str) -> Any:
-    name = record.pop("name")
-    if name not in known:
-        raise ConfigError(f"unknown {what} {name!r}{did_you_mean(name, known)}; expected {', '.join(known)}")
-    cls = known[name]
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for given in record:
-        if given not in fields:
-            raise ConfigError(f"the {what} {name!r} has no field {given!r}{did_you_mean(given, fields)}")
-    for field in fields.values():
-        if field.name not in record and field.default is dataclasses.MISSING:
-            raise ConfigError(f"the {what} {name!r} needs {field.name!r}")
-    return cls(**record)
+    table = table_of(value, "channel")
+    if isinstance(table.get("eavesdropper"), (str, Mapping)):
+        table["eavesdropper"] = built(table_of(table["eavesdropper"], "eavesdropper"), _EAVESDROPPERS, "eavesdropper")
+    if isinstance(table.get("pulses"), Mapping):
+        table["pulses"] = built({"name": "pulses", **table["pulses"]}, {"pulses": Pulses}, "source")
+    return built(table, _CHANNELS, "channel")

@@ -26,7 +26,6 @@ from dtheta.probe.concept_vectors import ranked_vectors, texts_of
 from dtheta.probe.decoder import Decoder, open_decoder
 from dtheta.probe.encoded import answered
 from dtheta.probe.examples import reach
-from dtheta.probe.lexicon import words
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.memit import Memit
@@ -37,6 +36,7 @@ from dtheta.probe.unlearning.task import Task, sequences, split
 from dtheta.probe.unlearning.train import Training, trained
 from dtheta.probe.unlearning.watch import Checkup, Watch
 from dtheta.probe.value_vector import ValueVector, value_vectors
+from dtheta.probe.words import words
 
 WATCHED = 100  # questions about other things that are asked at every look
 

@@ -48,7 +48,7 @@ def dot_chart(
 
 def _row(dot: Dot, x: Scale, frame: Frame, index: int, percent: bool) -> Element:
     y = frame.top + _ROW * (index + 0.5) + 2
-    low, high, color = x(dot.interval.low), x(dot.interval.high), dot.style.color
+    low, high, color = x.inside(dot.interval.low), x.inside(dot.interval.high), dot.style.color
     whisker = f"M{low:.2f} {y:.2f}H{high:.2f}M{low:.2f} {y - 4:.2f}v8M{high:.2f} {y - 4:.2f}v8"
     return mark(
         _hover(dot, percent),
@@ -64,7 +64,7 @@ def _row(dot: Dot, x: Scale, frame: Frame, index: int, percent: bool) -> Element
 
 
 def _reference(dot: Dot, x: Scale, frame: Frame) -> Element:
-    low, high, middle = x(dot.interval.low), x(dot.interval.high), x(dot.interval.estimate)
+    low, high, middle = x.inside(dot.interval.low), x.inside(dot.interval.high), x(dot.interval.estimate)
     area = node("rect", x=low, y=frame.top, width=high - low, height=frame.height, class_="reference-band")
     line = node("path", d=f"M{middle:.2f} {frame.top:.2f}V{frame.bottom:.2f}", class_="reference")
     return node("g", area, line, class_="reference-group")

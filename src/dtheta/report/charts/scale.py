@@ -32,6 +32,10 @@ class Scale:
         )
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
+    def inside(self, value: float) -> float:
+        """Pixel of ``value``, or of the end of the scale that it lies beyond: a t interval of a share may leave it."""
+        return self(min(max(value, self.low), self.high))
+
     def labels(self, percent: bool = False) -> list[str]:
         """The ticks as text, all with the same number of decimals."""
         factor = 100 if percent else 1

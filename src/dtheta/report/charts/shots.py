@@ -56,7 +56,7 @@ def _curve(line: Line, style: Style, x: Scale, y: Scale, place: float) -> Elemen
     path = "M" + "L".join(f"{places[step]:.1f} {y(value):.1f}" for step, value in line.points)
     parts = [node("path", d=path, class_=f"line {style.color}", stroke_dasharray=style.dash or "none")]
     for step, low, high in line.band:
-        at, ends = places[step], (y(low), y(high))
+        at, ends = places[step], (y.inside(low), y.inside(high))
         caps = "".join(f"M{at - _CAP:.1f} {end:.1f}h{2 * _CAP:.1f}" for end in ends)
         parts.append(node("path", d=f"M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}{caps}", class_=f"whisker {style.color}"))
     parts += [style.point(places[step], y(value), 3.5) for step, value in line.points]
@@ -65,12 +65,13 @@ def _curve(line: Line, style: Style, x: Scale, y: Scale, place: float) -> Elemen
 
 def _through(reference: Line, y: Scale, frame: Frame) -> Element:
     (_, value), (_, low, high) = reference.points[0], reference.band[0]
+    top, bottom = y.inside(high), y.inside(low)
     area = node(
         "rect",
         x=frame.left,
-        y=y(high),
+        y=top,
         width=frame.right - frame.left,
-        height=y(low) - y(high),
+        height=bottom - top,
         class_="reference-band",
     )
     line = node("path", d=f"M{frame.left:.2f} {y(value):.2f}H{frame.right:.2f}", class_="reference")

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Subset
 
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import Recipe, dropout_as, problem, selection
+from dtheta.adapt.recipe import Recipe, problem, selection
+from dtheta.adapt.training import dropout_as
 from dtheta.data.tabular import Table, TabularTask
 from dtheta.data.tasks import load_task
 from dtheta.federate.client import Client

@@ -23,7 +23,15 @@ from torch import Tensor
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.score.ensemble import partial
-from dtheta.score.ensemble.checks import described, distinct, metrics_of
+from dtheta.score.ensemble.checks import (
+    described,
+    distinct,
+    metrics_of,
+    require_lead,
+    require_members,
+    require_whole,
+    rows_of,
+)
 from dtheta.score.ensemble.entries import (
     Entries,
     Entry,
@@ -42,7 +50,7 @@ from dtheta.score.ensemble.regions import Box, GridLike, cells_of
 from dtheta.score.ensemble.results import VerificationResult
 from dtheta.score.ensemble.scoring import Scene, mask_of
 from dtheta.score.ensemble.source import field, source_of
-from dtheta.score.ensemble.statistic import AdditiveStatistic, EnsembleMetric, EnsembleStatistic, Transform, trait
+from dtheta.score.ensemble.statistic import AdditiveStatistic, EnsembleMetric, EnsembleStatistic, Transform
 from dtheta.score.ensemble.units import require_same_units, units_of
 
 
@@ -94,7 +102,9 @@ class Verification:
         self.memory = whole(memory, "memory", least=1)
         self.leads = None if leads is None else distinct([labels(0, lead)[1] for lead in leads], "leads")
         self.entries: Entries = {}
-        self._check_names()
+        for channel in self.units:
+            if channel not in self.names:
+                raise ConfigError(f"units: no channel {channel!r}{did_you_mean(channel, self.names)}")
         needed = (s for metric in self.metrics for s in metric.statistics)
         self.channels_of = {s: self.references.channels_with(s.needs) for s in dict.fromkeys(needed)}
         for metric in self.metrics:
@@ -143,7 +153,7 @@ class Verification:
         told = units_of(truth, self.names)
         require_same_units(units_of(forecast, self.names), self.units | told, f"the forecast at {where}", "the truth")
         source = source_of(forecast, scene.shape, self.channels, where, scene.rows[0])
-        self._require_members(source.members, where)
+        require_members(self.metrics, source.members, where)
         by_channel = [
             scene.totals(source, c, tuple(s for s, having in self.channels_of.items() if c in having))
             for c in range(len(self.names))
@@ -172,7 +182,7 @@ class Verification:
             ConfigError: If this was counted before, or there are too few members.
         """
         totals = gathered.totals()
-        self._require_members(gathered.members, place(gathered.scene.start, gathered.scene.lead))
+        require_members(self.metrics, gathered.members, place(gathered.scene.start, gathered.scene.lead))
         self._count(gathered.scene, gathered.members, totals)
 
     def merge(self, other: Verification) -> Verification:
@@ -255,9 +265,10 @@ class Verification:
     def _scene(self, start: Start, lead: Lead, truth: Any, mask: Tensor | None, rows: tuple[int, int] | None) -> Scene:
         start, lead = labels(start, lead)
         where = place(start, lead)
-        self._require_lead(lead, where)
-        rows = self._rows(rows, where)
-        self._require_whole(rows, mask, where)
+        height = self.cells.shape[0]
+        require_lead(self.leads, lead, where)
+        rows = rows_of(rows, height, where)
+        require_whole(self.metrics, rows, height, mask is not None, where)
         shape = (rows[1] - rows[0], *self.cells.shape[1:])
         require_same_units(self.units, units_of(truth, self.names), "what is counted", f"the truth at {where}")
         return Scene(
@@ -274,23 +285,6 @@ class Verification:
             self.memory,
         )
 
-    def _rows(self, rows: tuple[int, int] | None, where: str) -> tuple[int, int]:
-        height = self.cells.shape[0]
-        if rows is None:
-            return 0, height
-        first, last = (whole(row, f"{where}: a bound of rows") for row in rows)
-        if not 0 <= first < last <= height:
-            raise ConfigError(f"{where}: rows {rows}; expected 0 <= first < last <= {height}")
-        return first, last
-
-    def _require_whole(self, rows: tuple[int, int], mask: Tensor | None, where: str) -> None:
-        """Raise unless metrics of whole fields get them."""
-        for metric in self.metrics:
-            if rows != (0, self.cells.shape[0]) and any(s.whole_field for s in metric.statistics):
-                raise ConfigError(f"{where}: {metric.name} needs whole fields, and only rows {rows} were given")
-            if mask is not None and not all(s.regional for s in metric.statistics):
-                raise ConfigError(f"{where}: {metric.name} needs all cells of the sphere, and a mask leaves some out")
-
     def _count(self, scene: Scene, members: int, totals: dict[EnsembleStatistic, Tensor]) -> None:
         entry = Entry(members, (scene.rows,), scene.weight, totals)
         self.entries = together(self.entries, {(scene.start, scene.lead): entry})
@@ -300,22 +294,6 @@ class Verification:
 
     def _additive(self) -> dict[AdditiveStatistic, tuple[int, ...]]:
         return {s: having for s, having in self._filled() if isinstance(s, AdditiveStatistic)}
-
-    def _require_lead(self, lead: Lead, where: str) -> None:
-        if self.leads is not None and lead not in self.leads:
-            near = sorted(self.leads, key=lambda known: abs(known - lead))[:2]
-            raise ConfigError(f"{where}: this lead is not among those expected; nearest: {', '.join(map(str, near))}")
-
-    def _require_members(self, members: int, where: str) -> None:
-        for metric in self.metrics:
-            least = trait(metric, "least_members", 1)
-            if members < least:
-                raise ConfigError(f"{where}: {metric.name} needs at least {least} members, found {members}")
-
-    def _check_names(self) -> None:
-        for channel in self.units:
-            if channel not in self.names:
-                raise ConfigError(f"units: no channel {channel!r}{did_you_mean(channel, self.names)}")
 
 
 def _require_verification(other: Any) -> None:

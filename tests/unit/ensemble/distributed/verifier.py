@@ -40,6 +40,14 @@ def score(folder: Path, rank: int, size: int) -> None:
         (folder / "scores.json").write_text(json.dumps(whole.result(resamples=2).to_dict()))
 
 
+def fewer(rank: int) -> Verification:
+    """Return bands of which that of the second process lacks a member."""
+    found, (x, y) = verification(), fields(6)
+    rows = ((0, 4), (4, 7), *[(0, 7)] * 2)[rank]
+    found.update(0, 6, x[rank:, :, rows[0] : rows[1]], y[:, rows[0] : rows[1]], rows=rows)
+    return found
+
+
 def refuse(folder: Path, rank: int) -> None:
     """Each refusal is that of all processes, so nobody waits for another."""
     said = []
@@ -49,6 +57,7 @@ def refuse(folder: Path, rank: int) -> None:
         lambda: banded(torch.zeros(2, *[3] * (2 + rank))),
         lambda: banded(torch.zeros(2, 1, 3)),
         lambda: (found.update(rank, 6, *fields(6)), summed(found)),
+        lambda: summed(fewer(rank)),
     ):
         try:
             act()

@@ -262,7 +262,10 @@ def test_channels_by_name():
         ("quantum", "needs 'kilometers'"),
         ({"name": "quantum", "km": 3}, "no field 'km'"),
         ({"name": "quantum", "kilometers": "far"}, "kilometers"),
-        ({"name": "quantum", "kilometers": 3, "eavesdropper": {"name": "intercept"}}, "unknown eavesdropper"),
+        (
+            {"name": "quantum", "kilometers": 3, "eavesdropper": {"name": "intercept"}},
+            "no eavesdropper is called 'intercept'; did you mean 'intercept-resend'",
+        ),
         ({"name": "quantum", "kilometers": 3, "pulses": {"signl": 1}}, "did you mean 'signal'"),
     ],
 )
