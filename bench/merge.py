@@ -98,7 +98,7 @@ def run_dtheta(method: str, folder: Path, out: Path) -> None:
     from dtheta.compose.compose import compose
     from dtheta.compose.dare import dare
     from dtheta.compose.ties import ties
-    from dtheta.core.checkpoints import merge_checkpoint
+    from dtheta.core.checkpoint_merge import merge_checkpoint
     from dtheta.core.extract import extract
 
     base = folder / "base.safetensors"

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import dtheta as dt
 from dtheta.adapt.frozen import pooled_features, predicted_logits
 from dtheta.adapt.language import TokenTexts, text_losses
-from dtheta.adapt.recipe import dropout_as
+from dtheta.adapt.training import dropout_as
 from dtheta.core.delta import Delta
 from dtheta.core.logistic import logistic_regression
 from dtheta.core.mlps import find_mlps

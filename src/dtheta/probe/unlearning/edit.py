@@ -143,12 +143,13 @@ class Repair(Edit):
     """Take out what holds the concept, then unlearn the rest and repair the cut.
 
     Attributes:
-        counts: How many vectors, tried in this order; the most that keep ``hold`` of other things are taken.
+        counts: How many vectors, tried in this order; the first that keep ``hold`` of other things are taken. Where
+            the repair of these gives nothing better than the untouched model, the next numbers are tried in turn.
         hold: Share of other things that the cut may leave, before its repair.
         loss: What unlearns the rest.
     """
 
-    counts: tuple[int, ...] = (256, 128, 64, 32, 16, 8)
+    counts: tuple[int, ...] = (256, 128, 64, 32, 16, 8, 4)
     hold: float = 0.8
     loss: Unlearning = field(default_factory=lambda: WGA(retain=1.0, kl=1.0))
 
@@ -164,20 +165,23 @@ class Repair(Edit):
 
     def delta(self, task: Task, training: Training, vectors: Sequence[ValueVector], quiet: bool) -> Delta:
         """Return the sum of the cut and of its repair; nothing where no state of it was better than nothing."""
-        chosen, watch = vectors[: self._count(task, vectors)], task.watch
-        before = len(watch.seen)
-        made = trained(task, self.loss, training, silent=chosen, quiet=quiet)
-        top = max(look.score(watch.keep) for look in watch.seen[before:])
-        return made if top > watch.seen[0].score(watch.keep) else 0.0 * made
+        tried, nothing = counts(self.counts, vectors), None
+        for count in tried[self._first(task, vectors, tried) :]:
+            watch, before = task.watch, len(task.watch.seen)
+            made = trained(task, self.loss, training, silent=vectors[:count], quiet=quiet)
+            if max(look.score(watch.keep) for look in watch.seen[before:]) > watch.seen[0].score(watch.keep):
+                return made
+            nothing = 0.0 * made
+        assert nothing is not None  # there is one number to try or more
+        return nothing
 
-    def _count(self, task: Task, vectors: Sequence[ValueVector]) -> int:
-        """Return the first number whose cut leaves enough; the last one where none does."""
-        tried = counts(self.counts, vectors)
-        for count in tried:
+    def _first(self, task: Task, vectors: Sequence[ValueVector], tried: Sequence[int]) -> int:
+        """Return the place of the first number whose cut leaves enough; of the last one where none does."""
+        for place, count in enumerate(tried):
             with silenced(task.model, vectors[:count]):
                 if task.watch.look(task.model).unrelated >= self.hold:
-                    return count
-        return tried[-1]
+                    return place
+        return len(tried) - 1
 
 
 def _check_tried(edit: Edit, name: str, check: Callable[[Any, str], object]) -> None:

@@ -92,6 +92,16 @@ def test_a_repair_that_breaks_other_things_is_nothing() -> None:
         assert not found.changed and found.found.unrelated == found.found.target == 1.0
 
 
+def test_a_repair_that_gives_nothing_is_tried_with_fewer_vectors() -> None:
+    training = Training(lr=1e-9, steps=2, every=1)  # nothing is repaired: 60 vectors take other things along, 5 do not
+    found = unlearn(
+        network(), TARGET, Repair(counts=(60, 5), hold=0.0), tokenizer=Words(), retain=OTHERS, training=training
+    )
+    assert min(look.unrelated for look in found.seen) < 0.95
+    assert found.changed and found.found.target < 1.0 and found.found.unrelated == 1.0
+    assert int(found.delta["model.layers.0.mlp.down_proj.weight"].dense().abs().gt(1e-6).any(0).sum()) == 5
+
+
 def test_silenced_is_what_a_zero_column_is() -> None:
     model, ids = network(), torch.tensor([[3, 9, 1, 4]])
     chosen = vectors(TARGET.name)
