@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
 
 import dtheta as dt
-from dtheta.cli import federated
+from dtheta.cli import federated, federated_run
 from dtheta.data.tabular import load_tabular
+from dtheta.federate.client import Client
 from tests.cli.conftest import Outcome, sentences, write_table
 
 Run = Callable[..., Outcome]
@@ -367,3 +374,48 @@ def test_what_lies_beside_the_output_is_not_removed(dtheta: Run) -> None:
         done = dtheta("federate", "--data", "iris", "--rounds", 1, "--clients", 2, "--model", "linear", *more)
         assert done.code == 1 and "is in the way: it holds something else than a federation" in done.err
     assert (folder / "mine.txt").read_text() == "keep me" and not Path("federated.delta").exists()
+
+
+def test_a_file_of_the_users_among_those_of_a_federation_is_not_removed(dtheta: Run) -> None:
+    folder = Path("federated.delta.run")
+    folder.mkdir()
+    for name in ("lock", "mine.txt"):
+        (folder / name).write_text("keep me")
+    done = dtheta("federate", *SMALL)
+    assert done.code == 1 and "something else than a federation, mine.txt, and would be removed" in done.err
+    assert (folder / "mine.txt").exists() and not Path("federated.delta").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing keeps two runs apart there")
+def test_of_two_runs_that_begin_together_one_is_refused_and_the_other_ends(
+    dtheta: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find no folder; the second must not remove that of the first, which is in its first round."""
+    folder = Path("federated.delta.run")
+    hold = "import sys; from pathlib import Path; from dtheta.federate.lock import held\n"
+    hold += "with held(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    real, others = federated_run.run, []
+
+    def begun_elsewhere(*given: object) -> None:
+        others.append(subprocess.Popen([sys.executable, "-c", hold, folder], stdin=PIPE, stdout=PIPE))
+        assert others[0].stdout.readline()
+        real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(federated_run, "run", begun_elsewhere)
+    try:
+        done = dtheta("federate", *SMALL)
+        assert done.code == 2 and "another process runs a federation in" in done.err
+        assert (folder / "lock").exists()
+    finally:
+        others[0].communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_a_termination_ends_the_run_and_is_no_failure_of_a_client(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(Client, "train", terminated)
+    assert dtheta("federate", *SMALL).code == 143
+    assert not list(Path().iterdir())

@@ -47,7 +47,7 @@ def pooled_features(net: Classifier, encoded: EncodedTexts, batch_size: int = 64
 def predicted_logits(net: nn.Module, encoded: EncodedTexts, batch_size: int = 64) -> Float[Tensor, "N C"]:
     """Return a classifier's logits of each text, float32 on the CPU."""
     found: list[tuple[Sequence[int], Tensor]] = list(_outputs(net, encoded, batch_size))
-    logits_NC = torch.empty(len(encoded), found[0][1].shape[1])
+    logits_NC = torch.empty(len(encoded), found[0][1].shape[1], dtype=torch.float32)
     for indices, logits in found:
         logits_NC[indices] = logits
     return logits_NC

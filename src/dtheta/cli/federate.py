@@ -30,6 +30,7 @@ An interrupted run leaves a folder beside the output, from which --resume goes o
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from dtheta.cli.console import Console
 from dtheta.cli.options import CommonOptions, Flag, fields_of, parse
 from dtheta.cli.places import require_distinct, require_outputs
 from dtheta.core.paths import expanded
-from dtheta.errors import ConfigError, OutputError
+from dtheta.errors import ConfigError, DthetaError, OutputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def run(options: Options, console: Console) -> int:
         federated_run.run(options, kind, parts, folder, console)
     except BaseException as error:
         if not there and not (folder / NAME).exists():  # not even the first round was done
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         if not isinstance(error, KeyboardInterrupt):
             raise
         if (folder / NAME).exists():
@@ -148,6 +149,17 @@ def folder_of(options: Options) -> Path:
     return options.out.with_name(f"{options.out.name}.run") if options.folder is None else options.folder
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder in which no round was done, unless another process that began at the same time holds it."""
+    from dtheta.federate.lock import held
+
+    if folder.is_dir():
+        with contextlib.suppress(DthetaError):
+            with held(folder):
+                pass
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _require_folder(folder: Path, resume: bool, removed: bool) -> None:
     """Raise unless a run may begin, or go on, in a folder, which is ``removed`` in the end or not.
 
@@ -155,15 +167,14 @@ def _require_folder(folder: Path, resume: bool, removed: bool) -> None:
         OutputError: If another run waits there, or it is no folder; or if something else lies in the folder beside
             --out, which is removed in the end.
     """
-    from dtheta.federate.lock import LOCK
-    from dtheta.federate.state import NAME
+    from dtheta.federate.state import NAME, others
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is in the way: it is no folder of a federation; choose another --folder or --out")
-    if removed and folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in (NAME, LOCK)):
+    if removed and folder.exists() and (more := others(folder)):
         raise OutputError(
-            f"{folder} is in the way: it holds something else than a federation, and would be removed in the end; "
-            "choose another --out, or give a --folder"
+            f"{folder} is in the way: it holds something else than a federation, {more[0].name}, and would be removed "
+            "in the end; choose another --out, or give a --folder"
         )
     if (folder / NAME).exists() and not resume:
         raise OutputError(f"{folder} holds a federation: go on with --resume, or remove it to start anew")

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(arguments, _as_options(arguments, str(error)), error.exit_code)
     except KeyboardInterrupt as interrupt:
         return _fail(arguments, f"interrupted{interrupt}", _INTERRUPTED)
+    except _Terminated:
+        return _TERMINATED
     except BrokenPipeError:
         # the interpreter flushes once more as it ends: give it somewhere to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,8 +83,12 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # as long as the process
 
 
+class _Terminated(BaseException):
+    """The process is asked to end. No SystemExit: a federation takes that of a client's code for the client's end."""
+
+
 def _terminate(*_: object) -> None:
-    sys.exit(_TERMINATED)
+    raise _Terminated
 
 
 def _run(arguments: list[str]) -> int:

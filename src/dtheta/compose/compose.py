@@ -85,7 +85,7 @@ def _in_parts(name: str, found: Mapping[int, Change], values_nK: Tensor, seed: i
         ids = part_ids(seed, name, values_nK.shape[1], start * columns, stop * columns, first.device)
         sum_ = torch.zeros(stop - start, columns, dtype=torch.float64, device=first.device)
         for i, change in found.items():
-            cut = change if stop - start == rows else change.window(0, start, stop)
+            cut = change.slab(start, stop)
             if cut is not None:
                 sum_ += values_nK[i].to(first.device)[ids].reshape(sum_.shape) * cut.matrix().double()
         result[start:stop] = sum_

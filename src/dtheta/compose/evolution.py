@@ -99,7 +99,7 @@ class _Strategy:
     def draw(self, seed: int, generation: int) -> Vector:
         """Return (L, n) points."""
         draw = generator(seed, "evolution", generation)
-        normal_Ln = torch.randn(self.size, self.mean.size, generator=draw, dtype=torch.float64)
+        normal_Ln = torch.randn(self.size, self.mean.size, generator=draw, dtype=torch.float64, device="cpu")
         values, self.axes = np.linalg.eigh(self.C)
         self.lengths = np.sqrt(np.maximum(values, 1e-300))
         return self.mean + self.step * (normal_Ln.numpy() * self.lengths) @ self.axes.T

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
 from dtheta.fit.batch import rows
 from dtheta.fit.trainable import Batch
@@ -56,7 +56,7 @@ class Pool:
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the numbers of the examples, shuffled by seed and epoch."""
-        return torch.randperm(len(self), generator=generator(seed, "atlas/pool", epoch))
+        return permutation(len(self), generator(seed, "atlas/pool", epoch))
 
 
 def pool_of(examples: Any, collate: Callable[[list[Any]], Batch] | None, size: int) -> Pool:

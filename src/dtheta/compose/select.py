@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError
 
 Strategy: TypeAlias = Literal["blockwise", "whole", "random"]
@@ -57,7 +57,7 @@ def pick(gradient_nm: Tensor, present: Tensor, budget: int, strategy: Strategy) 
 
 def pick_randomly(present: Tensor, budget: int, seed: int) -> Tensor:
     """Return, as bool (n, m), ``budget`` deltas drawn by the seed."""
-    order = torch.randperm(present.shape[0], generator=generator(seed, "atlas/selection"))
+    order = permutation(present.shape[0], generator(seed, "atlas/selection"))
     chosen = torch.zeros(present.shape[0], 1, dtype=torch.bool)
     chosen[order[:budget]] = True
     return chosen & present

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dtheta.compose.merge_parts import Part
-from dtheta.core.apply import bound
+from dtheta.core.apply import bound_to
 from dtheta.core.assembled import assembled
 from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.checkpoints import Checkpoint
@@ -189,7 +189,7 @@ def _bound(change: Change, part: Part) -> Change:
     if part.base is None or not any(isinstance(leaf, Spectral) and not leaf.bound for leaf in change.leaves()):
         return change
     checkpoint, name = part.base
-    return bound(change, checkpoint[name].reshape(part.shape))
+    return bound_to(name, change, checkpoint[name].reshape(part.shape))
 
 
 def file_of(checkpoint: Checkpoint, name: str) -> TensorFile:

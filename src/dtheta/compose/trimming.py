@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.core.topk import Threshold, threshold
 
 Trimmed = Callable[[Tensor], Tensor]  # the ranges of a tensor, in order
@@ -98,7 +98,7 @@ class Chance:
         place = iter(range(1 << 62))
 
         def trim(step_m: Tensor) -> Tensor:
-            draws = torch.rand(step_m.shape, generator=generator(self.seed, self.name, next(place)))
+            draws = uniform(step_m.shape, 0.0, 1.0, generator(self.seed, self.name, next(place)))
             return step_m * (draws < self.density)
 
         return trim

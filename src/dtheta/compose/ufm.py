@@ -75,7 +75,7 @@ class Mixture:
         self.epoch += 1
         for step in range(len(self)):
             draw = generator(self.seed, "atlas/trusted", first + step)
-            taken = torch.randint(len(sure), (self.trusted_size,), generator=draw)
+            taken = torch.randint(len(sure), (self.trusted_size,), generator=draw, device="cpu")
             rest = others.split(max(1, self.size - self.trusted_size)) if len(others) else [others]
             w = 0.9 + 0.1 * (first + step) / total
             yield Mixed(sure[taken], labels[taken], rest[step % len(rest)], w)

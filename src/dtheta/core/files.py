@@ -49,8 +49,9 @@ def save(delta: Delta, path: str | os.PathLike[str], include_basis: bool = False
     Raises:
         OutputError: If the file cannot be written.
         NonFinite: If a change holds NaN or infinity, naming the parameter.
-        ConfigError: If the basis is to be included and the delta is not bound to its base, if the provenance holds
-            something that JSON does not, or if changes are nested too deeply to be read again.
+        ConfigError: If the path names the home of nobody, if the basis is to be included and the delta is not bound
+            to its base, if the provenance holds something that JSON does not, or if changes are nested too deeply to
+            be read again.
     """
     if not isinstance(delta, Delta):
         raise ConfigError(f"expected a Delta to save, found {type(delta).__name__}")
@@ -66,9 +67,10 @@ def save(delta: Delta, path: str | os.PathLike[str], include_basis: bool = False
     document = _document(delta, digests)
     order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
     specs = {name: (stored[name].dtype, tuple(stored[name].shape)) for name in order}
-    with write_file(path) as handle:
+    target = expanded(path)
+    with write_file(target) as handle:
         write_tensors(handle, specs, {KEY: document.decode()}, lambda name: [data_of(stored[name])])
-    return expanded(path)
+    return target
 
 
 def _require_basis(delta: Delta) -> None:

@@ -172,6 +172,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
         ConfigError: If nothing is there, naming what is nearly called so.
     """
     path = Path(os.path.expanduser(path))
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        path = path.absolute()  # of "./~name" pathlib keeps "~name", which would be expanded the next time
     folder = path.parent
     try:
         if path.exists():

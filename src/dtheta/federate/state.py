@@ -29,6 +29,7 @@ from dtheta.core.output import write_file
 from dtheta.core.tensorfile import encode, parse_json
 from dtheta.errors import ConfigError, FormatError, OutputError
 from dtheta.federate.history import Round
+from dtheta.federate.lock import LOCK
 from dtheta.federate.message import Failure, Reply, Task, message
 from dtheta.federate.party import with_basis
 from dtheta.federate.payload import Payload
@@ -77,6 +78,12 @@ class Found:
     config: Mapping[str, Any]
     residuals: Mapping[str, Delta]
     known: list[tuple[int, Delta]]
+
+
+def others(folder: Path) -> list[Path]:
+    """Return what lies in a folder and is no part of a federation, nor of one that was being written."""
+    known = (NAME, HISTORY, LOCK, *_KEPT, "*.part")
+    return [path for path in folder.iterdir() if not any(map(path.match, known))]
 
 
 def check_new(folder: Path) -> None:

@@ -92,7 +92,7 @@ def load_terms(adapter: Any, found: Mapping[str, Tensor], path: Path) -> None:
     """Overwrite the terms by those of a checkpoint.
 
     Raises:
-        FormatError: names or shapes are not those of this adapter.
+        FormatError: names, shapes or dtypes are not those of this adapter.
     """
     held = adapter.terms.state_dict(keep_vars=True)
     check_names(held, found, path)
@@ -117,7 +117,7 @@ def load_optimizer(
     """Overwrite the optimizer's state by that of a checkpoint.
 
     Raises:
-        FormatError: a parameter or shape is not one of this run.
+        FormatError: a parameter, shape or dtype is not one of this run.
     """
     for name, value in found.items():
         owner, _, key = name.rpartition("/")
@@ -127,7 +127,7 @@ def load_optimizer(
         if key == "step":  # the fused kernel counts on the device, the others on the CPU
             value = value.to(parameter.device if optimizer.defaults.get("fused") else "cpu")
         else:
-            _same_shape(name, parameter, value, path)
+            _check_form(name, parameter, value, path)
             value = like(value, parameter)
         optimizer.state[parameter][key] = value
 
@@ -175,7 +175,7 @@ def load_scaler(scaler: torch.amp.GradScaler, found: Checkpoint, path: Path) -> 
 
 
 def check_names(held: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Raise unless a checkpoint holds tensors of these names and shapes.
+    """Raise unless a checkpoint holds tensors of these names, shapes and dtypes.
 
     Raises:
         FormatError: naming the first that differs.
@@ -184,12 +184,16 @@ def check_names(held: Mapping[str, Tensor], found: Mapping[str, Tensor], path: P
         odd = sorted(set(held) ^ set(found))[0]
         raise FormatError(f"{path}: the terms are not those of this adapter, first difference: {odd}")
     for name, tensor in held.items():
-        _same_shape(name, tensor, found[name], path)
+        _check_form(name, tensor, found[name], path)
 
 
-def _same_shape(name: str, held: Tensor, found: Tensor, path: Path) -> None:
-    if held.shape != found.shape:
-        raise FormatError(f"{path}: {name} is {tuple(found.shape)}, expected {tuple(held.shape)}")
+def _check_form(name: str, held: Tensor, found: Tensor, path: Path) -> None:
+    (shape, dtype), (wanted, expected) = ((tuple(tensor.shape), tensor.dtype) for tensor in (found, held))
+    if (shape, dtype) != (wanted, expected):
+        raise FormatError(
+            f"{path}: {name} is {shape} of {dtype}, expected {wanted} of {expected}; go on with the version of dtheta "
+            "that made it, or start anew in another folder"
+        )
 
 
 def check_same_run(config: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> None:

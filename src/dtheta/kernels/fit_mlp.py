@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
 from dtheta.core.features import RandomFeatures
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.kernels.feed_forward import FeedForward
 from dtheta.kernels.low_rank import LowRankBlock
@@ -182,7 +182,7 @@ def _own(
     if variant == "own-neurons":
         neurons = choose_neurons(joint, h, width, skip=skip)
     elif 1 <= whole(width, "width") <= h:
-        neurons = torch.randperm(h, generator=generator(seed, "snnk/own-random"))[:width].sort().values
+        neurons = permutation(h, generator(seed, "snnk/own-random"))[:width].sort().values
     else:
         raise ConfigError(f"width={width} must lie between 1 and {h}, the neurons of the block")
     neurons = neurons.to(mlp.up.weight.device)

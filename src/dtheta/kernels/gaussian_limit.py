@@ -48,7 +48,7 @@ class GaussianLimit:
         m, o = self.mean.shape
         values, vectors = torch.linalg.eigh(self.covariance)
         draw = generator(seed, "kernels.gaussian_limit")
-        normal = torch.randn(whole(count, "count", least=1), m, o, generator=draw, dtype=torch.float64)
+        normal = torch.randn(whole(count, "count", least=1), m, o, generator=draw, dtype=torch.float64, device="cpu")
         root = vectors * values.clamp(min=0).sqrt()
         return self.mean + torch.einsum("ij,sjo->sio", root, normal.to(root.device))
 

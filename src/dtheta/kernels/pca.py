@@ -125,4 +125,4 @@ def leading_eigenpairs(gram: Gram, count: int, tolerance: float = TOLERANCE) -> 
 
 
 def _normal(rows: int, like: Tensor, draw: torch.Generator) -> Tensor:
-    return torch.randn(rows, like.shape[0], generator=draw, dtype=like.dtype).to(like.device)
+    return torch.randn(rows, like.shape[0], generator=draw, dtype=like.dtype, device="cpu").to(like.device)

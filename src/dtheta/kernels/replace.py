@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dtheta.core.apply import originals
@@ -27,7 +26,7 @@ from dtheta.core.mlps import Mlp, find_mlps
 from dtheta.core.provenance import Provenance
 from dtheta.core.replaced import SEAL, replaced_name, seal_of
 from dtheta.core.replaced_forward import standing_in
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.core.tensors import attached_to, base_tensors
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -204,7 +203,7 @@ def _costs(mlps: Sequence[Mlp], modules: Sequence[nn.Module], sizes: Sequence[in
 def _times(mlp: Mlp, module: nn.Module, sizes: Sequence[int], into: dict[int, Any]) -> dict[int, dict[str, float]]:
     weight = _weight(mlp.up)
     for n in sizes:
-        x = torch.randn(n, mlp.inputs, generator=generator(0, "replace/latency")).to(weight.device, weight.dtype)
+        x = normal((n, mlp.inputs), 1.0, generator(0, "replace/latency")).to(weight.device, weight.dtype)
         into[n] = latency({"before": mlp, "after": module}, x)
     return into
 

@@ -65,8 +65,9 @@ class Sketch:
     def _draw(self, name: str, size: int) -> tuple[Tensor, Tensor]:
         if name not in self._drawn:
             draw = generator(self.seed, f"tangent sketch {name}")
-            bucket = torch.randint(self.width, (size,), generator=draw)
-            self._drawn[name] = bucket, torch.randint(2, (size,), generator=draw, dtype=torch.int8) * 2 - 1
+            bucket = torch.randint(self.width, (size,), generator=draw, device="cpu")
+            sign = torch.randint(2, (size,), generator=draw, dtype=torch.int8, device="cpu") * 2 - 1
+            self._drawn[name] = bucket, sign
         return self._drawn[name]
 
 

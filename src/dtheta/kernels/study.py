@@ -43,7 +43,7 @@ def study(problem: Problem, batch: Any) -> Study:
     alone = outputs_alone(problem, batch)
     f, calls = forward(problem, probe, _PROBES)
     require_apart(alone, f)
-    weights = torch.randn(f.shape[1], generator=generator(0, "tangent study"), dtype=torch.float64).to(f)
+    weights = torch.randn(f.shape[1], generator=generator(0, "tangent study"), dtype=torch.float64, device="cpu").to(f)
     gradients = [_gradients(f[n] @ weights, calls) for n in range(_PROBES)]
     layouts = [find_layout([g[i] for g in gradients]) for i in range(len(calls))]
     unseen = frozenset(i for i in range(len(calls)) if not any(bool(g[i].any()) for g in gradients))

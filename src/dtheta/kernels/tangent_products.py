@@ -126,7 +126,7 @@ class TangentOperator:
         draw = generator(seed, "tangent trace")
         found = []
         for _ in range(whole(samples, "samples", 2)):
-            signs = torch.randint(2, (self.examples, self.outputs), generator=draw).double() * 2 - 1
+            signs = torch.randint(2, (self.examples, self.outputs), generator=draw, device="cpu").double() * 2 - 1
             found.append(sum(float(g.double().square().sum()) for g in self.backward(signs).values()))
         values = torch.tensor(found, dtype=torch.float64) / (self.outputs if self._mean else 1)
         return float(values.mean()), float(values.std()) / len(found) ** 0.5
@@ -152,7 +152,7 @@ class TangentOperator:
             return values.flip(0)[:count], vectors.flip(1)[:, :count]
 
         def random(k: int) -> Tensor:
-            return torch.randn(k, self.size, generator=draw, dtype=torch.float64)
+            return torch.randn(k, self.size, generator=draw, dtype=torch.float64, device="cpu")
 
         basis = KrylovBasis(lambda v: (self @ v.mT).mT, random(1), random, capacity=first + count + 8)
         pairs = leading_pairs(basis, count, accuracy, first, count + 4)

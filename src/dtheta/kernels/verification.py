@@ -143,7 +143,7 @@ def _outputs(
     f: Tensor, weights: Tensor, targets: Sequence[Target], placed: Mapping[str, Sequence[Placed]]
 ) -> dict[str, _Comparison]:
     """Compare derivatives of a weighted sum of the examples' outputs."""
-    weighed = torch.randn(len(f), 1, generator=generator(1, "tangent study"), dtype=torch.float64).to(f)
+    weighed = torch.randn(len(f), 1, generator=generator(1, "tangent study"), dtype=torch.float64, device="cpu").to(f)
     value, moving = (weighed.mT @ f @ weights)[0], _moving(targets)
     found = torch.autograd.grad(value, moving, retain_graph=True, allow_unused=True) if moving else ()
     # a derivative may be nothing but rounding, as by a scale behind which another normalization stands
@@ -178,7 +178,8 @@ def _base_of(target: Target) -> Target:
 
 def _unit(like: Tensor, draw: torch.Generator) -> Tensor:
     """Return a random tensor with a norm of about one."""
-    return (torch.randn(like.shape, generator=draw, dtype=torch.float64) / max(1, like.numel()) ** 0.5).to(like)
+    drawn = torch.randn(like.shape, generator=draw, dtype=torch.float64, device="cpu")
+    return (drawn / max(1, like.numel()) ** 0.5).to(like)
 
 
 def _moving(targets: Sequence[Target]) -> list[Tensor]:

@@ -29,7 +29,7 @@ from dtheta.report.survey import Angle, survey_of
 HOST = "127.0.0.1"
 _HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 _KICKER = "dtheta report --serve"
-_Stamp = tuple[int, int]
+_Stamp = tuple[int, int, int, int]  # modified, bytes, changed (also by a rename, or by permissions), inode
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _stamp(file: Path) -> _Stamp | None:
         found = file.stat()
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_size) if file.is_file() else None
+    return (found.st_mtime_ns, found.st_size, found.st_ctime_ns, found.st_ino) if file.is_file() else None
 
 
 def _loaded(file: Path) -> Delta | str:

@@ -81,16 +81,17 @@ def survey_of(
 
     Args:
         entries: Name, delta, and bytes of its file, of each.
-        known: Angles by pair of names that were taken before, which costs the most; what is taken now is added.
+        known: Angles by pair of names, which then are distinct, that were taken before, which costs the most; what is
+            taken now is added.
     """
-    angles = {} if known is None else known
+    before = dict(known or {})
     found: dict[tuple[int, int], float | None] = {}
     reasons: dict[str, list[str]] = {}
     for i, j in combinations_with_replacement(range(len(entries)), 2):
         (first, a, _), (second, b, _) = entries[i], entries[j]
-        if (first, second) not in angles:
-            angles[first, second] = _angle(a, b)
-        cosine, why = angles[first, second]
+        cosine, why = angle = before.get((first, second)) or _angle(a, b)
+        if known is not None:
+            known[first, second] = angle
         found[i, j] = found[j, i] = cosine
         if why:
             reasons.setdefault(why, []).append(f"{first} and {second}" if i != j else first)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtheta.adapt.term import SpectralTerm, Term
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.core.selection import Site, layer_index
 from dtheta.core.tangents import Direct, Outer, Tangent
 from dtheta.errors import ConfigError, DthetaError, UnsupportedLayer
@@ -118,7 +118,7 @@ def sketched(tangent: Tangent) -> Tangent:
     if min(tangent.inputs.shape[2], tangent.gradients.shape[3]) <= 2 * _WIDTH:
         return tangent
     width = tangent.inputs.shape[2]
-    drawn = torch.randn(width, _WIDTH, generator=generator(0, f"scout/sketch/{width}")) / _WIDTH**0.5
+    drawn = normal((width, _WIDTH), 1.0, generator(0, f"scout/sketch/{width}")) / _WIDTH**0.5
     return Outer(tangent.inputs @ drawn.to(tangent.inputs), tangent.gradients)
 
 
@@ -221,7 +221,7 @@ def units_of(term: Term) -> list[float]:
     found, before = [], term.matrix().clone()
     for i, factor in enumerate(trained):
         held = factor.clone()
-        move = torch.randn(factor.shape, generator=generator(0, "scout/unit", i)).to(factor)
+        move = normal(factor.shape, 1.0, generator(0, "scout/unit", i)).to(factor)
         factor.add_(move)
         displaced = term.matrix() - before
         factor.copy_(held)

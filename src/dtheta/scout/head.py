@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dtheta.core.logistic import logistic_regression
 from dtheta.core.modes import kept_modes
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch, did_you_mean
 from dtheta.kernels.outputs import logits
 from dtheta.scout.examples import Examples
@@ -129,7 +129,7 @@ def directions(classes: int, count: int, seed: int) -> Tensor:
     All C - 1 of them where ``count`` allows; else drawn by the seed, so that the mean over them is an unbiased estimate
     of the mean over all.
     """
-    drawn = torch.randn(classes, min(count, classes - 1), generator=generator(seed, "scout/directions"))
+    drawn = normal((classes, min(count, classes - 1)), 1.0, generator(seed, "scout/directions"))
     drawn = drawn.double() - drawn.double().mean(0)
     return torch.linalg.qr(drawn).Q.mT.contiguous()
 

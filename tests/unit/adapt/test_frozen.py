@@ -36,3 +36,18 @@ def test_features_and_logits_do_not_depend_on_the_batches(tiny_bert: nn.Module) 
     assert torch.allclose(logits, features @ net.head.weight.T, atol=1e-5)
     assert net.training and not tiny_bert.encoder.training  # every module's mode is given back
     assert not net.head._forward_pre_hooks
+
+
+def test_what_is_computed_does_not_depend_on_the_dtype_that_torch_has_by_default(tiny_bert: nn.Module) -> None:
+    net = classifier(tiny_bert, ["a", "b"])
+    with torch.no_grad():
+        net.head.weight.copy_(torch.randn(net.head.weight.shape, generator=generator(0, "head")))
+    encoded = EncodedTexts(Texts(("one", "two words"), (0, 1)), Words(), 12)
+    for compute in (pooled_features, predicted_logits):
+        expected = compute(net, encoded)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            found = compute(net, encoded)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert found.dtype == torch.float32 and torch.equal(found, expected)

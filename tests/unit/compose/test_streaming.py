@@ -22,6 +22,7 @@ from dtheta.core.extract import extract
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.rows import Rows
+from dtheta.core.spectral import Spectral
 from dtheta.errors import BaseMismatch, ConfigError, FormatError, NonFinite, OutputError, UnsupportedLayer
 from tests.unit.compose.checkpoints import (
     SHAPES,
@@ -308,3 +309,13 @@ def test_a_killed_merge_leaves_nothing_that_looks_complete(tmp_path: Path) -> No
     assert {path.name[-5:] for path in left.iterdir()} == {"nsors", ".part"}  # shards, the last unfinished; no config
     merge_checkpoints(merge_plan("task_arithmetic", [folders[1]], folders[0], weight=1.0), out)  # can be done anew
     assert len(open_checkpoint(out)) == len(open_checkpoint(folders[0]))
+
+
+def test_a_basis_that_is_not_the_bases_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
+    base, other = {"w": normal("w", 0, 12, 9)}, normal("w", 1, 12, 9)
+    change = Spectral(torch.ones(9), (12, 9)).bind(other)  # what another numerical library would give
+    Delta({"w": change}, fingerprint(base)).save(tmp_path / "a.delta")
+    plan = merge_plan("task_arithmetic", [(tmp_path / "a.delta", {"weight": 1.0})], write(tmp_path / "base", base))
+    with pytest.raises(BaseMismatch, match=r"^w: the singular vectors of this base do not reproduce"):
+        merge_checkpoints(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

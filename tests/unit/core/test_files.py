@@ -257,3 +257,23 @@ def test_a_path_in_the_home_folder_is_returned_as_it_is_on_disk(
     delta = Delta({"w": Dense(torch.ones(2))})
     assert delta.save("~/a.delta") == tmp_path / "a.delta"
     assert load("~/a.delta") == delta
+
+
+def test_nothing_is_written_where_the_path_names_the_home_of_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"a file called so is \./~nobody-is-called-so"):
+        save(Delta({"w": Dense(torch.ones(2))}), "~nobody-is-called-so.delta")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["~", "~root", "~nobody-is-called-so"])
+def test_a_file_in_this_folder_named_like_a_home_is_saved_and_read_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    delta = Delta({"w": Dense(torch.ones(2))})
+    assert save(delta, f"./{name}") == tmp_path / name
+    assert load(f"./{name}") == delta

@@ -17,7 +17,7 @@ from dtheta.adapt.clip_svd import CLIPSVD
 from dtheta.adapt.lora import LoRA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.errors import ConfigError, FormatError
-from dtheta.fit.checkpoint import NAME, load
+from dtheta.fit.checkpoint import NAME, Checkpoint, load, save
 from dtheta.fit.loop import fit
 from dtheta.fit.run import Step
 from tests.unit.fit.models import regression, same, squared, values
@@ -198,6 +198,16 @@ def test_a_damaged_checkpoint_is_a_format_error(tmp_path: Path, damage: str) -> 
     assert changed != content
     path.write_bytes(changed)
     with pytest.raises(FormatError):
+        _train(checkpoint=tmp_path, checkpoint_every=2, resume=True)
+
+
+@pytest.mark.parametrize("part", ["terms", "optimizer", "best"])
+def test_a_checkpoint_of_another_dtype_is_refused(tmp_path: Path, part: str) -> None:
+    _kill(4, checkpoint=tmp_path, checkpoint_every=2)
+    found = load(tmp_path / NAME)
+    wide = {n: t.double() if n.startswith(part) and t.ndim else t for n, t in found.tensors.items()}
+    save(tmp_path / NAME, Checkpoint(wide, found.state))
+    with pytest.raises(FormatError, match=r"of torch\.float64, expected .* of torch\.float32; go on with the version"):
         _train(checkpoint=tmp_path, checkpoint_every=2, resume=True)
 
 

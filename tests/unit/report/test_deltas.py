@@ -65,6 +65,12 @@ def test_other_bases_and_zero_have_no_angle() -> None:
     assert "Empty cells have no angle: different bases: a and b" in html and "2 bases" in html
 
 
+def test_deltas_of_one_name_have_the_angles_of_their_own() -> None:
+    a, b = low_rank(0), low_rank(1)
+    found = survey_of([("a", a, 1), ("a", b, 1)])
+    assert found.cosines[0][1] == pytest.approx(a.cosine(b)) and found.cosines[1][1] == pytest.approx(1)
+
+
 def test_unlike_deltas_are_not_called_alike() -> None:
     n = torch.eye(4)
     fingerprint = Fingerprint({"w": "ab"}, "ab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_angles_are_taken_once_as_long_as_their_files_stay(folder: Path, monkeyp
     assert len(taken) == 2 and third.html() == Folder(folder).page("/").html() != second.html()  # type: ignore[union-attr]
     (folder / "new.delta").unlink()
     assert served.page("/").html() == first.html()  # type: ignore[union-attr]
+
+
+def test_a_file_that_takes_the_name_of_another_is_seen_though_it_is_as_large_and_as_old(folder: Path) -> None:
+    served, files = Folder(folder), [folder / "a b.delta", folder / "in" / "c.delta"]
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+    assert files[0].stat().st_size == files[1].stat().st_size
+    served.page("/delta/a b")
+    files[1].replace(files[0])
+    assert served.page("/delta/a b").html() == Folder(folder).page("/delta/a b").html()  # type: ignore[union-attr]
 
 
 def test_an_empty_folder_says_so(ask: Ask, folder: Path) -> None:

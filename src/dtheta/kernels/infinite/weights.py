@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.arguments import number
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.errors import ConfigError
 from dtheta.kernels.infinite.layer import Draw
 
@@ -45,7 +45,7 @@ def drawn(module: nn.Module, draw: Draw) -> nn.Module:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             source = generator(draw.seed, f"{draw.place}.{name}")
-            parameter.copy_(torch.randn(parameter.shape, generator=source))
+            parameter.copy_(normal(parameter.shape, 1.0, source))
     return module
 
 
