@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from dtheta.adapt.term import FactoredTerm
 from dtheta.compose.pool import Pool
 from dtheta.compose.trimming import Chance
+from dtheta.core.change import Dense
+from dtheta.core.delta import Delta
+from dtheta.ensemble.members import Member
+from dtheta.ensemble.perturbation import Rows, draw_normal
+from dtheta.federate.attack import Noise
 from dtheta.kernels.infinite.weights import Draw, drawn
 from dtheta.kernels.sketches import Sketch
 from dtheta.scout.derivatives import units_of
@@ -18,6 +23,8 @@ from dtheta.scout.head import directions
 
 STEP = torch.ones(500)
 TERM = FactoredTerm(torch.ones(4, 2), torch.ones(2, 5))
+ROWS = Rows((Member(0, 0), Member(1, 2)), 0, "x")
+DELTA = Delta({"w": Dense(torch.ones(4, 5))})
 
 
 def _weights() -> Tensor:
@@ -33,8 +40,10 @@ def _weights() -> Tensor:
         lambda: directions(9, 4, 0),
         lambda: torch.tensor(units_of(TERM), dtype=torch.float64),
         _weights,
+        lambda: draw_normal(ROWS, "x", STEP),
+        lambda: Noise().twisted(DELTA, 0, "x")["w"].dense(),
     ],
-    ids=["trimming", "directions", "units", "infinite"],
+    ids=["trimming", "directions", "units", "infinite", "ensemble", "attack"],
 )
 def test_of_another_default_dtype(draw: Callable[[], Tensor]) -> None:
     expected = draw()

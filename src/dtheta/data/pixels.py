@@ -115,7 +115,9 @@ def _random_box(height: int, width: int, scale: tuple[float, float], generator: 
         aspect = math.exp(_uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1]), generator))
         h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < h <= height and 0 < w <= width:
-            top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in (height - h, width - w))
+            top, left = (
+                int(torch.randint(room + 1, (), generator=generator, device="cpu")) for room in (height - h, width - w)
+            )
             return top, left, h, w
     h, w = min(height, round(width / _ASPECT[0])), min(width, round(height * _ASPECT[1]))
     return (height - h) // 2, (width - w) // 2, h, w

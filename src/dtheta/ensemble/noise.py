@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dtheta.core.arguments import number, whole
 from dtheta.core.fingerprint import tensor_digest
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal, permutation
 from dtheta.core.sphere import Grid, SphericalTransform
 from dtheta.ensemble.perturbation import Advance, Perturbation, Rows, Start, amplitude_of, draw_normal
 from dtheta.ensemble.rescaling import Rescaling, VariableRescaling
@@ -126,7 +126,7 @@ class SphericalNoise(Perturbation):
 
     def _coefficients(self, draws: torch.Generator) -> Tensor:
         """Return coefficients (L, O) of a field of variance 1."""
-        real, imaginary = torch.randn(2, *self.transform.shape, generator=draws)
+        real, imaginary = normal((2, *self.transform.shape), 1.0, draws)
         orders = torch.arange(self.transform.order + 1)
         degrees = torch.arange(self.transform.degree + 1)
         deviations = self.deviations_L.float()[:, None] * (orders <= degrees[:, None])
@@ -174,7 +174,7 @@ class RandomFields(Perturbation):
         if self.climate.shape[1:] != start.state.shape:
             found = f"{tuple(self.climate.shape[1:])} and the analysis {tuple(start.state.shape)}"
             raise ShapeMismatch(f"the states of the climate are {found}; expected the same")
-        pairs = [torch.randperm(len(self.climate), generator=rows.generator(i, "random"))[:2] for i in range(len(rows))]
+        pairs = [permutation(len(self.climate), rows.generator(i, "random"))[:2] for i in range(len(rows))]
         first, second = torch.stack(pairs, 1).to(self.climate.device)
         differences = (self.climate[first] - self.climate[second]).to(start.state)
         return self.rescaling(differences, amplitude_of(self.amplitude, start.state))

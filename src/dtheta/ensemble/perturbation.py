@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.ensemble.members import Member
 from dtheta.errors import ConfigError, ShapeMismatch
 
@@ -97,7 +97,7 @@ class Perturbation(ABC):
 
 def draw_normal(rows: Rows, name: str, like: Tensor) -> Tensor:
     """Return independent normal numbers (B, ...) of the shape of one state, every row by its own key."""
-    drawn = [torch.randn(like.shape, generator=rows.generator(row, name)) for row in range(len(rows))]
+    drawn = [normal(like.shape, 1.0, rows.generator(row, name)) for row in range(len(rows))]
     return torch.stack(drawn).to(like.device, like.dtype)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.data.text import keyed_order
 from dtheta.federate.engine import Engine
 from dtheta.federate.frame import Frame
@@ -82,7 +80,7 @@ def task_for(client: str, plan: Plan, frame: Frame, down: Downlink, number: int)
 
 def drops(plan: Plan, task: Task) -> bool:
     """Tell whether a client stays silent, as simulated."""
-    drawn = torch.rand((), generator=generator(plan.seed, f"federate/{task.round}/{task.client}/dropout"))
+    drawn = uniform((), 0.0, 1.0, generator(plan.seed, f"federate/{task.round}/{task.client}/dropout"))
     return float(drawn) < plan.dropout
 
 

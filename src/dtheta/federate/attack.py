@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from dtheta.core.delta import Delta
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError
 from dtheta.federate.client import Client, Update
@@ -98,7 +96,7 @@ class Noise(Attack):
     def twisted(self, delta: Delta, seed: int, key: str) -> Delta:
         """Return D + norm |D| z."""
         frame = Frame.of(delta)
-        drawn = torch.randn(frame.numel, generator=generator(seed, f"{key}/noise"))
+        drawn = normal((frame.numel,), 1.0, generator(seed, f"{key}/noise"))
         drawn *= self.norm * delta.norm() / float(drawn.norm())
         changes = {name: frame.change(name, drawn[a:b]) for name, (a, b) in frame.spans.items()}
         return weighted([delta, Delta(changes, frame.base, delta.provenance)], [1.0, 1.0], frame)

@@ -29,7 +29,7 @@ from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.errors import ConfigError
 from dtheta.probe.decoder import Decoder, ValueMatrix, open_decoder
 from dtheta.probe.value_vector import ValueVector, value_vectors
@@ -74,7 +74,7 @@ def noise(
     for vector in chosen:
         v_D = vector_of(decoder, vector)
         key = f"probe/noise/{vector.layer}/{vector.column}"
-        eps_D = torch.randn(v_D.shape, generator=generator(seed, key, whole(draw, "draw", least=0)))
+        eps_D = normal(v_D.shape, 1.0, generator(seed, key, whole(draw, "draw", least=0)))
         moves[vector] = eps_D * (strength * v_D.norm() / len(v_D) ** 0.5)
     settings = {"vectors": _written(chosen), "strength": strength, "draw": draw}
     return moved(model, decoder, moves, Provenance("noise", settings=settings, seed=seed))

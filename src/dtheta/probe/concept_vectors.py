@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dtheta.core.arguments import whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.probe.ablation import silenced
@@ -252,13 +252,13 @@ def _random(decoder: Decoder, vectors: Sequence[ValueVector], seed: int, draw: i
                 f"layer {layer}: {wanted} of its {decoder.matrices[layer].count} vectors are in one trace, so there "
                 "are not as many others to hold its effect against; lower count, or leave that out with draws=0"
             )
-        order = torch.randperm(len(free), generator=generator(seed, f"probe/random/{layer}", draw))
+        order = permutation(len(free), generator(seed, f"probe/random/{layer}", draw))
         found += [ValueVector(layer, free[i]) for i in order[:wanted].tolist()]
     return found
 
 
 def _some(questions: Sequence[Question], seed: int) -> list[Question]:
-    order = torch.randperm(len(questions), generator=generator(seed, "probe/others"))
+    order = permutation(len(questions), generator(seed, "probe/others"))
     return [questions[i] for i in sorted(order[:_OTHERS].tolist())]
 
 

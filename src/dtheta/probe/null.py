@@ -49,8 +49,8 @@ def null_scan(
 def shuffled(values_ND: torch.Tensor, count: int, seed: int, index: int) -> torch.Tensor:
     """Return directions (count, D), every feature of each drawn by itself from the value vectors."""
     draws = generator(seed, "probe/null", index)
-    places_KD = torch.randint(len(values_ND), (count, values_ND.shape[1]), generator=draws)
-    return values_ND.gather(0, places_KD)
+    places_KD = torch.randint(len(values_ND), (count, values_ND.shape[1]), generator=draws, device="cpu")
+    return values_ND.gather(0, places_KD.to(values_ND.device))
 
 
 def p_values(scores: NDArray[np.floating], null: NDArray[np.floating]) -> NDArray[np.float64]:

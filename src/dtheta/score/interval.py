@@ -201,7 +201,7 @@ def _drawn(count: int, seed: int, name: str, k: int, block: int) -> Tensor:
     """Return how often each example is in resample k (N,), float64."""
     if not 1 <= block <= count:
         raise ConfigError(f"{name}: blocks of {block} examples; expected 1 to {count}, the number of examples")
-    first = torch.randint(count, (-(-count // block),), generator=generator(seed, name, k))
+    first = torch.randint(count, (-(-count // block),), generator=generator(seed, name, k), device="cpu")
     index_N = (first[:, None] + torch.arange(block)).flatten()[:count] % count
     return torch.bincount(index_N, minlength=count).double()
 

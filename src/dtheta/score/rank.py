@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.arguments import whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.score.interval import Interval
 
@@ -134,7 +134,7 @@ def _permutations(count: int, resamples: int, seed: int) -> Iterator[Tensor]:
         yield from map(torch.tensor, itertools.permutations(range(count)))
         return
     for k in range(resamples):
-        yield torch.randperm(count, generator=generator(seed, "mantel", k))
+        yield permutation(count, generator(seed, "mantel", k))
 
 
 def _bootstrap(
@@ -143,7 +143,7 @@ def _bootstrap(
     """Return the percentile interval over resampled tasks; resamples in which nothing has an order do not count."""
     count, found = len(a_TT), []
     for k in range(resamples):
-        drawn = torch.randint(count, (count,), generator=generator(seed, "tasks", k))
+        drawn = torch.randint(count, (count,), generator=generator(seed, "tasks", k), device="cpu")
         try:
             found.append(_off_diagonal(kind, a_TT, b_TT, drawn, drawn))
         except NotConverged:  # one task, or two whose entries are equal

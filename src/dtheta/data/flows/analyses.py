@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.arguments import positive, whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, normal
 from dtheta.core.sphere import SphericalTransform
 from dtheta.errors import ConfigError, ShapeMismatch
 
@@ -85,7 +85,7 @@ def _noise(flow: Any, like: Tensor, seed: int, member: int, time: int) -> Tensor
     """
     draws = generator(seed, f"flows/analyses/{time}", member)
     if getattr(flow, "grid", None) is None:
-        return torch.randn(like.shape, generator=draws).to(like.dtype)
+        return normal(like.shape, 1.0, draws).to(like.dtype)
     transform, error = SphericalTransform(flow.grid, flow.truncation), torch.zeros_like(like)
     coefficients = torch.randn(transform.shape, dtype=torch.complex64, generator=draws)
     coefficients[0] = 0

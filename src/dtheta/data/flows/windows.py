@@ -62,6 +62,6 @@ class Windows:
 
     def _batch(self, index: int, steps: int) -> Tensor:
         draws = generator(self.seed, "windows", index)
-        members = torch.randint(self.states.shape[0], (self.batch_size,), generator=draws).tolist()
-        starts = torch.randint(self.states.shape[1] - steps, (self.batch_size,), generator=draws).tolist()
+        members = torch.randint(self.states.shape[0], (self.batch_size,), generator=draws, device="cpu").tolist()
+        starts = torch.randint(self.states.shape[1] - steps, (self.batch_size,), generator=draws, device="cpu").tolist()
         return torch.stack([self.states[m, t : t + steps + 1] for m, t in zip(members, starts, strict=True)])

@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from dtheta.core.arguments import number
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError
 from dtheta.federate.channels.channel import Channel, Delivery
 from dtheta.federate.payload import Payload
@@ -50,6 +48,6 @@ class Classical(Channel):
                 "a quantum state does not pass a classical channel; take channel=Quantum(kilometers=0), or a codec of "
                 "bits such as 'ternary'"
             )
-        if float(torch.rand((), generator=generator(seed, f"channel/{key}/loss"))) < self.loss:
+        if float(uniform((), 0.0, 1.0, generator(seed, f"channel/{key}/loss"))) < self.loss:
             return Delivery(None, self.latency, None, "lost")
         return Delivery(payload, self.latency + (payload.bits / self.bandwidth if self.bandwidth else 0.0))

@@ -114,7 +114,7 @@ def _measured(state: quantum.GradientState, shots: int, mixed: int, draws: torch
     pure, count = shots - mixed, len(state.direction)
     found = quantum.read(state, pure, draws) * (pure / shots) if pure else torch.zeros_like(state.direction)
     indices = 2 ** quantum.index_qubits(count)
-    outcomes = torch.randint(2 * indices, (mixed,), generator=draws)
+    outcomes = torch.randint(2 * indices, (mixed,), generator=draws, device="cpu")
     index, branch = outcomes % indices, outcomes // indices
     inside = index < count  # an index beyond the last entry shows that the copy was damaged
     unit = state.norm * math.sqrt(count) / shots

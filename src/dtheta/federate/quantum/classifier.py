@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.quantum.encode import amplitude, amplitude_qubits
 from dtheta.federate.quantum.layers import strongly_entangling
@@ -80,7 +80,7 @@ class QuantumClassifier(nn.Module):
         self.constant, self.noise, self.read_out = constant, probability(noise, "noise"), read_out
         self.shots = shots if shots is None else whole(shots, "shots", least=1)
         self._check(fewest, head)
-        drawn = torch.rand(self.circuit.shape, generator=generator(seed, "quantum/angles"))
+        drawn = uniform(self.circuit.shape, 0.0, 1.0, generator(seed, "quantum/angles"))
         self.angles = nn.Parameter(2 * math.pi * drawn)
         self.head = affine(self.circuit.qubits, classes, seed) if head == "affine" else None
 
@@ -145,5 +145,5 @@ def affine(qubits: int, classes: int, seed: int) -> nn.Linear:
     draws = generator(seed, "quantum/head")
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter.copy_((2 * torch.rand(parameter.shape, generator=draws) - 1) / math.sqrt(qubits))
+            parameter.copy_((2 * uniform(parameter.shape, 0.0, 1.0, draws) - 1) / math.sqrt(qubits))
     return head

@@ -23,7 +23,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError
 from dtheta.federate.quantum.chip import Success, amplitudes, outcomes, success
 from dtheta.federate.quantum.classifier import affine, wide
@@ -130,7 +130,7 @@ class ProgramClassifier(nn.Module):
         plain = head == "projectors"
         observables = classes_of_rows(classes, self.qubits) if plain else signs(self.qubits).clone()
         self.register_buffer("observables", observables, persistent=False)
-        drawn = torch.rand(self.circuit.shape, generator=generator(seed, "quantum/program"))
+        drawn = uniform(self.circuit.shape, 0.0, 1.0, generator(seed, "quantum/program"))
         self.angles = nn.Parameter(2 * math.pi * drawn)
         self.head = None if plain else affine(self.qubits, classes, seed)
 

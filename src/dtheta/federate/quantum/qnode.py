@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ class QNodeLayer(nn.Module):
         for name, shape in shapes.items():
             if not name.isidentifier() or hasattr(self, name):
                 raise ConfigError(f"a weight cannot be called {name!r}; rename the argument of the circuit")
-            drawn = torch.rand(tuple(shape), generator=generator(seed, f"quantum/qnode/{name}"))
+            drawn = uniform(tuple(shape), 0.0, 1.0, generator(seed, f"quantum/qnode/{name}"))
             self.register_parameter(name, nn.Parameter(2 * math.pi * drawn))
 
     def forward(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:

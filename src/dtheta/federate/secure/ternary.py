@@ -27,7 +27,7 @@ from dtheta.adapt.fields import settle_fields
 from dtheta.core.arguments import number, whole
 from dtheta.core.delta import Delta
 from dtheta.core.provenance import Provenance
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.federate.frame import Frame
 
@@ -60,7 +60,7 @@ class Secure:
 
     def support(self, frame: Frame, seed: int, round: int) -> Int[Tensor, " k"]:
         """Return the entries of a round, increasing int64."""
-        order = torch.randperm(frame.numel, generator=generator(seed, f"federate/{round}/support"))
+        order = permutation(frame.numel, generator(seed, f"federate/{round}/support"))
         return order[: self.count(frame)].sort().values
 
     def count(self, frame: Frame) -> int:

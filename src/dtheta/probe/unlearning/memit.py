@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from dtheta.core.apply import applied
@@ -28,7 +27,7 @@ from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.errors import ConfigError
 from dtheta.probe.decoder import Decoder, ValueMatrix, open_decoder
 from dtheta.probe.encoded import Encoded
@@ -198,7 +197,7 @@ def _product(matrix: ValueMatrix, residual_FD: Tensor, adjoint_NF: Tensor) -> Ch
 
 def _others(task: Task, count: int) -> list[Prompt]:
     """Return as many prompts about other things, in a keyed order, each with the place of its last token."""
-    order = torch.randperm(len(task.retain), generator=generator(task.seed, "probe/memit")).tolist()
+    order = permutation(len(task.retain), generator(task.seed, "probe/memit")).tolist()
     rows = [task.retain[order[i % len(order)]] for i in range(count)]
     return [Prompt(ids, len(ids) - 1) for ids in map(_prompt, rows)]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, uniform
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.unlearning.objective import Side, Unlearning
 from dtheta.probe.unlearning.stream import caught, layer_module
@@ -49,7 +49,7 @@ class RMU(Unlearning):
         with torch.no_grad(), model.disabled():
             then_f, then_r = (_stream(model, block, batch[side]) for side in ("forget", "retain"))
         read_f, read_r = (batch[side]["attention_mask"].bool() for side in ("forget", "retain"))
-        drawn_D = torch.rand(now_f.shape[-1], generator=generator(self.seed, "probe/rmu")).to(now_f)
+        drawn_D = uniform((now_f.shape[-1],), 0.0, 1.0, generator(self.seed, "probe/rmu")).to(now_f)
         target_D = self.scale * then_f[read_f].norm(dim=-1).mean() * drawn_D / drawn_D.norm()
         scale = then_f[read_f].square().mean()  # in units of the stream, whose size differs between models and layers
         pushed = (now_f[read_f] - target_D).square().mean() / scale

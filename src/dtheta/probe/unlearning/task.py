@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError
 from dtheta.probe.encoded import Encoded, answered, collate, encode
@@ -67,7 +66,7 @@ class Task:
     def _order(self, name: str, count: int) -> Iterator[Encoded]:
         rows: Sequence[Encoded] = getattr(self, name)
         for epoch in range(-(-count // len(rows))):
-            order = torch.randperm(len(rows), generator=generator(self.seed, f"probe/unlearn/{name}", epoch))
+            order = permutation(len(rows), generator(self.seed, f"probe/unlearn/{name}", epoch))
             yield from (rows[i] for i in order.tolist())
 
 
@@ -99,6 +98,6 @@ def split(concepts: Sequence[Concept], seed: int) -> tuple[list[Concept], list[C
             f"{len(concepts)} other concepts were given to retain; expected two or more: one half is trained on, the "
             "other one watched"
         )
-    order = torch.randperm(len(concepts), generator=generator(seed, "probe/retain")).tolist()
+    order = permutation(len(concepts), generator(seed, "probe/retain")).tolist()
     cut = len(order) // 2
     return [concepts[i] for i in sorted(order[:cut])], [concepts[i] for i in sorted(order[cut:])]

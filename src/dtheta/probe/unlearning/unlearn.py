@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from dtheta.core.apply import applied
 from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
 from dtheta.core.provenance import Provenance
-from dtheta.core.seeds import generator
+from dtheta.core.seeds import generator, permutation
 from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.probe.ablation import check_address
@@ -183,7 +182,7 @@ def _task(
         raise ConfigError(f"retain holds two concepts {twice!r}, of which one could be trained on and one watched")
     trained_on, watched = split(retain, seed)
     every = [question for other in watched for question in answered(other)]
-    order = torch.randperm(len(every), generator=generator(seed, "probe/watched")).tolist()
+    order = permutation(len(every), generator(seed, "probe/watched")).tolist()
     unrelated = [every[i] for i in sorted(order[:WATCHED])]
     watch = Watch(tokenizer, answered(concept), unrelated, keep, goal)
     moving = "|".join(matrix.name for matrix in decoder.matrices.values()) if select is None else select
