@@ -12,12 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dtheta.core.locks import lock
 from dtheta.errors import NonFinite, OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, nothing keeps two runs apart
-    fcntl = None
 
 
 def workspace(out: Path) -> Path:
@@ -51,18 +47,13 @@ def held(work: Path) -> Iterator[None]:
     Raises:
         OutputError: If another process holds it.
     """
-    if fcntl is None:
+    if os.name == "nt":  # where a folder cannot be opened
         yield
         return
     handle = os.open(work, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise OutputError(f"another process is writing to {work}: wait for it, or choose another --out") from None
-    except OSError:
-        pass  # some network file systems have no locks
-    try:
+        if not lock(handle, wait=False):
+            raise OutputError(f"another process is writing to {work}: wait for it, or choose another --out")
         yield
     finally:
         os.close(handle)

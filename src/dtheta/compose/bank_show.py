@@ -29,6 +29,7 @@ from dtheta.compose.terms import Term, terms
 from dtheta.core.change import Change, matrix_shape
 from dtheta.core.displace import displaced
 from dtheta.core.plane_sums import add_scaled
+from dtheta.core.tensors import all_finite
 from dtheta.core.ternary import Ternary
 from dtheta.errors import NonFinite, UnsupportedLayer
 
@@ -75,7 +76,7 @@ class Display:
             layer = self._layers.get(name) or self._origin.layer(name)
             others = [other for token, other in layer.changes.items() if token is not self._token]
             value = self._sum(name, layer.original, change, others)
-            if check and not _finite(value) and _finite(layer.original):
+            if check and not all_finite(value) and all_finite(layer.original):
                 raise NonFinite(f"{name}: base plus expert is not finite in {value.dtype}")
             self._layers[name] = layer
             layer.changes[self._token] = change
@@ -143,12 +144,3 @@ def _begun(base: Tensor, found: list[Term], out: Tensor) -> list[Term]:
         return found[1:]
     out.copy_(base)
     return found
-
-
-def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.float()
-    # NaN and infinity pass through a sum; a finite sum that overflows is settled by the full check
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())

@@ -20,12 +20,13 @@ from dtheta.core.checkpoint_folder import (
     configuration,
     copy_companions,
     refuse_source,
+    require_room,
     with_dtype,
     write_config,
     write_index,
 )
 from dtheta.core.checkpoints import INDEX, Checkpoint
-from dtheta.core.output import require_space, write_file
+from dtheta.core.output import write_file
 from dtheta.core.provenance import Provenance
 from dtheta.errors import ConfigError
 
@@ -42,9 +43,7 @@ def require_place(found: Preflight, out: Path) -> None:
     for path in found.models:
         refuse_source(path, out)
     reference = layout_of(found)
-    beside = sum(file.stat().st_size for file in companions(reference)[0])
-    headers = sum(8 + len(file.header) for file in reference.shards.values())
-    require_space(out, found.writes + headers + beside)
+    require_room(reference, out, found.writes, companions(reference)[0])
 
 
 def layout_of(found: Preflight) -> Checkpoint:

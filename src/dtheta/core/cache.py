@@ -20,13 +20,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dtheta.core.locks import lock
 from dtheta.core.paths import expanded
 from dtheta.errors import OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; the rename alone keeps the cache whole there
-    fcntl = None
 
 
 def cache_dir(*parts: str) -> Path:
@@ -81,9 +77,7 @@ def _rename(folder: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _lock(target: Path) -> Iterator[None]:
     with target.with_name(f".{target.name}.lock").open("ab") as handle:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle)
         yield
 
 

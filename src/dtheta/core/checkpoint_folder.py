@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from dtheta.core.checkpoints import INDEX_SUFFIX, PICKLES, Checkpoint
+from dtheta.core.output import require_space
 from dtheta.core.tensorfile import parse_json, read_bytes
 from dtheta.errors import OutputError
 
@@ -73,6 +74,16 @@ def companions(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
         else:
             files.append(file)
     return files, left_out
+
+
+def require_room(checkpoint: Checkpoint, out: Path, nbytes: int, files: Iterable[Path]) -> None:
+    """Raise unless there is room for a copy whose tensors have so many bytes, its headers, and files beside them.
+
+    Raises:
+        OutputError: If it does not fit on the disk.
+    """
+    headers = sum(8 + len(file.header) for file in checkpoint.shards.values())
+    require_space(out, nbytes + headers + sum(file.stat().st_size for file in files))
 
 
 def copy_companions(checkpoint: Checkpoint, files: Iterable[Path], folder: Path) -> None:

@@ -22,6 +22,7 @@ from dtheta.core.checkpoint_folder import (
     configuration,
     copy_companions,
     refuse_source,
+    require_room,
     with_dtype,
     write_config,
     write_index,
@@ -30,7 +31,7 @@ from dtheta.core.checkpoints import Checkpoint, Progress, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced_with_error
 from dtheta.core.fingerprint import tensor_digest
-from dtheta.core.output import require_space, write_file, write_folder
+from dtheta.core.output import write_file, write_folder
 from dtheta.core.paths import expanded
 from dtheta.core.tensorfile import Entry, TensorFile, data_of, write_tensors
 from dtheta.core.tensors import all_finite
@@ -138,8 +139,7 @@ def merge_checkpoint(
     merge = _Merge(checkpoint, delta, _change_of(checkpoint, delta), dtype, progress, checkpoint.nbytes)
     files, left_out = companions(checkpoint)
     weights = sum(merge.size(checkpoint.info(name)) for name in checkpoint)
-    headers = sum(8 + len(file.header) for file in checkpoint.shards.values())
-    require_space(out, weights + headers + sum(file.stat().st_size for file in files))
+    require_room(checkpoint, out, weights, files)
     if checkpoint.path.is_file():
         if out.suffix != ".safetensors":
             raise ConfigError(f"the merged copy of a file is a .safetensors file, found {out.name!r}")

@@ -6,11 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, nothing keeps two runs apart
-    fcntl = None
-
+from dtheta.core.locks import lock
 from dtheta.errors import ConfigError, OutputError
 
 LOCK = "lock"
@@ -32,11 +28,6 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
     with handle:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ConfigError(f"another process runs a federation in {folder}; wait for it, or take another") from None
-        except OSError:
-            pass  # some network file systems have no locks
+        if not lock(handle, wait=False, record=True):
+            raise ConfigError(f"another process runs a federation in {folder}; wait for it, or take another")
         yield

@@ -10,12 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dtheta.core.locks import lock
 from dtheta.errors import FormatError, OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; one process at a time writes there
-    fcntl = None
 
 
 class Runs:
@@ -73,9 +69,7 @@ def _alone(path: Path, mode: str) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode, buffering=0) as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             yield file  # type: ignore[misc]
     except OSError as error:
         raise OutputError(

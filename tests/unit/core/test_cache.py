@@ -70,7 +70,7 @@ def test_concurrent_builders_do_the_work_once(tmp_path):
 
 
 def test_without_locks_the_first_rename_wins(tmp_path, monkeypatch):
-    monkeypatch.setattr("dtheta.core.cache.fcntl", None)
+    monkeypatch.setattr("dtheta.core.locks.fcntl", None)
 
     def build(folder: Path) -> None:
         if not (tmp_path / "b").exists():

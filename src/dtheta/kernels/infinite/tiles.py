@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dtheta.core.arguments import whole
+from dtheta.core.tensors import all_finite
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
 from dtheta.kernels.infinite.cosine import Cosines, cosines
 from dtheta.kernels.infinite.kernel import input_kernel
@@ -138,7 +139,7 @@ def _tiles(spec: Layer, x: Tensor, x2: Tensor | None, size: int, get: Which) -> 
         for cols in columns:
             if x2 is not None or cols.start >= rows.start:
                 found = [values for values in compute(rows, cols) if values is not None]
-                if not all(_finite(values) for values in found):
+                if not all(all_finite(values) for values in found):
                     raise NonFinite("the kernel is too large for its dtype, or NaN; make W_std or the inputs smaller")
                 if x2 is None and rows == cols:
                     found = [_symmetric(values) for values in found]
@@ -194,11 +195,6 @@ def _longest(x: Tensor) -> Tensor:
     return x[torch.linalg.vector_norm(x.flatten(1), dim=1).argmax()][None]
 
 
-def _finite(values: Tensor) -> bool:
-    """Tell whether all are finite; the sum, which is quick, may overflow where they do not."""
-    return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
-
-
 def _symmetric(values: Tensor) -> Tensor:
     """Return the upper triangle and its mirror image: layers round (x, x') and (x', x) each in its own way."""
     return values.triu().add_(values.triu(1).mT)
@@ -231,7 +227,7 @@ def _one_input(x: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         shape = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ShapeMismatch(f"{name} is {shape}; expected a real tensor (N, d) or (N, channels, *places), not empty")
     x = x.detach().to(dtype)
-    if not _finite(x):
+    if not all_finite(x):
         raise NonFinite(f"{name} holds NaN or infinity, or numbers too large for {dtype}; expected finite inputs")
     return x
 
