@@ -7,10 +7,17 @@ from typing import Any
 
 from dtheta.cli.console import Part, Table
 
+SHORT = 12  # hex digits that are enough to tell digests apart by eye
+
 
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape as 3 x 4."""
     return " x ".join(map(str, shape)) or "scalar"
+
+
+def versions_text(versions: Mapping[str, str]) -> str:
+    """Return by which versions of dtheta and torch something was made."""
+    return ", ".join(f"{name} {versions.get(name)}" for name in ("dtheta", "torch"))
 
 
 def facts_text(facts: Mapping[str, str]) -> str:

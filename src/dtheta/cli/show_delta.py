@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.console import Part
-from dtheta.cli.facts import cut, facts_text, shape_text
+from dtheta.cli.facts import SHORT, cut, facts_text, shape_text, versions_text
 from dtheta.cli.units import byte_size, count
 from dtheta.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from dtheta.core.files import Header
-
-SHORT = 12  # hex digits that are enough to tell digests apart by eye
 
 
 def describe_delta(path: Path, limit: int, tree: bool) -> tuple[dict[str, Any], list[Part]]:
@@ -63,8 +61,7 @@ def describe_delta(path: Path, limit: int, tree: bool) -> tuple[dict[str, Any], 
         "moves": f"{len(delta)} tensors of {count(delta.numel)} weights",
         "size": f"{byte_size(header.nbytes)} (dense float32: {byte_size(4 * delta.numel)})",
         **_task_facts(made.task, path),
-        "made": f"{made.created}, seed {made.seed}, "
-        + ", ".join(f"{name} {made.versions.get(name)}" for name in ("dtheta", "torch")),
+        "made": f"{made.created}, seed {made.seed}, {versions_text(made.versions)}",
     }
     cells = [
         (r["parameter"], r["kind"], shape_text(r["shape"]), r["rank"] or "", f"{r['norm']:.4g}", byte_size(r["bytes"]))

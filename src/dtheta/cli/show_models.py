@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.console import Part
-from dtheta.cli.facts import cut, facts_text, shape_text
+from dtheta.cli.facts import SHORT, cut, facts_text, shape_text, versions_text
 from dtheta.cli.plan import size_of
-from dtheta.cli.show_delta import SHORT
 from dtheta.cli.units import byte_size, count
 from dtheta.errors import FormatError
 
@@ -136,7 +135,7 @@ def _made(made: Provenance) -> dict[str, str]:
     return {
         "made by": f"operation {made.operation!r} on {command.get('base', 'a base')}, {made.created}",
         "parents": ", ".join(f"{weight:g} * {name} ({digest[:SHORT]})" for digest, weight, name in parents),
-        "versions": ", ".join(f"{name} {made.versions.get(name)}" for name in ("dtheta", "torch")),
+        "versions": versions_text(made.versions),
         "seed": str(made.seed),
     }
 
