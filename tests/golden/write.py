@@ -94,7 +94,7 @@ def ternary_kinds() -> Delta:
         "rows": signs("rows", 40, 30),
         "sparse": ternary(Planes.from_signs(sparse), torch.tensor(0.375), (70, 1000)),
         "dense": ternary(Planes.from_signs(numbers("full", 9, 11).sign().to(torch.int8)), torch.tensor(2.0), (9, 11)),
-        "empty": ternary(Planes.zeros(12), torch.tensor(0.0), (3, 4)),
+        "empty": ternary(Planes.from_signs(torch.zeros(12, dtype=torch.int8)), torch.tensor(0.0), (3, 4)),
         "factors": TernaryFactors(signs("left", 5, 2), signs("right", 2, 7), (5, 7)),
         "sum": -0.5 * signs("term", 4, 6) + Dense(numbers("rest", 4, 6)),
     }

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dtheta.core.codec.payload import decode, decode_int8, decode_range, encode, inspect
+from dtheta.core.codec.chunks import parsed
+from dtheta.core.codec.payload import decode, decode_int8, decode_range, encode
 from dtheta.errors import FormatError
 from tests.unit.core.codec.reference import assembled, drawn, planes_of, taken_apart
 
@@ -68,7 +69,7 @@ def test_a_range_is_the_slice(t, data):
 @given(vectors())
 def test_the_table_counts_what_is_there(t):
     payload = encode(*planes_of(t), len(t))
-    chunks = inspect(payload, len(t))
+    chunks = parsed(payload, len(t))
     assert chunks.nbytes == len(payload)
     spans = [chunks.elements(i) for i in range(len(chunks.codec))]
     assert [int(np.count_nonzero(t[a:b])) for a, b in spans] == chunks.count.tolist()

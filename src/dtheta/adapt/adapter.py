@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dtheta.adapt.freeze import Freeze
@@ -32,7 +34,7 @@ from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
 from dtheta.core.tensors import base_tensors
-from dtheta.errors import ConfigError, ShapeMismatch, UnknownParameter, did_you_mean
+from dtheta.errors import ConfigError, DthetaWarning, ShapeMismatch, UnknownParameter, did_you_mean
 
 
 class Adapter(nn.Module):
@@ -178,6 +180,7 @@ class Adapter(nn.Module):
         """Return what the terms add to the original base, and new vectors; no further training reaches it.
 
         Its fingerprint has no root where some tensor of the base, touched or not, cannot be read (see ``fingerprint``).
+        Gradients at terms that still add nothing get a warning: the optimizer may have had other parameters.
 
         Raises:
             ConfigError: If a parameter got another parametrization after attach, which hides it under another name.
@@ -188,6 +191,7 @@ class Adapter(nn.Module):
                     f"{site.name}: this parameter got another parametrization after attach, so it is no longer the "
                     "base that a delta could name; remove that one first, or call delta() before it is put on"
                 )
+        self._warn_if_idle()
         parts: dict[str, list[Change]] = {}
         for key, site in self._sites.items():
             parts.setdefault(site.name, []).append(_placed(self.term(key).change(), site))
@@ -195,6 +199,21 @@ class Adapter(nn.Module):
         changes = {name: scale(add(found), self.weight) for name, found in parts.items()}
         changes = {name: change.map(lambda t: t.to("cpu")) for name, change in changes.items()}
         return Delta(changes, self._fingerprint(list(changes)), self._made(list(changes)))
+
+    def _warn_if_idle(self) -> None:
+        """Warn where gradients arrived and no term adds anything: they were not what the optimizer had."""
+        if self._grafts or not any(p.grad is not None for p in self.terms.parameters()):
+            return  # new vectors do not start at zero
+        with torch.no_grad():
+            idle = not any(bool(self.term(key).matrix().any()) for key in self._sites)
+        if idle:
+            warnings.warn(
+                "gradients reached this adapter, and all that it adds is still zero: an optimizer trains it by "
+                "adapter.trainable().values(), not by model.parameters(); transformers' Trainer by model=adapter and "
+                "dt.trainer_callback(adapter)",
+                DthetaWarning,
+                stacklevel=3,
+            )
 
     def folded(self) -> Delta:
         """Return a delta that does the same, without the networks that make vectors: of UPT, the vectors that come out.

@@ -26,7 +26,7 @@ from dtheta.core.checkpoint_folder import (
     write_index,
 )
 from dtheta.core.checkpoints import INDEX, Checkpoint
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import write_json
 from dtheta.core.provenance import Provenance
 from dtheta.errors import ConfigError
 
@@ -107,5 +107,4 @@ def _write_record(found: Preflight, inputs: Mapping[Path, str], folder: Path) ->
     }
     parents = [digest for path, digest in inputs.items() if path != plan.base]
     record = Provenance("merge", {}, parents, settings, plan.seed).to_dict()
-    with write_file(folder / RECORD) as handle:
-        handle.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(record, folder / RECORD, indent=2)

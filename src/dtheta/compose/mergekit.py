@@ -140,7 +140,11 @@ class _Reading:
         if not isinstance(given, str) or not given:
             self.problems.append(f"{where}: a model must be a path, found {given!r}")
             return Path()
-        here = Path(os.path.expanduser(given))
+        try:
+            here = expanded(given)
+        except ConfigError as error:
+            self.problems.append(f"{where}: {error}")
+            return Path()
         beside = self.folder / here
         there = os.path.exists(here)  # which is false of a name that no system takes; Path.exists raises
         if there or not os.path.exists(beside):
@@ -191,7 +195,7 @@ class _Reading:
 def _absent(given: str) -> str:
     if "+" in given:
         return f"there is nothing at {given!r}; a LoRA is not merged on the fly: 'dtheta extract' makes a .delta of it"
-    path = Path(os.path.expanduser(given))
+    path = expanded(given)
     near = did_you_mean(path.name, os.listdir(path.parent)) if os.path.isdir(path.parent) else ""
     return f"there is nothing at {given!r}{near}; models are read from local folders, nothing is downloaded"
 

@@ -29,6 +29,7 @@ from dtheta.compose.preflight import HELD, Preflight, preflight
 from dtheta.compose.slab_inputs import Opening, file_of, is_whole, opened
 from dtheta.compose.visits import mixture
 from dtheta.core.arguments import whole
+from dtheta.core.checkpoint_merge import converted
 from dtheta.core.checkpoints import Checkpoint, Progress
 from dtheta.core.fingerprint import merkle_root
 from dtheta.core.header import Opened
@@ -149,7 +150,8 @@ class _Work:
                 raw.append(stream.read(start, stop))
                 digest.update(raw[-1])
             if mix is None:
-                yield data_of(_copied(part, raw).to(part.dtype))
+                same = _copied(part, raw)
+                yield data_of(same if same.dtype == part.dtype else converted(part.name, same, part.dtype))
                 continue
             total = mix(start, stop)
             result = total.to(part.dtype)

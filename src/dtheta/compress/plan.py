@@ -41,6 +41,7 @@ from dtheta.core.lowrank import LowRank
 from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.svd import balanced_factors
 from dtheta.core.ternary_factors import TernaryFactors
 from dtheta.errors import ConfigError, UnsupportedLayer
 
@@ -185,8 +186,8 @@ def balanced(change: Change) -> tuple[Tensor, Tensor]:
     # what float32 factors can carry: smaller singular values are the rounding of factors that cancel
     eps = torch.finfo(change.dtype).eps
     kept = max(1, int((S > eps * max(matrix_shape(change.shape)) ** 0.5 * _size(factors)).sum()))
-    root = S[:kept].sqrt()
-    return (U[:, :kept] * root).to(change.dtype), (root[:, None] * Vh[:kept]).to(change.dtype)
+    left, right = balanced_factors(U[:, :kept], S[:kept], Vh[:kept])
+    return left.to(change.dtype), right.to(change.dtype)
 
 
 def _size(factors: tuple[Tensor, Tensor]) -> float:

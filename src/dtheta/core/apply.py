@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dtheta.core.arguments import one_delta
 from dtheta.core.block import Block
 from dtheta.core.change import Change, matrix_shape
 from dtheta.core.combination import Scaled, Sum
@@ -167,6 +168,9 @@ def originals(model: nn.Module) -> dict[str, Tensor]:
 
 def _layers(model: nn.Module, delta: Delta, strict: bool) -> list[tuple[_Layer, Change]]:
     """Check that a delta fits a model and return the tensors it moves, each with its bound change."""
+    delta = one_delta(delta)
+    if not isinstance(strict, bool):
+        raise ConfigError(f"strict is {strict!r}; expected True or False. A part of a delta is a product: 0.3 * delta")
     if new := next(iter(delta.new), None):
         raise UnsupportedLayer(
             f"{new}: the delta brings a vector that the model does not have, so it cannot be added to its weights; "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtheta.core.delta import Delta
+from dtheta.core.delta import Delta, refuse_gradient
 from dtheta.errors import ConfigError, NonFinite
 
 
@@ -61,6 +61,7 @@ def number(value: Any, what: str) -> float:
     """
     if isinstance(value, str):  # which float would read
         raise ConfigError(f"{what} is {value!r}; expected a number")
+    refuse_gradient(value, what)
     try:
         found = float(value)
     except OverflowError:  # a whole number that no float holds

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from dtheta.core.checkpoints import INDEX_SUFFIX, PICKLES, Checkpoint
+from dtheta.core.jsonfile import read_json
 from dtheta.core.output import require_space
-from dtheta.core.tensorfile import parse_json, read_bytes
 from dtheta.errors import OutputError
 
 CONFIG = "config.json"
@@ -43,7 +43,7 @@ def configuration(checkpoint: Checkpoint) -> dict[str, Any]:
         FormatError: If it cannot be read, or is no JSON.
     """
     path = checkpoint.path / CONFIG
-    config = parse_json(read_bytes(path), f"{path}") if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     return config if isinstance(config, dict) else {}
 
 

@@ -33,8 +33,8 @@ from dtheta.core.displace import displaced_with_error
 from dtheta.core.fingerprint import tensor_digest
 from dtheta.core.output import write_file, write_folder
 from dtheta.core.paths import expanded
-from dtheta.core.tensorfile import Entry, TensorFile, data_of, write_tensors
-from dtheta.core.tensors import all_finite
+from dtheta.core.tensorfile import CODES, Entry, TensorFile, data_of, write_tensors
+from dtheta.core.tensors import all_finite, unsaturated
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 
 
@@ -92,7 +92,7 @@ class _Merge:
         elif self.target(entry) == entry.dtype:
             yield from file.blocks(name)
         else:
-            yield data_of(_converted(name, file.read(name), self.target(entry)))
+            yield data_of(converted(name, file.read(name), self.target(entry)))
         self.done += entry.nbytes
         if self.progress is not None:
             self.progress(name, self.done, self.total)
@@ -129,8 +129,9 @@ def merge_checkpoint(
         OutputError: If ``out`` cannot be written, exists, is the source, or does not fit on the disk.
     """
     checkpoint = open_checkpoint(source)
-    if dtype is not None and not dtype.is_floating_point:
-        raise ConfigError(f"dtype must be a floating dtype, found {dtype}")
+    if dtype is not None and not (dtype.is_floating_point and dtype in CODES):
+        known = ", ".join(str(one) for one in CODES if one.is_floating_point)
+        raise ConfigError(f"dtype must be a floating dtype that safetensors files hold ({known}), found {dtype}")
     if new := next(iter(delta.new), None):
         raise UnsupportedLayer(f"{new}: the delta brings a vector that a checkpoint has no place for; attach it")
     check_base(delta, checkpoint, strict)
@@ -170,16 +171,16 @@ def _change_of(checkpoint: Checkpoint, delta: Delta) -> dict[str, str]:
     return found
 
 
-def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor that does not change in another dtype.
+def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a floating tensor that does not change in another dtype.
 
     Raises:
         NonFinite: If that cannot hold its numbers.
     """
-    found = tensor.to(dtype)
+    found = unsaturated(tensor, dtype).to(dtype)
     if not all_finite(found) and all_finite(tensor):
         raise NonFinite(
-            f"{name}: {dtype} cannot hold the numbers of this tensor of {tensor.dtype}, which would become infinite; "
+            f"{name}: {dtype} cannot hold the numbers of this tensor of {tensor.dtype}, which it has no number for; "
             "choose a dtype of wider range, such as bfloat16, or leave dtype out"
         )
     return found

@@ -91,6 +91,9 @@ class Delta:
     def __add__(self, other: Delta) -> Delta:
         return total([self, other]) if isinstance(other, Delta) else NotImplemented
 
+    def __radd__(self, other: int) -> Delta:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum(deltas) begins
+
     def __sub__(self, other: Delta) -> Delta:
         return total([self, -other]) if isinstance(other, Delta) else NotImplemented
 
@@ -164,7 +167,9 @@ class Delta:
         return self.map(lambda _, old: old.map(lambda t: t.to(device)))
 
     def restrict(self, pattern: str) -> Delta:
-        """Return the changes whose names match a glob; alternatives are joined by ``|``.
+        """Return the changes whose names match a glob; alternatives are joined by ``|``, one with ``!`` takes away.
+
+        ``"*|!head.*"`` is all but the head.
 
         Raises:
             UnknownParameter: If nothing matches.
@@ -247,6 +252,7 @@ def _is_number(value: object) -> bool:
 
 def _finite(value: Any, what: str) -> float:
     """Return a real number as a float."""
+    refuse_gradient(value, "the factor of a delta")
     try:
         found = float(value)
     except OverflowError:  # a whole number that no float holds
@@ -254,6 +260,19 @@ def _finite(value: Any, what: str) -> float:
     if not math.isfinite(found):
         raise UnsupportedLayer(f"{what} {found}: expected a finite number")
     return found
+
+
+def refuse_gradient(value: Any, what: str) -> None:
+    """Raise for a tensor that wants a gradient, which no delta hands on: what is learned would never move.
+
+    Raises:
+        ConfigError: Saying what learns coefficients.
+    """
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ConfigError(
+            f"{what} is a tensor that requires a gradient, and a delta hands none on to it; "
+            "dt.learn_coefficients(model, deltas, batches, loss) learns coefficients, and value.item() is a number"
+        )
 
 
 def content_digest(base: Fingerprint, changes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]]) -> str:

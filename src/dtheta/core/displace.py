@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dtheta.core.change import Change, matrix_shape, slabs
 from dtheta.core.difference import as_int64
-from dtheta.core.tensors import all_finite
+from dtheta.core.tensors import all_finite, unsaturated
 from dtheta.errors import NonFinite, UnsupportedLayer
 
 
@@ -42,7 +42,7 @@ def displaced(
         return _checked(base, _whole(base, changes, name), name, check)
     result = _empty(base, dtype)
     for (start, stop), _, total in _sums(base, changes, name):
-        result[start:stop].copy_(total)
+        result[start:stop].copy_(unsaturated(total, result.dtype))
     return _checked(base, result, name, check)
 
 
@@ -55,7 +55,7 @@ def displaced_with_error(
     result = _empty(base, dtype)
     wanted, lost = [], []
     for (start, stop), before, total in _sums(base, changes, name):
-        result[start:stop].copy_(total)
+        result[start:stop].copy_(unsaturated(total, result.dtype))
         lost.append(float(torch.linalg.vector_norm(result[start:stop].to(total) - total)))
         wanted.append(float(torch.linalg.vector_norm(total.sub_(before.double()))))
     length = math.hypot(*wanted)
@@ -106,7 +106,10 @@ def _whole(base: Tensor, changes: Sequence[Change], name: str) -> Tensor:
         exact = torch.equal(step.double(), total) and torch.equal(result[start:stop].to(torch.int64), after)
         wrapped |= (after < 0) & (base.dtype == torch.uint64)
         if not exact or bool((wrapped | (total.abs() > 2**53)).any()):
-            raise UnsupportedLayer(f"{name}: the base holds {base.dtype} and the sum is not all integers of that type")
+            raise UnsupportedLayer(
+                f"{name}: the base holds {base.dtype} and the sum is not all integers of that type; leave it out: "
+                f"delta.restrict('*|!{name}')"
+            )
     return result
 
 

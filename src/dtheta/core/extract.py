@@ -70,7 +70,7 @@ def extract(
         rank: None for the exact difference. An integer: matrices at least that large become low-rank of that rank.
             A float in (0, 1): each matrix gets the smallest rank that holds that share of its energy (sum of squared
             singular values). A matrix whose factors would not be smaller than itself stays exact.
-        select: Glob over names of the base, alternatives joined by ``|``; everything by default.
+        select: Glob over names of the base, alternatives joined by ``|``, one with ``!`` takes away; all by default.
         strict: Whether both must have the same names; else names that one side lacks are left out, and on record.
         new: What to do with tensors that only ``tuned`` has: ``"refuse"``, or ``"keep"`` them as new vectors.
         dtype: Dtype of the stored difference, float32 or float64.

@@ -25,7 +25,7 @@ from dtheta.core.apply import bind
 from dtheta.core.delta import Delta, content_digest
 from dtheta.core.fingerprint import tensor_digest
 from dtheta.core.header import FORMAT as FORMAT
-from dtheta.core.header import KEY, open_delta
+from dtheta.core.header import KEY, Opened, open_delta
 from dtheta.core.header import Header as Header
 from dtheta.core.header import read_header as read_header
 from dtheta.core.kinds import parse
@@ -144,12 +144,16 @@ def _whole(path: str | os.PathLike[str]) -> Delta:
     """Read a file that other processes may replace meanwhile, each time in one piece, so that one version is whole."""
     for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(Replaced):
-            return _read(path)
-    return _read(path)
+            return read(open_delta(path))
+    return read(open_delta(path))
 
 
-def _read(path: str | os.PathLike[str]) -> Delta:
-    opened = open_delta(path)
+def read(opened: Opened) -> Delta:
+    """Read the delta of a file that is open; every byte is verified.
+
+    Raises:
+        FormatError: If it is damaged, or is not the file any more that was opened (``Replaced``).
+    """
     delta = Delta({name: opened.change(name) for name in opened.forms}, opened.header.base, opened.header.provenance)
     object.__setattr__(delta, "digest", opened.header.digest)  # verified just now: no need to take it again
     return delta

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dtheta.core.svd import fix_signs
+from dtheta.core.svd import balanced_factors, fix_signs
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch, UnsupportedLayer
 
 
@@ -126,10 +126,10 @@ def recompress(
     tails = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])  # tails[i] = sum of s_j^2, j >= i
     kept = _kept(tails, rank, energy, tolerance)
     total, dropped = float(tails[0]), float(tails[kept])
-    root = S[:kept].sqrt()
+    tall, wide = balanced_factors(U[:, :kept], S[:kept], Vh[:kept])
     return Recompressed(
-        left=(U[:, :kept] * root).to(left.dtype),
-        right=(root[:, None] * Vh[:kept]).to(left.dtype),
+        left=tall.to(left.dtype),
+        right=wide.to(left.dtype),
         S=S[:kept].clone(),
         discarded=dropped / total if total > 0 else 0.0,
         discarded_energy=dropped,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dtheta.core.paths import expanded
 from dtheta.errors import OutputError, did_you_mean
 
 
@@ -22,6 +23,7 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         OutputError: If it cannot be written (no folder, no permission, disk full, ``path`` is no regular file).
+        ConfigError: If it begins with ``~`` and there is no such user.
     """
     target = _target(path)
     if target.exists() and not target.is_file():
@@ -47,6 +49,7 @@ def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         OutputError: If it cannot be written, or something is there.
+        ConfigError: If it begins with ``~`` and there is no such user.
     """
     target = _target(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -81,7 +84,7 @@ def require_space(path: Path, nbytes: int) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    target = Path(os.path.expanduser(path))
+    target = expanded(path)
     try:
         with _writing(target):
             target = target.resolve() if target.is_symlink() else target.absolute()

@@ -172,30 +172,16 @@ def _compare(p_Kw: Words, n_Kw: Words, more: Words, equal: Words) -> None:
 
 
 @kernel
-def _reach(digits_Kw: Words, quorum: int, more: Words, equal: Words) -> None:
-    """Write to ``more`` where the counter is at least ``quorum``."""
-    more[:], equal[:] = ZERO, ONES
-    for k in range(digits_Kw.shape[0] - 1, -1, -1):
-        digit, wanted = digits_Kw[k], ONES if (quorum >> k) & 1 else ZERO
-        for i in range(more.size):
-            differs = digit[i] ^ wanted
-            more[i] |= equal[i] & differs & digit[i]
-            equal[i] &= ~differs
-    for i in range(more.size):
-        more[i] |= equal[i]
-
-
-@kernel
-def vote(P_Mw: Words, N_Mw: Words, quorum: int, tie: bool, positive: Words, negative: Words) -> None:
-    """Write the sign that most of M vectors have, where at least ``quorum`` have it; ``tie``: equal is positive."""
+def vote(P_Mw: Words, N_Mw: Words, positive: Words, negative: Words) -> None:
+    """Write the sign that most of M vectors have; the positive one where as many have either, and some do."""
     M, W = P_Mw.shape
     digits = _width(M)
-    masks, nil = np.empty((4, _WORDS), np.uint64), np.zeros(_WORDS, np.uint64)
+    masks, nil = np.empty((3, _WORDS), np.uint64), np.zeros(_WORDS, np.uint64)
     for start in range(0, W, _WORDS):
         here = slice(start, start + _WORDS)
         p, q = positive[here], negative[here]
         p_Kw, n_Kw = np.zeros((digits, p.size), np.uint64), np.zeros((digits, p.size), np.uint64)
-        more, equal, reached, carry = masks[0, : p.size], masks[1, : p.size], masks[2, : p.size], masks[3, : p.size]
+        more, equal, carry = masks[0, : p.size], masks[1, : p.size], masks[2, : p.size]
         for i in range(0, M, 2):
             depth = _width(min(i + 2, M))
             a, b = P_Mw[i, here], N_Mw[i, here]
@@ -203,13 +189,14 @@ def vote(P_Mw: Words, N_Mw: Words, quorum: int, tie: bool, positive: Words, nega
             _count_in(p_Kw, a, c, carry, depth)
             _count_in(n_Kw, b, d, carry, depth)
         _compare(p_Kw, n_Kw, more, equal)
-        tied = ONES if tie else ZERO
-        _reach(p_Kw, quorum, reached, carry)
+        p[:] = p_Kw[0]
+        for k in range(1, digits):
+            digit = p_Kw[k]
+            for i in range(p.size):
+                p[i] |= digit[i]
         for i in range(p.size):
-            p[i] = (more[i] | equal[i] & tied) & reached[i]
-        _reach(n_Kw, quorum, reached, carry)
-        for i in range(q.size):
-            q[i] = ~(more[i] | equal[i]) & reached[i]
+            p[i] &= more[i] | equal[i]
+            q[i] = ~(more[i] | equal[i])
 
 
 @kernel

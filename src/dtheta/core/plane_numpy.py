@@ -110,7 +110,7 @@ def _count_in(digits_Kw: Words, plane: Words) -> None:
         carry, digit[:] = digit & carry, digit ^ carry
 
 
-def _compare(p_Kw: Words, n_Kw: Any) -> tuple[Words, Words]:
+def _compare(p_Kw: Words, n_Kw: Words) -> tuple[Words, Words]:
     """Return where the first counter is greater than the second, and where both are equal."""
     more, equal = np.zeros_like(p_Kw[0]), ~np.zeros_like(p_Kw[0])
     for p, n in zip(p_Kw[::-1], n_Kw[::-1], strict=True):
@@ -119,17 +119,16 @@ def _compare(p_Kw: Words, n_Kw: Any) -> tuple[Words, Words]:
     return more, equal
 
 
-def vote(P_Mw: Words, N_Mw: Words, quorum: int, tie: bool, positive: Words, negative: Words) -> None:
-    """Write the sign that most of M vectors have, where at least ``quorum`` have it; ``tie``: equal is positive."""
+def vote(P_Mw: Words, N_Mw: Words, positive: Words, negative: Words) -> None:
+    """Write the sign that most of M vectors have; the positive one where as many have either, and some do."""
     M, W = P_Mw.shape
     p_Kw, n_Kw = np.zeros((2, M.bit_length(), W), np.uint64)
     for p, n in zip(P_Mw, N_Mw, strict=True):
         _count_in(p_Kw, p)
         _count_in(n_Kw, n)
-    wanted_K = [np.uint64((2**64 - 1) * (quorum >> k & 1)) for k in range(M.bit_length())]
     more, equal = _compare(p_Kw, n_Kw)
-    np.bitwise_and(more | equal if tie else more, np.bitwise_or(*_compare(p_Kw, wanted_K)), out=positive)
-    np.bitwise_and(~(more | equal), np.bitwise_or(*_compare(n_Kw, wanted_K)), out=negative)
+    np.bitwise_and(more | equal, np.bitwise_or.reduce(p_Kw), out=positive)
+    np.bitwise_not(more | equal, out=negative)
 
 
 @_quietly

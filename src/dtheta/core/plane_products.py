@@ -13,7 +13,6 @@ Shape legend: M vectors, r runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,40 +23,6 @@ from dtheta.core.flat import Values, flat
 from dtheta.core.plane_blocks import blocks
 from dtheta.core.planes import Planes, same_length
 from dtheta.errors import ConfigError, ShapeMismatch
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How two ternary vectors of n elements lie to each other, in numbers of elements.
-
-    Attributes:
-        agree: Both are nonzero with the same sign.
-        conflict: Both are nonzero with opposite signs.
-        first: Only the first is nonzero.
-        second: Only the second is nonzero.
-    """
-
-    agree: int
-    conflict: int
-    first: int
-    second: int
-
-    @property
-    def dot(self) -> int:
-        """Inner product."""
-        return self.agree - self.conflict
-
-    @property
-    def hamming(self) -> int:
-        """Elements that differ."""
-        return self.conflict + self.first + self.second
-
-    @property
-    def cosine(self) -> float:
-        """Inner product over the product of the norms; 0 if one of the vectors is zero."""
-        both = self.agree + self.conflict
-        norms = float((both + self.first) * (both + self.second)) ** 0.5
-        return self.dot / norms if norms else 0.0
 
 
 def dot(a: Planes, b: Planes) -> int:
@@ -81,16 +46,6 @@ def agreement(a: Planes, b: Planes) -> tuple[int, int]:
     parts = zip(*(words(x) for x in (a.positive, a.negative, b.positive, b.negative)), strict=True)
     (same, opposite), (same_rest, opposite_rest) = (plane.agreement(*part) for part in parts)
     return int(same + same_rest), int(opposite + opposite_rest)
-
-
-def overlap(a: Planes, b: Planes) -> Overlap:
-    """Return how two ternary vectors agree, conflict and differ in support.
-
-    Raises:
-        ShapeMismatch: If their lengths differ.
-    """
-    agree, conflict = agreement(a, b)
-    return Overlap(agree, conflict, a.count - agree - conflict, b.count - agree - conflict)
 
 
 def agreements(planes: Sequence[Planes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

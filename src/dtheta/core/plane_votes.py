@@ -1,8 +1,7 @@
 """Votes of ternary vectors of equal weight, by counters whose binary digits are bit planes; the result is ternary.
 
     p_e = #{i: t_i,e = +1},   n_e = #{i: t_i,e = -1}
-    majority   +1 where p > n and p >= quorum,  -1 where n > p and n >= quorum,  0 elsewhere
-    TIES       +1 where p >= n and p > 0,       -1 where n > p
+    TIES   +1 where p >= n and p > 0,   -1 where n > p,   0 elsewhere
 
 TIES (Yadav et al. 2023, arXiv 2306.01708) elects a sign by the sum of the trimmed vectors, then averages the entries
 that have it. If all vectors are s t_i with one scale s > 0 and one weight, the sum's sign is that of p - n, and the
@@ -23,7 +22,6 @@ import numpy as np
 from dtheta.core.compiled import loops
 from dtheta.core.plane_blocks import blocks
 from dtheta.core.planes import Planes, same_length, trusted
-from dtheta.errors import ConfigError
 
 
 def ties(planes: Sequence[Planes]) -> Planes:
@@ -33,28 +31,6 @@ def ties(planes: Sequence[Planes]) -> Planes:
         ConfigError: If there are no vectors.
         ShapeMismatch: If their lengths differ.
     """
-    return _vote(planes, 1, tie=True)
-
-
-def majority(planes: Sequence[Planes], quorum: int = 1) -> Planes:
-    """Return the sign that more vectors have than the opposite one, and 0 where neither has more.
-
-    Args:
-        planes: Vectors of one length.
-        quorum: How many vectors must have that sign, at least 1.
-
-    Raises:
-        ConfigError: If there are no vectors, or the quorum is not in 1 ... their number.
-        ShapeMismatch: If their lengths differ.
-    """
-    if planes and not 1 <= quorum <= len(planes):
-        raise ConfigError(
-            f"a quorum of {quorum} cannot be meant with {len(planes)} vectors; choose 1 ... {len(planes)}"
-        )
-    return _vote(planes, quorum, tie=False)
-
-
-def _vote(planes: Sequence[Planes], quorum: int, tie: bool) -> Planes:
     length = same_length(planes)
     size = (length + 7) // 8
     positive, negative = np.empty(size, np.uint8), np.empty(size, np.uint8)
@@ -62,7 +38,7 @@ def _vote(planes: Sequence[Planes], quorum: int, tie: bool) -> Planes:
     for start, stop, P_MW, N_MW in blocks(planes, length):
         P_Mw, N_Mw = P_MW.view(np.uint64), N_MW.view(np.uint64)
         p, q = np.empty((2, P_Mw.shape[1]), np.uint64)
-        plane.vote(P_Mw, N_Mw, quorum, tie, p, q)
+        plane.vote(P_Mw, N_Mw, p, q)
         inside = slice(start // 8, (stop + 7) // 8)
         positive[inside], negative[inside] = (x.view(np.uint8)[: inside.stop - inside.start] for x in (p, q))
     return trusted(positive, negative, length)

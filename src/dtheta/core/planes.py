@@ -25,8 +25,8 @@ from torch import Tensor
 
 from dtheta.core.bitplane import Plane, check_plane, cut, joined, packed, popcount
 from dtheta.core.compiled import loops
-from dtheta.core.flat import PIECE, Values, pieces, size_of
-from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
+from dtheta.core.flat import Values
+from dtheta.errors import ConfigError, ShapeMismatch
 
 _BYTES = 1 << 18  # of a plane, worked on at once where temporaries arise
 
@@ -76,38 +76,6 @@ class Planes:
         if line.size and not (-1 <= line.min() and line.max() <= 1):
             raise ConfigError(f"signs reach from {line.min()} to {line.max()}; expected -1, 0 or +1")
         return trusted(packed(line > 0), packed(line < 0), line.size)
-
-    @classmethod
-    def from_values(cls, values: Values, mask: NDArray[Any]) -> Planes:
-        """Return the signs of the entries that a mask keeps; a kept entry that is zero has sign 0.
-
-        Args:
-            values: Floating-point tensor or array of n elements.
-            mask: Either bool, n elements, or the bit plane of one, (ceil(n/8),) uint8.
-
-        Raises:
-            ShapeMismatch: If mask and values do not fit.
-            NonFinite: If a kept entry is NaN.
-        """
-        n = size_of(values)
-        kept = _bit_plane(mask, n)
-        positive, negative = np.empty_like(kept), np.empty_like(kept)
-        start = 0
-        for piece in pieces(values, "the tensor of values"):
-            for line in (piece[i : i + PIECE] for i in range(0, piece.size, PIECE)):
-                bytes_ = slice(start // 8, (start + line.size + 7) // 8)
-                if (packed(np.isnan(line)) & kept[bytes_]).any():
-                    raise NonFinite(f"a kept entry among {start} ... {start + line.size - 1} is NaN, which has no sign")
-                positive[bytes_] = packed(line > 0) & kept[bytes_]
-                negative[bytes_] = packed(line < 0) & kept[bytes_]
-                start += line.size
-        return trusted(positive, negative, n)
-
-    @classmethod
-    def zeros(cls, length: int) -> Planes:
-        """Return the vector of ``length`` zeros."""
-        size = (length + 7) // 8
-        return cls(np.zeros(size, np.uint8), np.zeros(size, np.uint8), length)
 
     def to_signs(self) -> NDArray[np.int8]:
         """Return the elements, (n,) int8."""
@@ -192,12 +160,3 @@ def same_length(planes: Sequence[Planes]) -> int:
         if other.length != planes[0].length:
             raise ShapeMismatch(f"ternary vector {i} has {other.length} elements and the first has {planes[0].length}")
     return planes[0].length
-
-
-def _bit_plane(mask: NDArray[Any], length: int) -> Plane:
-    if mask.dtype == np.bool_:
-        if mask.size != length:
-            raise ShapeMismatch(f"a mask of {mask.size} elements does not fit {length} values")
-        return packed(mask.reshape(-1))
-    check_plane(mask, length, "the mask")
-    return mask

@@ -3,8 +3,8 @@
     select       = alternative { "|" alternative }
     alternative  = [ "!" ] pattern [ "#" first [ "-" last ] ] [ ":" slices ]
     pattern      = glob over parameter names, or over module names (their weight is meant), or a role:
-                   @blocks (the default: linear weights of attention and MLP blocks), @attention, @mlp, @linear,
-                   @conv, @embedding, @bias, @all
+                   @blocks (the default: linear weights of attention and MLP blocks, without gates of one output),
+                   @attention, @mlp, @linear, @conv, @embedding, @bias, @all
     # first-last = only layers with these numbers
     : slices     = any of q, k, v of a fused attention projection, such as "*.in_proj_weight:qv"
 
@@ -176,6 +176,8 @@ def has_role(site: Site, role: str) -> bool:
         return False
     if role == "linear":
         return True
+    if site.shape[0] == 1 and site.owners[0].path.endswith("gate"):  # of a shared expert: one number for each token
+        return False
     attention = site.kind == "attention" or _in_attention(site.name)
     numbered = role == "attention" or layer_index(site.name) is not None
     return numbered and not site.tied and (role == "blocks" or attention == (role == "attention"))
@@ -202,6 +204,9 @@ def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = Tru
         UnknownParameter: For a name that the model does not have.
         UnsupportedLayer: For a parameter that shares memory with another one without being the same tensor.
     """
+    if pattern is not None and not isinstance(pattern, str):
+        example = "|".join(f"*.{name}" for name in pattern) if _is_names(pattern) else "*.q_proj|*.v_proj"
+        raise ConfigError(f"a selection is one text, with its alternatives joined by |: {example!r}; found {pattern!r}")
     held = shared(model)
     table = _sites(model, held, matrices)
     if pattern is None:
@@ -214,6 +219,10 @@ def select(model: nn.Module, pattern: str | None = None, *, matrices: bool = Tru
     refuse_overlap(held, (site.name for site in chosen.values()))
     order = {name: i for i, name in enumerate(table)}
     return sorted(chosen.values(), key=lambda s: (order[s.name], s.window.start if s.window else 0))
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) for name in value)
 
 
 _ALTERNATIVE = re.compile(r"(?P<drop>!?)(?P<glob>[^#:!]+)(#(?P<first>\d+)(-(?P<last>\d+))?)?(:(?P<slices>[qkv]+))?")
@@ -265,6 +274,8 @@ def _in_layers(found: list[Site], first: str | None, last: str | None) -> list[S
 def _nothing(glob: str, text: str, pattern: str, table: dict[str, Site]) -> ConfigError | UnknownParameter:
     if not glob.startswith("@") and not set("*?[") & set(glob):
         near = did_you_mean(glob, dict.fromkeys(n for site in table.values() for n in _names(site)))
+        inside = any(name.endswith(f".{glob}") for site in table.values() for name in _names(site))
+        near = f"; globs are over whole names: did you mean '*.{glob}'?" if inside else near
         return UnknownParameter(f"the model has no matrix parameter or module {glob!r}{near}")
     return ConfigError(f"{text!r} in the selection {pattern!r} takes no parameter; {_examples(table)}")
 

@@ -72,8 +72,7 @@ class TruncatedSVD:
 
     def balanced(self, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return U diag(sqrt(S / c)) (m, r) and diag(sqrt(S / c)) Vh (r, n): c times their product is the matrix."""
-        root = (self.S / scale).sqrt()
-        return self.U * root, root[:, None] * self.Vh
+        return balanced_factors(self.U, self.S / scale, self.Vh)
 
     def truncate(self, rank: int) -> TruncatedSVD:
         """Return the leading ``rank`` triplets.
@@ -88,6 +87,12 @@ class TruncatedSVD:
         share = kept / total * (1 - self.residual**2) if total > 0 else 1.0
         residual = max(0.0, 1 - share) ** 0.5
         return replace(self, U=self.U[:, :rank], S=self.S[:rank], Vh=self.Vh[:rank], residual=residual)
+
+
+def balanced_factors(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Return U diag(sqrt(S)) (m, r) and diag(sqrt(S)) Vh (r, n): factors of one size of U diag(S) Vh."""
+    root = S.sqrt()
+    return U * root, root[:, None] * Vh
 
 
 def truncated_svd(

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 MAX_HEADER = 100_000_000  # bytes; the same limit as in the safetensors library
@@ -169,11 +170,9 @@ def existing(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file that is there.
 
     Raises:
-        ConfigError: If nothing is there, naming what is nearly called so.
+        ConfigError: If nothing is there, naming what is nearly called so; if there is no user of a leading ``~``.
     """
-    path = Path(os.path.expanduser(path))
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        path = path.absolute()  # of "./~name" pathlib keeps "~name", which would be expanded the next time
+    path = expanded(path)
     folder = path.parent
     try:
         if path.exists():

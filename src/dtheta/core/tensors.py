@@ -15,6 +15,7 @@ tensor, and the module's own buffers, being that other form, do not.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from dtheta.errors import ConfigError
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
@@ -82,6 +85,8 @@ def _originals(path: str, module: nn.Module) -> Iterator[tuple[Owner, Tensor]]:
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules by clean names, leaving out those that parametrization adds."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"a {type(model).__name__} was given in place of a model; expected an nn.Module")
     wrapped = set()
     for raw, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -200,6 +205,20 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
 
+def unsaturated(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return floating values for their rounding to a dtype, with NaN in place of what an eight-bit one cannot hold.
+
+    Some of those have no infinity: torch makes the largest number of what is beyond it, in float8_e4m3fn, silently.
+    Beyond is what would round up from the largest number, as in the dtypes that overflow to infinity.
+    """
+    if dtype.itemsize > 1:
+        return values
+    held = torch.finfo(dtype)
+    limit = held.max + held.eps * 2.0 ** (math.frexp(held.max)[1] - 1) / 2  # half a step beyond the largest
+    values = values.float() if values.dtype.itemsize == 1 else values
+    return values.masked_fill(values.abs() > limit, math.nan)
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors agree in dtype, shape and every bit; also where they hold NaN, on any device."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -209,5 +228,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a name matches one of the globs in ``pattern``, which are joined by ``|``."""
-    return any(fnmatch.fnmatchcase(name, glob.strip()) for glob in pattern.split("|"))
+    """Tell whether a name matches one of the globs in ``pattern``, joined by ``|``; one with ``!`` takes away."""
+    taken = False
+    for glob in (part.strip() for part in pattern.split("|")):
+        if fnmatch.fnmatchcase(name, glob.removeprefix("!")):
+            taken = not glob.startswith("!")
+    return taken

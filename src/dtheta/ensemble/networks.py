@@ -27,11 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.apply import bind, originals
-from dtheta.core.checkpoints import open_checkpoint
+from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced
-from dtheta.core.files import load
+from dtheta.core.files import read
 from dtheta.core.fingerprint import fingerprint
+from dtheta.core.header import Opened, open_delta
 from dtheta.core.modes import kept_modes
 from dtheta.ensemble.parameters import ParameterPerturbation
 from dtheta.errors import ConfigError, ShapeMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
@@ -60,6 +61,8 @@ class Networks:
         self.step = step
         self.sets = [None] if sets is None else sets
         self._seed = seed
+        self._files: dict[int, Checkpoint | Opened] = {}
+        self._digests: dict[int, str] = {}
         self._held: dict[int, dict[str, Tensor]] = {}
         self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._draw: Callable[[int, int], Delta] | None = None
@@ -147,7 +150,18 @@ class Networks:
                 assert isinstance(self.step, nn.Module)
                 self._draw = self.sets.sampler(self.step)
             return self._draw(self._seed, network)
-        return _opened(self.sets[network])
+        found = self._content(network)
+        return read(found) if isinstance(found, Opened) else found
+
+    def _content(self, network: int) -> Any:
+        """Return a parameter set; of a path the file there, open until ``release``: it runs as it was digested."""
+        assert not isinstance(self.sets, ParameterPerturbation)
+        found: Any = self.sets[network]
+        if not isinstance(found, (str, os.PathLike)):
+            return found
+        if network not in self._files:
+            self._files[network] = open_delta(found) if str(found).endswith(".delta") else open_checkpoint(found)
+        return self._files[network]
 
     def _tensors_of_base(self) -> dict[str, Tensor]:
         if self._base is None:
@@ -178,7 +192,9 @@ class Networks:
             yield
 
     def release(self) -> None:
-        """Let go of the tensors that were made or read."""
+        """Let go of the tensors that were made or read; files are looked at anew, should they be used again."""
+        self._files.clear()
+        self._digests.clear()
         self._held.clear()
         self._stacks.clear()
 
@@ -186,22 +202,21 @@ class Networks:
         """Return what the parameter sets are: digests, or names of functions; or how they are drawn."""
         if isinstance(self.sets, ParameterPerturbation):
             return {"base": digest(self.step), **self.sets.to_dict()}
-        return [digest(self.step if one is None else one) for one in self.sets]
+        return [self._digest(network) for network in range(len(self.sets))]
+
+    def _digest(self, network: int) -> str:
+        found = self._content(network)
+        if isinstance(found, Opened):
+            return found.header.digest  # which its content is held to when it runs
+        if not isinstance(found, Checkpoint):
+            return digest(self.step if found is None else found)
+        if network not in self._digests:  # taken once: a file that was replaced meanwhile does not run
+            self._digests[network] = fingerprint(found).digest
+        return self._digests[network]
 
 
-def _opened(found: Any) -> Any:
-    """Return a parameter set; of a path, what lies there."""
-    if isinstance(found, (str, os.PathLike)):
-        return load(found) if str(found).endswith(".delta") else open_checkpoint(found)
-    return found
-
-
-def digest(found: Any) -> str:
-    """Return the identity of a parameter set: its content where it has tensors, else its name and settings.
-
-    A file is read for it: under one name there may be another network tomorrow.
-    """
-    found = _opened(found)
+def digest(found: Step | Mapping[str, Tensor] | Delta) -> str:
+    """Return the identity of a parameter set: its content where it has tensors, else its name and settings."""
     if isinstance(found, Delta):
         return found.digest
     if isinstance(found, (nn.Module, Mapping)):
@@ -245,14 +260,17 @@ def _fitting(found: Mapping[str, Tensor], base: Mapping[str, Tensor], network: i
             raise UnknownParameter(
                 f"parameter set {network} has {name!r}, which the step has not{did_you_mean(name, base)}"
             )
+    fitting = {}
     for name, tensor in base.items():
         if name not in found:
             raise UnknownParameter(f"parameter set {network} has no {name!r}; expected all tensors of the step")
-        if found[name].shape != tensor.shape:
+        own = found[name]  # which reads it, of a file
+        if own.shape != tensor.shape:
             raise ShapeMismatch(
-                f"{name}: parameter set {network} has {tuple(found[name].shape)}, the step {tuple(tensor.shape)}"
+                f"{name}: parameter set {network} has {tuple(own.shape)}, the step {tuple(tensor.shape)}"
             )
-    return {name: found[name].detach().to(base[name].device) for name in base}
+        fitting[name] = own.detach().to(tensor.device)
+    return fitting
 
 
 def _checked_sets(sets: Any, step: Step) -> list[Any]:

@@ -146,6 +146,8 @@ def _check(plan: Plan, server: Server, engine: Engine, folder: Any, resume: bool
             f"downlink {plan.downlink.name!r}: every client would draw another global delta from it; take one whose "
             "outcome both sides know, such as 'ternary'"
         )
+    if plan.asynchronous is not None and plan.min_clients > 1:
+        raise ConfigError("an asynchronous update counts with its buffer full: leave min_clients out, or raise buffer")
     if plan.min_clients > len(engine.names):
         raise ConfigError(f"min_clients is {plan.min_clients}, and there are {len(engine.names)} clients")
     if server.aggregate.least > len(engine.names):

@@ -63,11 +63,16 @@ def check_terms(step: int, parameters: Iterable[Tensor], world: World, lr: float
 
 
 def check_attached(adapter: Any) -> None:
-    """Raise if an adapter was taken off its model.
+    """Raise unless there is an adapter, and it is on its model.
 
     Raises:
-        ConfigError: its terms are in no model, so no loss could depend on them.
+        ConfigError: something else was given, or the terms are in no model, so that no loss could depend on them.
     """
+    if not hasattr(adapter, "trainable"):
+        raise ConfigError(
+            f"fit trains an adapter, found {type(adapter).__name__}; dt.attach(model, dt.LoRA(rank=8)) makes one, and "
+            "dt.Full() for all weights"
+        )
     if not getattr(adapter, "attached", True):  # a Trainable of one's own need not know what attaching is
         raise ConfigError(
             "this adapter is detached: its terms are in no model, so there is nothing to train; call fit before "

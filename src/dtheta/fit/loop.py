@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from torch import nn
+
 from dtheta.core.modes import kept_modes
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
@@ -164,6 +166,11 @@ def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -
         ("count", count, "a function (batch) -> number of items"),
         ("collate", collate, "a function (items) -> batch"),
     )
+    if isinstance(loss, nn.modules.loss._Loss):
+        raise ConfigError(
+            f"loss must be {table[0][2]}, and {type(loss).__name__} takes outputs and targets; for pairs of inputs and "
+            "targets: loss=lambda model, batch: that(model(batch[0]), batch[1])"
+        )
     for name, value, what in table:
         if value is not None:
             check_callable(name, value, what)

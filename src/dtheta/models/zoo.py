@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dtheta.core.cache import build_once, cache_dir
+from dtheta.core.paths import expanded
 from dtheta.data.sources import MINILM, SMOLLM2, fetch
 from dtheta.errors import ConfigError, MissingExtra, did_you_mean
 
@@ -75,12 +76,12 @@ def model_folder(name_or_folder: str | Path) -> Path:
     """Return the Hugging Face folder of a model: a name of ``ZOO``, fetched at first use, or a local folder.
 
     Raises:
-        ConfigError: neither a known name nor a folder with a ``config.json``.
+        ConfigError: neither a known name nor a folder with a ``config.json``; ``~`` of a user that there is not.
         MissingExtra: the model's package, or what its conversion needs, cannot be had.
     """
     if str(name_or_folder) in ZOO:
         return ZOO[str(name_or_folder)]()
-    folder = Path(os.path.expanduser(name_or_folder))
+    folder = expanded(name_or_folder)
     if os.path.isfile(folder / "config.json"):  # false of a name that no system takes; Path.is_file raises
         return folder
     if os.path.isdir(folder):

@@ -11,20 +11,19 @@ alone: not on the order of the concepts, and little on which others there are.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dtheta.core.arguments import whole
 from dtheta.core.fingerprint import fingerprint
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import read_json, write_json
 from dtheta.core.seeds import key
-from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.data.concepts import Completion, Concept, Question, concept_from, concept_record, named_apart, texts
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError, FormatError, did_you_mean
@@ -82,8 +81,7 @@ class Benchmark:
             "format": FORMAT, "base": self.base, "seed": self.seed, "least": self.least, "unknown": self.unknown,
             "concepts": [concept_record(concept) for concept in self.concepts],
         }  # fmt: skip
-        with write_file(path) as file:
-            file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(record, path)
 
 
 def build_benchmark(
@@ -163,8 +161,7 @@ def load_benchmark(path: str | os.PathLike[str]) -> Benchmark:
         ConfigError: If there is no such file.
         FormatError: If it is no benchmark.
     """
-    file = existing(path)
-    name, record = file.name, parse_json(read_bytes(file), file.name)
+    name, record = Path(path).name, read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FormatError(f"{name} is no benchmark: expected 'format': {FORMAT!r}, as Benchmark.save writes it")
     try:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import read_json, write_json
 from dtheta.core.record import decode, record_of
-from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 from dtheta.probe.value_vector import ValueVector
 from dtheta.score.interval import Interval
@@ -117,9 +115,7 @@ class Traces(Mapping[str, Trace]):
         Raises:
             OutputError: If the file cannot be written.
         """
-        with write_file(path) as file:
-            file.write(json.dumps(self.to_dict(), indent=1).encode())
-        return Path(path)
+        return write_json(self.to_dict(), path)
 
 
 def load_traces(path: str | os.PathLike[str]) -> Traces:
@@ -129,11 +125,10 @@ def load_traces(path: str | os.PathLike[str]) -> Traces:
         ConfigError: If there is no such file.
         FormatError: If it holds no traces.
     """
-    file = existing(path)
-    record = parse_json(read_bytes(file), str(file))
+    record = read_json(path)
     try:
         found = record["traces"] if isinstance(record, Mapping) and "traces" in record else None
         # the rest of the record is what 'dtheta probe --json' tells beside them
         return decode({"traces": found}, Traces, "Traces", complete=True)
     except (FormatError, ConfigError) as error:
-        raise FormatError(f"{file} holds no traces of concepts: {error}") from None
+        raise FormatError(f"{path} holds no traces of concepts: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from dtheta.core.block import Block
 from dtheta.core.combination import Sum
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError, UnknownParameter
+from dtheta.errors import ConfigError, DthetaWarning, UnknownParameter
 
 
 def drawn(*shape: int, name: str = "x") -> torch.Tensor:
@@ -189,6 +191,22 @@ def test_gradients_reach_the_terms_only(adapter, model):
     adapter(drawn(3, 6)).square().sum().backward()
     assert all(p.grad is not None for p in adapter.trainable().values())
     assert all(p.grad is None for p in model.parameters())
+    adapter.detach()
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), PiSSA(rank=2), CLIPSVD()])
+def test_an_optimizer_that_has_the_model_but_not_the_terms_is_noticed(model, method):
+    adapter = attach(model, method)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    adapter.delta()
+    model(drawn(3, 6)).square().sum().backward()
+    optimizer.step()
+    with pytest.warns(DthetaWarning, match=r"adapter\.trainable\(\)\.values\(\)"):
+        adapter.delta()
+    torch.optim.AdamW(adapter.trainable().values(), lr=0.1).step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DthetaWarning)
+        assert adapter.delta().norm() > 0
     adapter.detach()
 
 

@@ -260,6 +260,9 @@ def test_what_cannot_be_merged_is_named(tmp_path: Path) -> None:
     plan = merge_plan("linear", [folders[1]], weight=1e6, normalize=False, dtype=torch.float16)
     with pytest.raises(NonFinite, match=r"more than torch\.float16 holds"):
         merge_checkpoints(plan, tmp_path / "out")
+    large = write(tmp_path / "large", {**tensors(1), "layers.0.norm": torch.full((300,), 1e5)})
+    with pytest.raises(NonFinite, match=r"layers\.0\.norm: torch\.float16 cannot hold"):
+        merge_checkpoints(merge_plan("passthrough", [large], dtype=torch.float16), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

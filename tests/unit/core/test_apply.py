@@ -254,6 +254,17 @@ def test_floating_bases_are_rounded_to_their_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(model.weight.detach().double(), before.double())
 
 
+def test_an_eight_bit_base_is_not_saturated() -> None:
+    model = nn.Linear(4, 3, bias=False)
+    model.weight.data = torch.full((3, 4), 400.0).to(torch.float8_e4m3fn)
+    delta = made(model, {"weight": Dense(torch.full((3, 4), 100.0))})
+    with pytest.raises(NonFinite, match=r"^weight: .* not finite in torch\.float8_e4m3fn"), applied(model, delta):
+        pass
+    with pytest.raises(NonFinite, match=r"^weight: .* not finite in torch\.float8_e4m3fn"):
+        merge(model, delta)
+    assert torch.equal(model.weight.float(), torch.full((3, 4), 384.0))
+
+
 def test_rounding_is_measured_and_a_swallowed_delta_is_said(tiny_mlp: nn.Module) -> None:
     model = tiny_mlp.bfloat16()
     large, small = Dense(normal(16, 12)), Dense(1e-6 * torch.ones(8))
@@ -437,3 +448,30 @@ def test_an_autocast_region_around_it_sees_the_delta_and_then_the_base_again(tin
     with applied(tiny_mlp, delta), torch.autocast("cpu", torch.bfloat16):
         expected = tiny_mlp(x)
     assert torch.equal(shown, expected) and torch.equal(after, before) and not torch.equal(shown, before)
+
+
+def test_a_weight_in_place_of_strict_is_refused(tiny_mlp: nn.Module) -> None:
+    delta = made(tiny_mlp, {"0.weight": Dense(normal(16, 12))})
+    for strict in (0.3, 1, "no"):
+        with pytest.raises(ConfigError, match=r"strict is .*True or False.*0\.3 \* delta"):
+            merge(tiny_mlp, delta, strict)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="strict is"), applied(tiny_mlp, delta, strict):  # type: ignore[arg-type]
+            pass
+
+
+def test_what_is_no_delta_or_no_model_is_refused(tiny_mlp: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"a str was given; expected one delta, as dt\.load"):
+        merge(tiny_mlp, "x.delta")  # type: ignore[arg-type]
+    delta = made(tiny_mlp, {"0.weight": Dense(normal(16, 12))})
+    with pytest.raises(ConfigError, match=r"a function was given in place of a model; expected an nn\.Module"):
+        merge(lambda x: x, delta)  # type: ignore[arg-type]
+
+
+def test_a_fraction_of_a_counter_says_how_to_leave_it_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    delta = made(model, {"0.weight": Dense(normal(2, 3)), "1.num_batches_tracked": Dense(torch.tensor(5.0).double())})
+    with pytest.raises(UnsupportedLayer, match=r"leave it out: delta\.restrict") as caught:
+        merge(model, 0.3 * delta)
+    pattern = str(caught.value).split("restrict('")[1].removesuffix("')")
+    assert list(delta.restrict(pattern)) == ["0.weight"]
+    merge(model, 0.3 * delta.restrict(pattern))

@@ -30,6 +30,11 @@ def test_what_is_no_number(value: Any) -> None:
         number(value, "alpha")
 
 
+def test_a_tensor_that_wants_a_gradient_is_refused() -> None:
+    with pytest.raises(ConfigError, match="alpha is a tensor that requires a gradient"):
+        number(torch.tensor(2.0, requires_grad=True), "alpha")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400])
 def test_what_is_not_finite(value: Any) -> None:
     with pytest.raises(NonFinite, match="expected a finite number"):

@@ -387,6 +387,24 @@ def test_a_dtype_that_cannot_hold_a_tensor_which_does_not_change_is_refused(tmp_
     merge_checkpoint(tmp_path / "base.safetensors", delta, tmp_path / "out.safetensors", dtype=torch.float16)
 
 
+@pytest.mark.parametrize("beyond", [465.0, -1e4])
+def test_a_dtype_without_infinity_saturates_nothing_silently(tmp_path: Path, beyond: float) -> None:
+    place, eight = tmp_path / "base.safetensors", torch.float8_e4m3fn
+    for name, said in (("a", r"a: base plus delta is not finite in torch\.float8_e4m3fn"), ("b", r"b: .* cannot hold")):
+        tensors = {"a": torch.zeros(2), "b": torch.zeros(2)}
+        tensors[name][1] = beyond
+        save_file(tensors, place)
+        with pytest.raises(NonFinite, match=said):
+            merge_checkpoint(place, Delta({"a": Dense(torch.ones(2))}), tmp_path / "out.safetensors", dtype=eight)
+        assert os.listdir(tmp_path) == ["base.safetensors"]
+    save_file({"a": torch.tensor([460.0, -464.0]), "b": torch.tensor([464.0, 1.0]).bfloat16()}, place)
+    merged = merge_checkpoint(place, Delta({"a": Dense(torch.zeros(2))}), tmp_path / "out.safetensors", dtype=eight)
+    held = open_checkpoint(merged.path)
+    assert held["a"].float().tolist() == [448.0, -448.0] and held["b"].float().tolist() == [448.0, 1.0]
+    with pytest.raises(ConfigError, match=r"that safetensors files hold .*found torch\.float8_e4m3fnuz"):
+        merge_checkpoint(place, Delta({}), tmp_path / "more.safetensors", dtype=torch.float8_e4m3fnuz)
+
+
 def test_a_basis_that_does_not_fit_is_told_by_the_name_of_its_parameter(tmp_path: Path) -> None:
     save_file({"w": normal(5, 4)}, tmp_path / "base.safetensors")
     delta = Delta({"w": Spectral(torch.ones(2), (5, 4), probe=torch.full((5,), 9.0))})

@@ -194,8 +194,11 @@ def test_provenance_goes_through_a_table_and_back() -> None:
 def test_restrict_and_rename(a: Delta) -> None:
     part = a.restrict("2.* | none")
     assert list(part) == ["2.bias"] and list(part.base.digests) == ["2.bias"] and part.base.root == a.base.root
+    assert list(a.restrict("*|!2.*")) == ["0.weight"] and list(a.restrict("*.weight|!0.*|0.*")) == ["0.weight"]
     with pytest.raises(UnknownParameter, match=r"no change matches 'x\*'"):
         a.restrict("x*")
+    with pytest.raises(UnknownParameter, match="no change matches"):
+        a.restrict("0.*|!0.*")
     inner = a.rename(lambda name: f"encoder.{name}")
     assert list(inner) == ["encoder.0.weight", "encoder.2.bias"] and inner.base.root is None
     assert inner.base.digests["encoder.2.bias"] == a.base.digests["2.bias"]
@@ -241,3 +244,17 @@ def test_a_delta_that_is_not_bound_can_be_printed() -> None:
     shifts = Delta({"w": Spectral(torch.ones(3), (4, 3))})
     both = shifts + Delta({"w": Dense(torch.ones(4, 3))})
     assert "unbound" in str(both) and "unbound" not in str(shifts)
+
+
+def test_a_factor_that_wants_a_gradient_is_refused(a: Delta) -> None:
+    factor = torch.tensor(0.5, requires_grad=True)
+    for made in (lambda: factor * a, lambda: a * factor, lambda: a / factor):
+        with pytest.raises(ConfigError, match=r"requires a gradient, .*dt\.learn_coefficients"):
+            made()
+    assert factor.detach() * a == 0.5 * a
+
+
+def test_pythons_sum(a: Delta) -> None:
+    assert sum([a, 0.5 * a]) == a + 0.5 * a
+    with pytest.raises(TypeError):
+        1 + a

@@ -103,11 +103,25 @@ def test_order_is_that_of_the_model_and_nothing_is_taken_twice(blocks):
         ("head||head", ConfigError, "cannot read ''"),
         ("head:qv", UnsupportedLayer, r"head\.weight: cannot cut into q, k, v"),
         ("norm", UnknownParameter, "no matrix parameter"),
+        ("attn_q", UnknownParameter, r"globs are over whole names: did you mean '\*\.attn_q'"),
+        (["attn_q", "up"], ConfigError, r"one text, .*: '\*\.attn_q\|\*\.up'; found \['attn_q', 'up'\]"),
+        (3, ConfigError, "a selection is one text, .*found 3"),
     ],
 )
 def test_what_takes_nothing_is_an_error(blocks, pattern, error, message):
     with pytest.raises(error, match=message):
         select(blocks, pattern)
+
+
+def test_the_gate_of_a_shared_expert_is_left_out_of_the_default():
+    layer = {
+        "q_proj": nn.Linear(4, 4),
+        "shared_expert_gate": nn.Linear(4, 1, bias=False),
+        "regression": nn.Linear(4, 1),
+    }
+    model = nn.ModuleList([nn.ModuleDict(layer)])
+    assert keys(model) == keys(model, "@blocks") == ["0.q_proj.weight", "0.regression.weight"]
+    assert "0.shared_expert_gate.weight" in keys(model, "@linear")
 
 
 def test_model_without_matrices():

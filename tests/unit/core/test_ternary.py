@@ -108,7 +108,7 @@ def test_planes_are_shared_not_copied() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    planes = Planes.zeros(35)
+    planes = Planes.from_signs(torch.zeros(35, dtype=torch.int8))
     for scale, shape in ((torch.ones(5), (7, 5)), (torch.ones(()), (6, 6)), (torch.ones(1, 1), (5, 7))):
         with pytest.raises(ShapeMismatch, match="do not fit a parameter"):
             ternary(planes, scale, shape)

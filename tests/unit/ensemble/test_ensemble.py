@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.extract import extract
+from dtheta.core.files import load
+from dtheta.core.tensorfile import TensorFile
 from dtheta.data.flows.lorenz96 import Lorenz96
 from dtheta.ensemble.bred import BredVectors
 from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.members import Member, cross
 from dtheta.ensemble.noise import WhiteNoise
 from dtheta.ensemble.perturbation import Advance, Perturbation, Rows, Start
-from dtheta.errors import ConfigError, NonFinite, ShapeMismatch, UnknownParameter
+from dtheta.errors import ConfigError, FormatError, NonFinite, ShapeMismatch, UnknownParameter
 
 FLOW = Lorenz96()
 LEADS = 3
@@ -146,6 +150,45 @@ def test_parameters_may_be_state_dicts_paths_and_functions(tmp_path: Any) -> Non
     expected = run(ensemble(cross(3, 2)))
     assert torch.allclose(found[:, :12], expected, atol=1e-6)
     assert torch.equal(found[0, 12:], found[-1, 12:])
+
+
+def test_files_of_parameters_are_digested_once_and_a_delta_is_read_once(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    files = [tmp_path / "one.safetensors", tmp_path / "two.delta"]
+    save_file(NETWORKS[1].state_dict(), files[0])
+    extract(NETWORKS[0], NETWORKS[2]).save(files[1])
+    seen: Counter[str] = Counter()
+    read = TensorFile.read
+    monkeypatch.setattr(TensorFile, "read", lambda self, name: (seen.update([self.path.name]), read(self, name))[1])
+    made = ensemble(cross(2, 2), parameters=files)
+    digests = [made.to_dict()["parameters"] for _ in range(3)][-1]
+    found = run(made)
+    assert seen == {"one.safetensors": 4 + 4, "two.delta": 4}  # to digest it, and to run it; to run it
+    same = ensemble(cross(2, 2), parameters=[NETWORKS[1], load(files[1])])
+    assert same.to_dict()["parameters"] == digests and torch.equal(run(same), found)
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "two.delta"])
+def test_another_file_under_the_name_of_the_one_that_was_digested_does_not_run(tmp_path: Any, name: str) -> None:
+    from safetensors.torch import save_file
+
+    def write(network: Emulator) -> None:
+        if name.endswith(".delta"):
+            extract(NETWORKS[0], network).save(tmp_path / name)
+        else:
+            save_file(network.state_dict(), tmp_path / name)
+
+    write(NETWORKS[1])
+    made = ensemble([Member()], parameters=[tmp_path / name])
+    before = made.to_dict()["parameters"]
+    write(NETWORKS[2])
+    with pytest.raises(FormatError, match="changed or replaced"):
+        run(made)
+    made.release()
+    assert made.to_dict()["parameters"] != before and len(run(made))
 
 
 def test_without_parameters_or_perturbation_every_member_is_the_forecast() -> None:

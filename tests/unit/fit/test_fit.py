@@ -281,6 +281,7 @@ def test_labels_that_all_are_ignored_are_refused(tiny_llama: nn.Module) -> None:
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"), ({"allow_unused": "no"}, "allow_unused must be True"),
         ({"callbacks": [print, 3]}, r"callbacks\[1\] must be a function .* got 3"),
         ({"callbacks": print}, "callbacks must be a list of functions"), ({"loss": 3}, "loss must be a function"),
+        ({"loss": nn.CrossEntropyLoss()}, r"loss must be .*CrossEntropyLoss takes outputs and targets; .*loss=lambda"),
         ({"count": 3}, "count must be a function"), ({"collate": 3}, "collate must be a function"),
         ({"metric": 3, "eval": regression(4)}, "metric must be a dtheta.score metric or a function .* got 3"),
     ],
@@ -376,3 +377,8 @@ def test_the_state_that_another_loop_left_in_accelerate_is_put_back(tiny_mlp: nn
     assert theirs.gradient_accumulation_steps == 4
     theirs.state._reset_state()
     theirs.gradient_state._reset_state()
+
+
+def test_a_model_in_place_of_an_adapter_is_refused(tiny_mlp: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"fit trains an adapter, found Sequential; dt\.attach\(model"):
+        fit(tiny_mlp, regression(4), steps=1, loss=squared)

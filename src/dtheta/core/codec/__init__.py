@@ -1,6 +1,6 @@
 """The entropy codec of sparse ternary vectors: two bit planes in, bytes close to their entropy out, in any range back.
 
-    payload.py               encode, decode, decode_range, decode_int8, inspect
+    payload.py               encode, decode, decode_range, decode_int8
     chunks.py                the byte layout: header, table of chunks, checks
     rice.py                  nonzeros as numbers, and numbers as a bit string U and fields F
     rans.py                  entropy coding of U under a binomial model

@@ -86,19 +86,6 @@ def _plane(plane: Bytes, n: int, name: str) -> Bytes:
     return plane
 
 
-def inspect(payload: Buffer, n: int | None = None) -> Chunks:
-    """Return the table of a payload: codec, nonzeros and bytes of every chunk. No chunk is read.
-
-    Args:
-        payload: What ``encode`` returned.
-        n: Number of elements that it must hold; by default whatever it says.
-
-    Raises:
-        FormatError: If header or table are damaged, or the payload is not what they say.
-    """
-    return parsed(_bytes(payload), n)
-
-
 def decode(payload: Buffer, n: int) -> tuple[Bytes, Bytes]:
     """Return the planes ``mask`` and ``negative`` of n elements.
 

@@ -24,7 +24,7 @@ from dtheta.core.delta import Delta
 from dtheta.core.linalg import lowrank_svd
 from dtheta.core.lowrank import LowRank as Product
 from dtheta.core.new_lowrank import NewLowRank
-from dtheta.core.svd import truncated_svd
+from dtheta.core.svd import balanced_factors, truncated_svd
 from dtheta.errors import ConfigError, FormatError
 from dtheta.federate.codecs.codec import BitCodec
 from dtheta.federate.codecs.entries import entries_of
@@ -109,5 +109,4 @@ def _leading(change: Change, rank: int) -> tuple[Tensor, Tensor]:
     else:
         U, S, Vh = lowrank_svd(*factors)
     r = min(rank, int((S > _LOST * S[:1]).sum()))
-    root = S[:r].sqrt()
-    return U[:, :r] * root, root[:, None] * Vh[:r]
+    return balanced_factors(U[:, :r], S[:r], Vh[:r])

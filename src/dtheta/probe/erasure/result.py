@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import read_json, write_json
 from dtheta.core.record import decode, record_of
-from dtheta.core.tensorfile import existing, parse_json, read_bytes
 from dtheta.errors import FormatError
 from dtheta.probe.erasure.attack import AttackResult
 from dtheta.probe.erasure.behavior import Behavior
@@ -115,10 +113,7 @@ class Erasure:
         Raises:
             OutputError: If the file cannot be written.
         """
-        document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        with write_file(path) as file:
-            file.write(f"{document}\n".encode())
-        return Path(path)
+        return write_json(self.to_dict(), path)
 
 
 def load_erasure(path: str | os.PathLike[str]) -> Erasure:
@@ -128,8 +123,8 @@ def load_erasure(path: str | os.PathLike[str]) -> Erasure:
         ConfigError: If there is no such file.
         FormatError: If it holds no report.
     """
-    file = existing(path)
+    record = read_json(path)
     try:
-        return Erasure.from_dict(parse_json(read_bytes(file), str(file)))
+        return Erasure.from_dict(record)
     except FormatError as error:
-        raise FormatError(f"{file}: {error}") from None
+        raise FormatError(f"{path}: {error}") from None

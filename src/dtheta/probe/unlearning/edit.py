@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,9 +31,18 @@ from dtheta.probe.unlearning.task import Task
 from dtheta.probe.unlearning.train import Training, trained
 from dtheta.probe.value_vector import ValueVector
 
+TRAINING = ("adapter", "lr", "steps", "batch", "select")  # what says how something is trained
+WATCHING = ("every", "goal")  # what says how often it is looked at meanwhile, and when it ends
+
 
 class Edit(ABC):
-    """An unlearning that is more than one loss."""
+    """An unlearning that is more than one loss.
+
+    Attributes:
+        heeds: What it takes of ``TRAINING`` and ``WATCHING``, settings that have no meaning where nothing trains.
+    """
+
+    heeds: ClassVar[tuple[str, ...]] = ()
 
     @property
     def located(self) -> bool:
@@ -115,6 +124,8 @@ class Negate(Edit):
 
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
 
+    heeds = TRAINING
+
     @property
     def located(self) -> bool:
         """It goes wherever its training went."""
@@ -152,6 +163,8 @@ class Repair(Edit):
     counts: tuple[int, ...] = (256, 128, 64, 32, 16, 8, 4)
     hold: float = 0.8
     loss: Unlearning = field(default_factory=lambda: WGA(retain=1.0, kl=1.0))
+
+    heeds = (*TRAINING, *WATCHING)
 
     def __post_init__(self) -> None:
         """Check the settings.

@@ -70,6 +70,8 @@ class Memit(Edit):
     texts: tuple[str, ...] = ()
     search: Search = field(default_factory=Search)
 
+    heeds = ("goal",)
+
     def __post_init__(self) -> None:
         """Check the settings.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import write_json
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.score.ensemble.entries import Lead
 from dtheta.score.ensemble.statistic import Aim
@@ -164,9 +163,7 @@ class VerificationResult:
         Raises:
             OutputError: If it cannot be written.
         """
-        with write_file(path) as handle:
-            handle.write(json.dumps(self.to_dict(), allow_nan=False, indent=1).encode())
-        return Path(path)
+        return write_json(self.to_dict(), path)
 
 
 def _plain(value: Any) -> Any:

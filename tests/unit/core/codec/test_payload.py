@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dtheta.core.codec import payload as module
-from dtheta.core.codec.payload import decode, decode_int8, decode_range, encode, inspect
+from dtheta.core.codec.chunks import Chunks, parsed
+from dtheta.core.codec.payload import decode, decode_int8, decode_range, encode
 from dtheta.core.compiled import loops
 from dtheta.errors import ConfigError, FormatError, ShapeMismatch
 from tests.unit.core.codec import reference
@@ -143,10 +144,14 @@ def test_planes_that_are_none_are_refused():
         encode(mask, ~mask, 5)
 
 
+def table_of(payload: bytes) -> Chunks:
+    return parsed(np.frombuffer(payload, np.uint8), None)
+
+
 def test_the_table_tells_codecs_counts_and_bytes():
     t = np.concatenate([drawn(65_536, 0.5), np.zeros(65_536, np.int8), drawn(100_000, 0.2)])
     payload = encoded(t)
-    chunks = inspect(payload)
+    chunks = table_of(payload)
     assert chunks.names == ["plain", "empty", "coded", "coded"] and chunks.n == len(t)
     assert chunks.count.tolist() == [np.count_nonzero(t[a : a + 65_536]) for a in range(0, len(t), 65_536)]
     assert chunks.nbytes == len(payload) == 20 + 4 * 12 + chunks.length.sum()
@@ -176,7 +181,7 @@ def damaged(payload: bytes, at: int) -> bytes:
 def test_a_damaged_chunk_is_named_and_the_others_stay_readable():
     t = drawn(200_000, 0.1)
     payload = encoded(t)
-    start = inspect(payload).start
+    start = table_of(payload).start
     bad = damaged(payload, int(start[1]) + 700)
     said = r"chunk 1 of 4 \(elements 65536 to 131071\) of a ternary vector is damaged: its bytes do not have the CRC-32"
     for read in (decode, decode_int8):

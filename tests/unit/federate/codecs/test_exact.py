@@ -167,7 +167,8 @@ def bomb_of_text() -> tuple[bytes, bytes, Frame]:
 
 def bomb_of_planes() -> tuple[Any, bytes, Frame]:
     """Many changes without a sign, which take no bytes to say and planes to hold."""
-    zeros = Delta({"a": ternary(Planes.zeros(1 << 20), torch.tensor(1.0), (1 << 20,))})
+    signs = torch.zeros(1 << 20, dtype=torch.int8)
+    zeros = Delta({"a": ternary(Planes.from_signs(signs), torch.tensor(1.0), (1 << 20,))})
     described, tensors = parts(zeros)
     meta, rows = described[0]
     terms = [[f"{i}.{part}", *spec] for i in range(60) for part, *spec in rows]
