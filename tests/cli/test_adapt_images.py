@@ -301,6 +301,8 @@ def test_runs_at_several_shots_are_curves(dtheta: Run, clip: Path, pictures: Pat
         (["--template", "a photo"], 2, "must hold '{}' once"),
         (["--label", "kind"], 2, "--label names a column of a table of pictures, and --data"),
         (["--image", "file"], 2, "--image names a column of a table of pictures, and --data"),
+        (["--encoding", "latin-1"], 2, "--encoding is that of a table of pictures, and --data"),
+        (["--no-flip"], 2, "--no-flip is of random cuts, which --augment makes"),
         (["--pooling", "mean"], 2, "--pooling is for texts"),
         (["--validate", "22"], 2, "--validate 22 must lie between 0 and 21"),
         (["--validate", "-1"], 2, "--validate -1"),

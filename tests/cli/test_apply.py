@@ -146,6 +146,9 @@ def test_a_merged_folder_has_no_delta_to_weigh(
     assert dtheta("merge", folders["bert"], adapted, "--out", "m", "--quiet").code == 0
     done = dtheta("apply", "m", "--text", "a great film", *option)
     assert done.code == 2 and f"{option[0]} does nothing with the folder m" in done.err
+    for dry in ((), ("--dry-run",)):
+        done = dtheta("apply", "m", "--text", "the film", "--tokens", 3, *dry)
+        assert done.code == 2 and "--tokens goes on with a text, and m tells classes" in done.err
 
 
 def test_a_merged_folder_of_a_delta_that_names_no_length(dtheta: Run, folders: dict[str, Path], adapted: Path) -> None:

@@ -155,7 +155,7 @@ def test_singular_values_and_new_vectors(dtheta: Run, here: Path) -> None:
         (["x.delta", "--density", "0.1", "--density", "0.2"], 2, "without --search there is one"),
         (["x.delta", "--alpha", "-1"], 2, "alpha"),
         (["x.delta", "--alpha", "1", "--alpha", "2"], 2, "--alpha was given 2 times"),
-        (["x.delta", "--data", "reviews.csv"], 2, "add --search"),
+        (["x.delta", "--data", "reviews.csv"], 2, "--data goes with --search; add that"),
         (["x.delta", "--validate", "5"], 2, "--validate goes with --search"),
         (["x.delta", "--keep", "nothing.*"], 1, "--keep 'nothing.*' matches no change"),
         (["x.delta", "--keep", "*"], 2, "leaves nothing"),

@@ -122,6 +122,8 @@ def test_a_delta_whose_training_would_be_lost_is_refused(dtheta: Run, here: Path
         (("bert", "--method", "snnk", "--width", 4, "--data", "none.csv"), 2, "none.csv"),
         (("bert", *SNNK, "--width", 4, "--text", "story"), 2, "story"),
         (("bert", *SNNK, "--width", 4, "--density", 0.1), 2, "--density does nothing with --method snnk"),
+        (("bert", *SNNK, "--width", 4, "--label", "kind"), 2, "--label is for classes, and without --judge"),
+        (("bert", *SNNK, "--data", "bbc", "--width", 4, "--text", "body"), 2, "--text is for a file of one's own"),
         (("x.delta", *SNNK, "--width", 4), 2, "give its name or folder"),
         (("nowhere", *SNNK, "--width", 4), 2, "nowhere"),
         (("x.delta", "--width", 4), 2, "--width does nothing with --method compeft"),

@@ -273,6 +273,11 @@ def test_dry_runs_write_nothing(dtheta: Run) -> None:
         (("--model", "lorenz96", "--stack", 2), 2, "give --stack 1"),
         (("--model", "lorenz96", "--perturbation", "bred(share=-1)"), 2, "0 or more"),
         (("--model", "lorenz96", "--perturbation", "white(amplitude=[1, -1])"), 2, "0 or more"),
+        (
+            ("--model", "lorenz96", "--perturbation", "none", "--members", 1, "--nonnegative", "q"),
+            2,
+            "--nonnegative bounds",
+        ),
         (("--model", "lorenz96", "--out", "no/run.zarr"), 1, "create it first"),
         (("--step", "net.py:step"), 2, "net.py"),
         (("--step", "net"), 2, "not of the form PACKAGE.MODULE:NAME or FILE.py:NAME"),
@@ -294,6 +299,8 @@ def test_what_cannot_be_meant_is_refused_and_leaves_nothing(dtheta: Run, given: 
     [
         (("verify", "none.zarr"), 2, "none.zarr"),
         (("verify", "run.zarr", "--start", 2), 2, "this run has 2, from 0 to 1"),
+        (("verify", "run.zarr", "--start", 1), 2, "--start says what the page shows"),
+        (("verify", "run.zarr", "--point", "1"), 2, "--point says what the page shows"),
         (("verify", "run.zarr", "--percentile", 93), 2, "a multiple of 5"),
         (("verify", "run.zarr", "--block", 3), 2, "there are 2 starts"),
         (("verify", "run.zarr", "--region", "north=20:90"), 2, "states of this run have none"),

@@ -243,6 +243,7 @@ def test_files_that_do_not_fit(dtheta: Run, here: Path, act: str, option: str, c
         (("--step", "net.py:net", "--channels", "z,q"), 2, "has no channel 'q'"),
         (("--step", "net.py:net", "--channels", ","), 2, "names none"),
         (("--step", "net.py:net", "--hours", 0), 2, "--hours is 0"),
+        (("--step", "net.py:net", "--analysis-error", 0.1), 2, "--analysis-error is of simulated analyses"),
         (
             ("--step", "net.py:net", "--start", "2031-01-01", "--dry-run"),
             2,

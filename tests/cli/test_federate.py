@@ -338,6 +338,7 @@ def test_the_file_of_the_documentation_can_be_run(dtheta: Run) -> None:
         (("--party", "a.csv"), 2, "one of the two"),
         (("--out", "nowhere/a.delta"), 1, "there is no folder"),
         (("--momentum", 0.5), 2, "momentum"),
+        (("--min-clients", 2, "--asynchronous", "buffer=2"), 2, "leave min_clients out"),
         (("--label", "species"), 2, "--label is for files of one's own"),
         (("--secure", "scale=0.1", "--codec", "sign"), 2, "--codec does nothing"),
         (("--model", "minilm"), 2, "--model minilm is for texts"),

@@ -78,7 +78,7 @@ def test_a_wider_dtype(dtheta: Run, plan: Path) -> None:
     [
         (["base"], 2, "BASE does not go with --plan"),
         (["--check"], 2, "--check does not go with --plan"),
-        (["--format", "peft"], 2, "--format peft does not go with --plan"),
+        (["--format", "peft"], 2, "--format does not go with --plan"),
         (["--weight", "1"], 2, "--weight does not go with --plan"),
         (["--max-memory", "much"], 2, "must be a size such as"),
         (["--max-memory", "10MB"], 2, "is not enough: the process itself takes"),

@@ -55,6 +55,11 @@ def test_a_dry_run_listens_to_nothing(dtheta: Run, monkeypatch: pytest.MonkeyPat
     assert dtheta("report", ".", "--serve", "--dry-run").code == 0
 
 
+def test_a_page_beside_serving_is_refused(dtheta: Run) -> None:
+    done = dtheta("report", ".", "--serve", "--out", "page.html", "--dry-run")
+    assert (done.code, done.out) == (2, "") and "--out names a page to write, and --serve writes none" in done.err
+
+
 def test_a_port_without_serving_is_refused(dtheta: Run) -> None:
     Path("x.delta").write_text("")
     done = dtheta("report", "x.delta", "--port", "8080")

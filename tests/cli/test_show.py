@@ -58,8 +58,27 @@ def test_the_family(dtheta: Run, adapted: Path, tmp_path: Path) -> None:
     assert {parent["file"] for parent in tree["parents"]} == {"first.delta", "half.delta"}
     text = dtheta("show", "sum.delta", "--tree").out
     assert text.count("first.delta") == 2  # of the sum, and of the half
+    assert text.count("first.delta  (above)") == 1
     Path("first.delta").unlink()
     assert "not in this folder" in dtheta("show", "sum.delta", "--tree").out
+
+
+def test_a_family_of_sums_of_sums_is_as_long_as_it_has_deltas(dtheta: Run) -> None:
+    """Each is of the two before it: spelled out every time, the last would have 10^8 lines."""
+    parents: list[str] = []
+    for i in range(40):
+        made = Delta({"w": Dense(torch.full((2,), float(i)))}, provenance=Provenance("add", parents=parents[-2:]))
+        made.save(f"{i}.delta")
+        parents.append(made.digest)
+    told = [line for line in dtheta("show", "39.delta", "--tree").out.splitlines() if ".delta  (" in line]
+    assert len({line for line in told if "(above)" not in line}) == 40
+    assert len(told) == 2 + 2 * 38  # itself, and every parent of every one
+    nodes, left = 0, [dtheta("show", "39.delta", "--tree", "--json").json["tree"]]
+    while left:
+        node = left.pop()
+        nodes, left = nodes + 1, [*left, *node["parents"]]
+        assert not (node["above"] and node["parents"])
+    assert nodes == len(told)
 
 
 def test_a_checkpoint_and_a_model_folder(dtheta: Run, folders: dict[str, Path]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from dtheta.adapt import registry
 from dtheta.cli.console import Table
 from dtheta.core.files import load
 from tests.cli.conftest import Outcome, spawn
@@ -34,6 +36,18 @@ def test_a_rank_that_does_not_fit_is_said_and_not_counted(dtheta: Run, folders: 
     rows = {row["name"]: row for row in done.json["methods"]}
     assert rows["PiSSA"]["parameters"] is None
     assert "rank 40 does not fit" in rows["PiSSA"]["note"]
+
+
+def test_a_method_that_does_not_load_is_said_and_the_others_are_listed(
+    dtheta: Run, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = EntryPoint("Broken", "a_package_that_is_not_there:Broken", "dtheta.methods")
+    monkeypatch.setattr(registry, "entry_points", lambda group: (broken,))
+    done = dtheta("methods", "--for", folders["bert"], "--rank", 4, "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.json["methods"]}
+    assert rows["LoRA"]["parameters"] and rows["Broken"]["parameters"] is None
+    assert "'Broken' does not load: No module named 'a_package_that_is_not_there'" in rows["Broken"]["note"]
 
 
 def test_models(dtheta: Run) -> None:

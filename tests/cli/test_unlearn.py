@@ -21,6 +21,7 @@ from tests.unit.probe.planted import vectors
 
 Run = Callable[..., Outcome]
 GIVEN = ("--model", "model", "--concepts", "own.jsonl")
+UNHEEDED = (*GIVEN, "--concept", "japan", "--out", "x.delta", "--method")
 ABLATE = ("--method", "Ablate(counts=[5])", "--traces", "traces.json")
 
 
@@ -44,8 +45,9 @@ def here(dtheta: Run, known: Path, tmp_path: Path) -> Path:
 def unlearned(dtheta: Run, here: Path) -> Path:
     """That folder with traces of japan and two deltas without it."""
     assert dtheta("probe", *GIVEN, "--concept", "japan", "--count", 5, "--draws", 1, "--out", "traces.json").code == 0
-    for name, method in (("cut", ABLATE), ("trained", ("--method", "GradDiff", "--lr", 1e-2, "--steps", 9))):
-        done = dtheta("unlearn", *GIVEN, "--concept", "japan", *method, "--every", 3, "--out", f"{name}.delta")
+    trained = ("--method", "GradDiff", "--lr", 1e-2, "--steps", 9, "--every", 3)
+    for name, method in (("cut", ABLATE), ("trained", trained)):
+        done = dtheta("unlearn", *GIVEN, "--concept", "japan", *method, "--out", f"{name}.delta")
         assert done.code == 0, done.err
     return here
 
@@ -82,7 +84,7 @@ def test_a_corpus_tells_how_well_words_belong_together(dtheta: Run, here: Path) 
 def test_probe_lists_sharp_vectors(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dtheta.cli.probe._SHARP", (1.0, 99.0))
     monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded the model"))
-    done = dtheta("probe", *GIVEN, "--scan", 3, "--json")
+    done = dtheta("probe", *GIVEN[:2], "--scan", 3, "--json")
     assert done.code == 0, done.err
     peaks = [row["peak"] for row in done.json["vectors"]]
     assert len(peaks) == 3 and peaks == sorted(peaks, reverse=True) and done.json["value_vectors"] == 70
@@ -169,8 +171,11 @@ def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(d
         (("probe", *GIVEN, "--norm", "folder"), 2, "norm"),
         (("probe", *GIVEN, "--out", "own.jsonl"), 1, "own.jsonl"),
         (("probe", *GIVEN, "--scan", -1), 2, "scan"),
-        (("probe", *GIVEN, "--scan", 3, "--out", "x.json"), 2, "--out does not go with --scan"),
-        (("probe", *GIVEN, "--scan", 3, "--concept", "japan"), 2, "--concept does not go with --scan"),
+        (("probe", *GIVEN[:2], "--scan", 3, "--out", "x.json"), 2, "--out does not go with --scan"),
+        (("probe", *GIVEN[:2], "--scan", 3, "--concept", "japan"), 2, "--concept does not go with --scan"),
+        (("probe", *GIVEN, "--scan", 3), 2, "--concepts does not go with --scan"),
+        (("probe", *GIVEN, "--column", "body"), 2, "--column names a column of --corpus, which is not given"),
+        (("probe", *GIVEN, "--others", 3), 2, "--others contrasts each --concept"),
         (("probe", *GIVEN, "--count", 0), 2, "--count is 0"),
         (("probe", *GIVEN, "--draws", -1), 2, "--draws is -1"),
         (("probe", *GIVEN, "--others", -1, "--concept", "japan"), 2, "--others is -1"),
@@ -186,6 +191,11 @@ def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(d
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--adapter", "Full on x"), 2, "--select"),
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--keep", 1.5), 2, "keep"),
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--lr", 0), 2, "lr"),
+        (("unlearn", *UNHEEDED, "Ablate", "--lr", 1e-3), 2, "--lr does nothing with --method Ablate"),
+        (("unlearn", *UNHEEDED, "Needle", "--select", "*"), 2, "--select does nothing with --method Needle"),
+        (("unlearn", *UNHEEDED, "Memit", "--batch", 4), 2, "--batch does nothing with --method Memit"),
+        (("unlearn", *UNHEEDED, "Negate", "--goal", 0.2), 2, "--goal does nothing with --method Negate"),
+        (("unlearn", *UNHEEDED, "NPO", "--traces", "traces.json"), 2, "--method NPO does not ask"),
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--retain", 1), 2, "retain"),
         (("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta", "--traces", "nope.json"), 2, "nope.json"),
         (
@@ -261,7 +271,7 @@ def test_a_dry_run_loads_no_weights(dtheta: Run, refusing: Path, monkeypatch: py
     monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded weights"))
     for given in (
         ("probe", *GIVEN),
-        ("probe", *GIVEN, "--scan", 3),
+        ("probe", *GIVEN[:2], "--scan", 3),
         ("unlearn", *GIVEN, "--concept", "japan", "--out", "x.delta"),
         ("compare", "cut.delta", "--erasure", *GIVEN, "--report", "x.html"),
     ):

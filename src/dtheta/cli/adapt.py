@@ -27,7 +27,9 @@ from dtheta.cli.adapt_images import IMAGE_COLUMNS
 from dtheta.cli.adapt_output import Job, writes
 from dtheta.cli.bases import base_path, has_image_tower, local_place
 from dtheta.cli.console import Console
-from dtheta.cli.options import CommonOptions, Flag, fields_of
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.labeled import FILE_OPTIONS
+from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_outputs
 from dtheta.cli.values import read_value
 from dtheta.cli.workspace import require_workspace, workspace
@@ -159,16 +161,22 @@ def holds_pictures(options: Options) -> bool:
 
 
 def _require_meant(options: Options, pictures: bool) -> None:
-    """Raise for an option of the other kind of data: it would do nothing.
+    """Raise for an option of the other kind of data, or of files where there are none: it would do nothing.
 
     Raises:
         ConfigError: Naming it.
     """
-    fields = fields_of(type(options))
-    for name in _OF_TEXTS if pictures else _OF_IMAGES:
-        if getattr(options, name) != fields[name].default:
-            of = "texts" if pictures else "pictures"
-            raise ConfigError(f"{fields[name].called} is for {of}, and {_held(options, pictures)}")
+    from dtheta.data.image_tasks import IMAGE_TASKS
+    from dtheta.data.tasks import TASKS
+
+    of_others, kind = (_OF_TEXTS, "texts") if pictures else (_OF_IMAGES, "pictures")
+    refuse_idle(options, of_others, f"is for {kind}, and {_held(options, pictures)}; leave it out")
+    if pictures and not options.augment:
+        refuse_idle(options, ("flip",), "is of random cuts, which --augment makes; add that, or leave it out")
+    if (data := options.data) in TASKS or data in IMAGE_TASKS:
+        of_files = ("image", *FILE_OPTIONS)
+        refuse_idle(options, of_files, f"is for files of one's own, and {data} is packaged; leave it out")
+        refuse_idle(options, ("test",), f"is for files of one's own; the task {data} has a test part")
 
 
 def _held(options: Options, pictures: bool) -> str:

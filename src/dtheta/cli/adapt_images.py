@@ -16,6 +16,7 @@ from dtheta.cli.adapt_output import Job, draw, next_steps, record_of, remembered
 from dtheta.cli.bases import base_path, model_name
 from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.workspace import clear, kept_for_later, workspace
 from dtheta.core.paths import expanded
@@ -88,9 +89,6 @@ def _task(options: Options, pixels: Pixels) -> ImageTask:
 
     counts = options.n_train, options.n_test, options.seed
     if options.data in IMAGE_TASKS:
-        if options.test is not None:
-            raise ConfigError(f"--test goes with your own pictures; the task {options.data} has a test part")
-        _require_no_columns(options)
         task = load_image_task(options.data, *counts)
     else:
         task = load_images(options.data, pixels.size, _table(options), options.test, *counts)
@@ -109,7 +107,9 @@ def _table(options: Options) -> Any:
 
     paths = [path for path in (expanded(options.data), options.test) if path is not None and path.is_file()]
     if not paths:
-        _require_no_columns(options)
+        table = f"a table of pictures, and --data {options.data} is none; leave it out"
+        refuse_idle(options, ("image", "label"), f"names a column of {table}")
+        refuse_idle(options, ("encoding",), f"is that of {table}")
         return None
     there = columns(paths[0], options.encoding)
     image = options.image or next((name for name in IMAGE_COLUMNS if name in there), IMAGE_COLUMNS[0])
@@ -117,13 +117,6 @@ def _table(options: Options) -> Any:
     for path in paths:
         require_columns(path, columns(path, options.encoding), {"--image": image, "--label": label})
     return Table(image, label, options.encoding)
-
-
-def _require_no_columns(options: Options) -> None:
-    """Raise for the name of a column where there is no table: it would do nothing."""
-    for flag, column in {"--image": options.image, "--label": options.label}.items():
-        if column is not None:
-            raise ConfigError(f"{flag} names a column of a table of pictures, and --data {options.data} is none")
 
 
 def _require_every_class(task: ImageTask) -> None:

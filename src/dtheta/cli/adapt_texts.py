@@ -11,6 +11,7 @@ from dtheta.cli.adapt_output import Job, draw, next_steps, record_of, remembered
 from dtheta.cli.bases import model_name
 from dtheta.cli.columns import require_columns
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.plan import Plan, size_of
 from dtheta.cli.units import duration
 from dtheta.cli.workspace import clear, kept_for_later, workspace
@@ -65,6 +66,8 @@ def _source(options: Options) -> TextTask | Corpus:
             require_columns(file, names, {"--text": options.text, "--label": label})
     counts = options.test, options.n_train, options.n_test, options.seed, options.encoding
     if label is None:
+        of_classes = "is for classifiers, and without --label a language model is trained; leave it out"
+        refuse_idle(options, ("pooling", "head_lr"), of_classes)
         return load_corpus(path, options.text, *counts)
     return load_table(path, options.text, label, *counts)
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any
 from dtheta.cli.bases import base_path, local_place
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.networks import base_name
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
@@ -45,7 +46,7 @@ class Options(CommonOptions):
     image: Annotated[
         tuple[Path, ...], Flag("a picture, or a folder of them; may be given several times", "FILE|DIR")
     ] = ()
-    top: Annotated[int, Flag("classes to name for a picture")] = 3
+    top: Annotated[int, Flag("classes to name for a picture (--json and --out have all)")] = 3
     data: Annotated[Path | None, Flag("a .csv, .tsv or .jsonl file of texts", "FILE")] = None
     column: Annotated[str, Flag("column of the texts", "COLUMN")] = "text"
     encoding: Annotated[str, Flag("encoding of the file: utf-8, latin-1, utf-16, ...", "NAME")] = "utf-8"
@@ -57,7 +58,7 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Predict."""
-    from dtheta.cli.apply_texts import classified, continued, network_of, texts_of
+    from dtheta.cli.apply_texts import classified, continued, is_classifier, network_of, texts_of
 
     _require_meant(options)
     if options.image:
@@ -67,7 +68,7 @@ def run(options: Options, console: Console) -> int:
         return _plan(options, console)
     with ExitStack() as stack:
         net, tokenizer, task = network_of(options, stack)
-        if task.get("kind") == "text-classification":
+        if is_classifier(task):
             rows = classified(net, tokenizer, task, texts)
         else:
             rows = continued(net, tokenizer, texts, options.tokens)
@@ -113,20 +114,18 @@ def _require_meant(options: Options) -> None:
         raise ConfigError(
             "--image is for a delta of pictures, and --text and --data are for one of texts; give one kind"
         )
+    _require_heeded(options)
     if options.top < 1:
         raise ConfigError(f"--top must be at least 1, found {options.top}")
     if empty := next((i for i, text in enumerate(options.text, 1) if not text.strip()), None):
         raise ConfigError(f"--text number {empty} is empty; give it some words")
-    if options.label is not None and options.data is None:
-        raise ConfigError("--label names a column of --data, which is not given")
     if options.label is not None and options.text:
         raise ConfigError("--label goes with --data alone: a --text has no class")
     if options.tokens < 1:
         raise ConfigError(f"--tokens must be at least 1, found {options.tokens}")
     if require_input(options.delta).is_dir():
-        for flag, given in {"--weight": options.weight != 1.0, "--model": options.model is not None}.items():
-            if given:
-                raise ConfigError(f"{flag} does nothing with the folder {options.delta}: the delta is merged into it")
+        merged = f"does nothing with the folder {options.delta}: the delta is merged into it"
+        refuse_idle(options, ("weight", "model"), merged)
     reads = {"DELTA": options.delta, "--data": options.data, "--config": options.config}
     reads |= {f"--image {path}": path for path in options.image}
     require_outputs({"--out": options.out}, {**reads, "--model": local_place(options.model)})
@@ -134,18 +133,42 @@ def _require_meant(options: Options) -> None:
         raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
 
 
+def _require_heeded(options: Options) -> None:
+    """Raise for an option of the other kind of input, or of a file or a table that there is none of: it is not heeded.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if options.image:
+        refuse_idle(options, ("tokens",), "goes on with a text, and --image gives pictures; leave it out")
+    else:
+        refuse_idle(options, ("top",), "is how many classes of a picture are shown, and no --image is given")
+    if options.out is not None:
+        refuse_idle(options, ("top",), "is of the table that is shown, and --out writes every class; leave it out")
+    if options.data is None:
+        refuse_idle(options, ("label", "column"), "names a column of --data, which is not given")
+        refuse_idle(options, ("encoding",), "is that of --data, which is not given; leave it out")
+
+
 def _plan(options: Options, console: Console) -> int:
     """Show what would be done, after the checks of the real run that need no weights in memory."""
     from dtheta.cli.apply_images import require_image_task
+    from dtheta.cli.apply_texts import require_text_task
     from dtheta.cli.fits import require_base
+    from dtheta.cli.head import task_in
     from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
 
     name = str(options.delta)
-    if not options.delta.is_dir():
+    if options.delta.is_dir():
+        if not options.image:
+            require_text_task(options, task_in(options.delta))
+    else:
         header = read_header(options.delta)
         if options.image:
             require_image_task(header.provenance.task, options.delta)
+        else:
+            require_text_task(options, header.provenance.task)
         name = base_name(header.provenance.task, options.model)
         if (base := base_path(name, fetch=False)) is not None:
             require_base(header, open_checkpoint(base), whole=False)
@@ -174,8 +197,6 @@ def _score(record: dict[str, Any], rows: list[dict[str, Any]], labels: list[str]
     from dtheta.cli.results import share
     from dtheta.score import wilson
 
-    if rows and "label" not in rows[0]:
-        raise ConfigError("--label compares classes, and this delta's task has none")
     for label in labels:
         if label not in task["classes"]:
             raise ConfigError(

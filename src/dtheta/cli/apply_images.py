@@ -112,10 +112,10 @@ def merged_task(folder: Path) -> dict[str, Any]:
         FormatError: If its record is damaged.
     """
     from dtheta.cli.merge import RECORD
-    from dtheta.core.tensorfile import parse_json
+    from dtheta.core.jsonfile import read_json
 
     file = folder / RECORD
-    record = parse_json(file.read_bytes(), str(file)) if file.is_file() else {}
+    record = read_json(file) if file.is_file() else {}
     task = record.get("task") if isinstance(record, dict) else None
     require_image_task(task if isinstance(task, dict) else {}, folder)
     assert isinstance(task, dict)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.columns import require_columns
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.judge import max_length
 from dtheta.cli.networks import base_name
 from dtheta.cli.places import require_input
@@ -41,24 +42,23 @@ def network_of(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict
     """Return the network with the delta on it, its tokenizer, and what the delta says of its task.
 
     Raises:
-        ConfigError: If the delta is of pictures, or its model is not known.
+        ConfigError: If the delta is of pictures, an option of another task, or the model not known.
         BaseMismatch: If the model is another one.
     """
     from dtheta.adapt.attach import attach
-    from dtheta.adapt.few_shot import IMAGE_TEXT
     from dtheta.adapt.recipe import task_model
-    from dtheta.cli.head import load_merged
+    from dtheta.cli.head import load_merged, task_in
     from dtheta.core.apply import applied
     from dtheta.core.files import load
     from dtheta.models.load import load_model, load_tokenizer
 
     path = require_input(options.delta)
     if path.is_dir():
+        require_text_task(options, task_in(path))
         return load_merged(path)
     delta = load(path)
     task = dict(delta.provenance.task)
-    if task.get("kind") == IMAGE_TEXT:
-        raise ConfigError(f"{path}: this delta is of pictures; give them with --image FILE")
+    require_text_task(options, task)
     name = base_name(task, options.model)
     net = task_model(delta, load_model(name))
     if delta.new:
@@ -67,6 +67,29 @@ def network_of(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict
     else:
         stack.enter_context(applied(net, options.weight * delta) if options.weight != 1.0 else applied(net, delta))
     return net.eval(), load_tokenizer(name), task
+
+
+def is_classifier(task: Mapping[str, Any]) -> bool:
+    """Tell whether what a delta says of its task is that of a text classifier."""
+    from dtheta.adapt.recipe import CLASSIFICATION
+
+    return task.get("kind") == CLASSIFICATION
+
+
+def require_text_task(options: Options, task: Mapping[str, Any]) -> None:
+    """Raise unless a task is one of texts, and heeds the options.
+
+    Raises:
+        ConfigError: Naming the delta, or the option.
+    """
+    from dtheta.adapt.few_shot import IMAGE_TEXT
+
+    if task.get("kind") == IMAGE_TEXT:
+        raise ConfigError(f"{options.delta}: this delta is of pictures; give them with --image FILE")
+    if is_classifier(task):
+        refuse_idle(options, ("tokens",), f"goes on with a text, and {options.delta} tells classes; leave it out")
+    else:
+        refuse_idle(options, ("label",), "compares classes, and this delta's task has none; leave it out")
 
 
 def classified(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:

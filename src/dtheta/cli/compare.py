@@ -25,7 +25,8 @@ from dtheta.cli.bases import local_place, remembered
 from dtheta.cli.concepts import SOURCE
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.family import ENCODER, has_head, part_of, require_family
-from dtheta.cli.networks import bases_read, bound
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.networks import bases_read, bound, require_models
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time
@@ -78,8 +79,7 @@ def run(options: Options, console: Console) -> int:
         if not headers:
             raise ConfigError("there is no delta to look at: dtheta compare DELTA ... --erasure")
         return compare_erasure.run(options, names(options.deltas), headers, console)
-    if lone := next((name for name in _OF_ERASURE if getattr(options, name)), None):
-        raise ConfigError(f"--{lone} goes with --erasure")
+    refuse_idle(options, _OF_ERASURE, "goes with --erasure; add that, or leave it out")
     if len(headers) < 2:
         raise ConfigError(
             "comparing takes at least two deltas: dtheta compare DELTA DELTA ...; --erasure takes one or more"
@@ -87,6 +87,7 @@ def run(options: Options, console: Console) -> int:
     reads = {"--config": options.config, **{f"DELTA {path}": path for path in options.deltas}}
     require_outputs({"--report": options.report}, {**reads, "--model": local_place(options.model)})
     select = require_family(headers, options.select or _default(headers))
+    require_models(headers, options.model)
     if options.dry_run:
         total = sum(header.nbytes for header in headers)
         writes = {} if options.report is None else {str(options.report): 100_000}

@@ -16,6 +16,7 @@ from dtheta.cli.concepts import concept_called, concepts_place, drawn, read_conc
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import loaded_decoder, require_decoder, seconds
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.networks import require_model
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, size_of
@@ -77,8 +78,7 @@ def run(options: Options, names: Sequence[str], headers: Sequence[Header], conso
 
 
 def _job(options: Options, headers: Sequence[Header]) -> _Job:
-    if options.select is not None:
-        raise ConfigError("--select does not go with --erasure, which measures a delta as a whole")
+    refuse_idle(options, ("select",), "does not go with --erasure, which measures a delta as a whole; leave it out")
     models = {require_model(header, options.model, whole=True) for header in headers}
     concept = _same("--concept", options.concept, [h.provenance.settings.get("concept") for h in headers], headers)
     commands = [header.provenance.settings.get("command", {}) for header in headers]

@@ -39,10 +39,11 @@ from dtheta.cli.compose_learn import (
 )
 from dtheta.cli.console import Console, Part
 from dtheta.cli.family import ENCODER, HEAD, common_task, has_head, part_of, require_family, require_head
-from dtheta.cli.labeled import Source
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.labeled import FILE_OPTIONS, Source
 from dtheta.cli.merging import ENTRYWISE, By, merged, require_by
 from dtheta.cli.multitask import Descent, learned
-from dtheta.cli.networks import bases_read, bound
+from dtheta.cli.networks import bases_read, bound, require_models
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time
@@ -92,8 +93,7 @@ class Options(CommonOptions):
     ] = None
 
 
-# the options that do nothing without --learn
-_LEARNING = ("data", "isotropic", "text", "label", "encoding", "texts", "validate", "epochs", "lr", "batch_size")
+_LEARNING = ("data", "isotropic", *FILE_OPTIONS, "texts", "validate", "epochs", "lr", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,8 @@ def _require_meant(options: Options) -> Given:
     given = Given(headers, head, ENCODER if options.learn else select)
     if options.learn:
         require_learnable(options, given)
+    else:
+        require_models(headers, options.model)
     return given
 
 
@@ -172,8 +174,8 @@ def _require_options(options: Options) -> None:
             f"{len(options.deltas)} deltas but {len(options.weight)} weights; give --weight once for each, in order"
         )
     require_by(options)
-    if not options.learn and (idle := [name for name in _LEARNING if getattr(options, name) != getattr(Options, name)]):
-        raise ConfigError(f"--{idle[0].replace('_', '-')} goes with --learn")
+    if not options.learn:
+        refuse_idle(options, _LEARNING, "goes with --learn; add that, or leave it out")
     if options.learn and options.by != "sum":
         raise ConfigError(f"--learn finds the weights of a sum; --by {options.by} goes without it")
     if options.learn and (options.weight or options.select):

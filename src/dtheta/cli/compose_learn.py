@@ -13,7 +13,7 @@ from dtheta.cli.console import Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.family import ENCODER, require_some
 from dtheta.cli.judge import max_length
-from dtheta.cli.labeled import Source, described, labeled
+from dtheta.cli.labeled import Source, described, labeled, require_read
 from dtheta.cli.multitask import Descent, Expert, judged, own_head
 from dtheta.cli.networks import base_name, require_classifier_of, require_model
 from dtheta.cli.plan import size_of
@@ -47,7 +47,9 @@ def require_learnable(options: Options, given: Given) -> None:
         )
     names = {require_model(header, model_of(options, given)) for header in given.headers}
     assert len(names) == 1, "one name for all"
-    for header, source in zip(given.heads, sources_of(options, given), strict=True):
+    sources = sources_of(options, given)
+    require_read(options, sources)
+    for header, source in zip(given.heads, sources, strict=True):
         source.name(header.provenance)
 
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dtheta.cli.console import Console
-from dtheta.cli.options import CommonOptions, Flag, Place, fields_of
-from dtheta.errors import ConfigError
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.options import CommonOptions, Flag, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,7 @@ def run(options: Options, console: Console) -> int:
     common = {f.name for f in dataclasses.fields(CommonOptions)}
     own = [f.name for f in dataclasses.fields(Options) if f.name not in (*common, *OF_BOTH)]
     foreign = [name for name in own if (name in OF_SNNK) != (options.method == "snnk")]
-    if idle := [name for name in foreign if getattr(options, name) != getattr(Options, name)]:
-        raise ConfigError(f"{fields_of(Options)[idle[0]].called} does nothing with --method {options.method}")
+    refuse_idle(options, foreign, f"does nothing with --method {options.method}; leave it out")
     return import_module("dtheta.cli.compress_mlps" if options.method == "snnk" else "dtheta.cli.compress_delta").run(
         options, console
     )

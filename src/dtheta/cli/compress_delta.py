@@ -12,9 +12,10 @@ from dtheta.cli.compress_output import tell
 from dtheta.cli.console import Console
 from dtheta.cli.cost import Cost
 from dtheta.cli.family import HEAD, SCORES, has_head
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.judge import max_length
-from dtheta.cli.labeled import Source, described, labeled
-from dtheta.cli.networks import bases_read, bound, require_classifier_of, require_model
+from dtheta.cli.labeled import FILE_OPTIONS, Source, described, labeled, require_read
+from dtheta.cli.networks import bases_read, bound, require_classifier_of, require_model, require_models
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from dtheta.compress.scales import Scale
     from dtheta.core.delta import Delta
     from dtheta.core.header import Header
-
-_SEARCHING = ("text", "label", "encoding", "validate")  # the options that do nothing without --search
 
 
 def run(options: Options, console: Console) -> int:
@@ -63,10 +62,8 @@ def _require_meant(options: Options) -> Header:
         for name, values in (("--density", options.density), ("--alpha", options.alpha)):
             if len(values) > 1:
                 raise ConfigError(f"{name} was given {len(values)} times; without --search there is one")
-        if options.data is not None:
-            raise ConfigError("--data is what --search chooses by; add --search")
-        if idle := [name for name in _SEARCHING if getattr(options, name) != getattr(type(options), name)]:
-            raise ConfigError(f"--{idle[0]} goes with --search")
+        searching = ("data", *FILE_OPTIONS, "validate")
+        refuse_idle(options, searching, "goes with --search; add that, or leave it out")
     for density in options.density:
         check(density, options.per, "factors")
     for alpha in options.alpha:
@@ -76,6 +73,9 @@ def _require_meant(options: Options) -> Header:
         require_classifier_of(header)
         require_model(header, options.model)
         source.name(header.provenance)
+        require_read(options, [source])
+    else:
+        require_models([header], options.model)
     return header
 
 

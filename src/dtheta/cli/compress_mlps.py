@@ -15,7 +15,8 @@ from dtheta.cli.columns import require_columns
 from dtheta.cli.compress import OF_BOTH, OF_SNNK
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
-from dtheta.cli.labeled import Source
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.labeled import Source, require_read
 from dtheta.cli.networks import require_classifier_of, require_model
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
@@ -82,8 +83,11 @@ def _require_meant(options: Options) -> Header | None:
     source = Source.of(options)
     if options.data is None and judge is None:
         raise ConfigError("--data is missing: texts to fit to, a file or the name of a packaged task")
-    if judge is None and source.path is not None:
-        _require_column(source.path, options)
+    require_read(options, [source])
+    if judge is None:
+        refuse_idle(options, ("label",), "is for classes, and without --judge none are looked at; leave it out")
+        if source.path is not None:
+            _require_column(source.path, options)
     reads = {"MODEL": local_place(name), "--config": options.config, "--data": source.path, "--judge": judge}
     require_outputs({"--out": options.out}, reads)
     if judge is None:

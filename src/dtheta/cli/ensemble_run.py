@@ -37,6 +37,7 @@ from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.ensemble_assembly import amplitude_of, assembled, ensemble_of, rows_of, threads
 from dtheta.cli.ensemble_networks import Network, network_of
 from dtheta.cli.ensemble_parts import members_of, part_of
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_outside
 from dtheta.cli.units import byte_size, plural
@@ -103,6 +104,8 @@ def run(options: Options, console: Console) -> int:
     if options.hold is not None and options.hold < 1:
         raise ConfigError(f"--hold is {options.hold}; expected a whole number, 1 or more")
     part = part_of(options.perturbation)
+    if part is None:
+        refuse_idle(options, ("nonnegative",), "bounds perturbations, and --perturbation none has none; leave it out")
     network = network_of(options.model, options.step, options.parameters)
     members = members_of(options.members, len(network.parameters or [None]), part, options.pairs, options.control)
     from dtheta.cli.ensemble_source import leads_of, source_of

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dtheta.cli.ensemble_files import States, read_states
 from dtheta.cli.ensemble_networks import Network, described, flow_of, flows, hours_of
 from dtheta.cli.ensemble_simulated import fields_of
+from dtheta.cli.idle import refuse_idle
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, ShapeMismatch
 
@@ -80,6 +81,7 @@ def source_of(options: Options, network: Network) -> Source:
     """
     if options.analyses is None:
         return _of_flow(options, network)
+    refuse_idle(options, ("analysis_error",), "is of simulated analyses, and --analyses has others; leave it out")
     if options.truth is not None and not expanded(options.truth).exists():
         raise ConfigError(f"--truth {options.truth}: there is no such file; with --analyses it is a file as well")
     channels = _channels(options, network)
@@ -123,10 +125,8 @@ def _alike(path: Path, option: str, analyses: States, units: dict[str, str]) -> 
 
 
 def _of_flow(options: Options, network: Network) -> Source:
-    fields = {"--climate": options.climate, "--channels": options.channels, "--start": options.start or None}
-    for name, value in fields.items():
-        if value is not None:
-            raise ConfigError(f"{name} goes with --analyses FILE; without it the starts are simulated")
+    of_files = ("climate", "channels", "start")
+    refuse_idle(options, of_files, "goes with --analyses FILE; without it the starts are simulated")
     if options.truth is None and network.flow is None:
         raise ConfigError(
             f"--step {network.name} needs states: give --analyses FILE, or --truth FLOW for simulated ones, one of "

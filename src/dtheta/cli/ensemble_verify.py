@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs, require_outside
 from dtheta.errors import ConfigError, FormatError, MembersMissing
@@ -105,9 +106,9 @@ def _require_meant(options: Options, found: Hindcast) -> None:
             raise ConfigError(f"--percentile is {percentile}; expected a multiple of 5, from 5 to 95")
     if options.block > len(found):
         raise ConfigError(f"--block is {options.block}, and there are {len(found)} starts")
+    if options.report is None:
+        refuse_idle(options, ("point", "start"), "says what the page shows: give --report FILE, too, or leave it out")
     if options.point:
-        if options.report is None:
-            raise ConfigError("--point is a place for the plumes of the page: give --report FILE, too")
         places_of(options, found)
 
 

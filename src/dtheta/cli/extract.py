@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
 from dtheta.cli.units import byte_size, count, percent
-from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
     from dtheta.core.delta import Delta
@@ -48,6 +48,9 @@ def run(options: Options, console: Console) -> int:
     tuned = require_input(options.tuned)
     reads = {"BASE": local_place(options.base), "TUNED": tuned, "--config": options.config}
     require_outputs({"--out": options.out}, reads)
+    peft = (tuned / "adapter_config.json").exists()
+    if peft:
+        refuse_idle(options, ("partial",), "compares two checkpoints; a peft folder must fit its base: leave it out")
     if options.dry_run:
         sizes = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
         total = sum(size or 0 for size in sizes.values())
@@ -55,7 +58,7 @@ def run(options: Options, console: Console) -> int:
         Plan(sizes, writes, PROGRAM + total, seconds, options.resolved()).show(console)
         return 0
     base = base_path(options.base)
-    delta = _from_peft(options, base) if (tuned / "adapter_config.json").exists() else _difference(options, base)
+    delta = _from_peft(options, base) if peft else _difference(options, base)
     if not len(delta):
         console.note("the two are equal in every bit: the delta is empty")
     delta = _described(delta, options)
@@ -98,8 +101,6 @@ def _from_peft(options: Options, base: Path) -> Delta:
     from dtheta.core.recompress import recompress
     from dtheta.models.load import load_model
 
-    if options.partial:
-        raise ConfigError("--partial compares two checkpoints; a peft folder must fit its base")
     delta = from_peft(options.tuned, load_model(base), modules_to_save=True)
     delta = delta if options.select is None else delta.restrict(options.select)
     return delta if options.rank is None else recompress(delta, options.rank)

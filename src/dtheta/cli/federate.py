@@ -38,6 +38,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.labeled import FILE_OPTIONS
 from dtheta.cli.options import CommonOptions, Flag, fields_of, parse
 from dtheta.cli.places import require_distinct, require_outputs
 from dtheta.core.paths import expanded
@@ -186,29 +188,24 @@ def _require_meant(options: Options, kind: str) -> None:
     Raises:
         ConfigError: Naming it.
     """
-    fields = fields_of(Options)
-    of_texts, of_rows = ("n_train", "max_length", "pooling", "head_lr"), ("standardize",)
-    for name in of_texts if kind == "rows" else of_rows:
-        if getattr(options, name) != fields[name].default:
-            of = "texts" if kind == "rows" else "numbers"
-            raise ConfigError(f"{fields[name].called} is for {of}, and the data hold {_held(kind)}")
-    _require_model(options, kind)
-    if options.secure is not None and options.codec != fields["codec"].default:
-        raise ConfigError("--secure sums ternary answers of its own, so --codec does nothing; leave it out")
     from dtheta.cli.federated import packaged
 
+    if kind == "rows":
+        of_texts = ("n_train", "max_length", "pooling", "head_lr")
+        refuse_idle(options, of_texts, "is for texts, and the data hold numbers; leave it out")
+    else:
+        refuse_idle(options, ("standardize",), "is for numbers, and the data hold texts; leave it out")
+    _require_model(options, kind)
+    if options.secure is not None:
+        refuse_idle(options, ("codec",), "does nothing with --secure, which sums ternary answers; leave it out")
     if packaged(options):
-        for name in ("text", "label", "encoding"):
-            if getattr(options, name) != fields[name].default:
-                raise ConfigError(f"{fields[name].called} is for files of one's own, and {options.data} is packaged")
+        refuse_idle(options, FILE_OPTIONS, f"is for files of one's own, and {options.data} is packaged; leave it out")
+        refuse_idle(options, ("test",), f"is for files of one's own; the task {options.data} has a test part")
     if options.party:
-        for name in ("clients", "partition", "n_train"):
-            if getattr(options, name) != fields[name].default:
-                raise ConfigError(f"{fields[name].called} cuts up --data; every --party is one client with its file")
+        cut = ("clients", "partition", "n_train")
+        refuse_idle(options, cut, "cuts up --data; every --party is one client with its file")
         if len(options.party) < 2:
             raise ConfigError("one --party is no federation; give --party again for every further one")
-    elif packaged(options) and options.test is not None:
-        raise ConfigError(f"--test goes with files of one's own; the task {options.data} has a test part")
 
 
 def _require_model(options: Options, kind: str) -> None:
@@ -228,10 +225,6 @@ def _require_model(options: Options, kind: str) -> None:
         )
     if kind == "texts" and is_of_rows(options.model) and not expanded(options.model).is_dir():
         raise ConfigError(f"--model {options.model} is for numbers, and the data hold texts; try --model minilm")
-
-
-def _held(kind: str) -> str:
-    return "numbers" if kind == "rows" else "texts"
 
 
 def _require_places(options: Options, kind: str) -> None:
@@ -263,7 +256,7 @@ def again(options: Options) -> str:
         if name in ("config", "resume", "dry_run") or value == getattr(before, name):
             continue
         if isinstance(value, bool):
-            start.append(field.called if value else f"--no-{field.called[2:]}")
+            start.append(field.flag(value))
         else:
             start += [part for one in (value if field.many else [value]) for part in (field.called, str(one))]
     return shlex.join([*start, "--resume"])

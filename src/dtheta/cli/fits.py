@@ -79,18 +79,23 @@ def require_base(header: Header, checkpoint: Checkpoint, whole: bool = True, sel
     """
     from dtheta.core.fingerprint import Fingerprint
 
-    digests = _renamed(_chosen(header.base.digests, select), checkpoint)
-    sizes = {name: checkpoint.info(name).nbytes if name in checkpoint else 0 for name in digests}
+    try:
+        digests = _renamed(_chosen(header.base.digests, select), checkpoint)
+        _require_shapes(_renamed(_chosen(header.changes, select), checkpoint), checkpoint)
+        Fingerprint(digests).check(checkpoint, _looked_at(digests, checkpoint, whole))
+    except BaseMismatch as error:
+        raise BaseMismatch(f"{header.path}: {error}") from None
+
+
+def _looked_at(names: Collection[str], checkpoint: Checkpoint, whole: bool) -> list[str]:
+    """Return the tensors whose digests are taken, the smallest first."""
+    sizes = {name: checkpoint.info(name).nbytes if name in checkpoint else 0 for name in names}
     left, chosen = _BUDGET, []
-    for name in sorted(digests, key=lambda name: sizes[name]):
+    for name in sorted(names, key=lambda name: sizes[name]):
         left -= sizes[name]
         if whole or left >= 0:
             chosen.append(name)
-    try:
-        _require_shapes(_renamed(_chosen(header.changes, select), checkpoint), checkpoint)
-        Fingerprint(digests).check(checkpoint, chosen)
-    except BaseMismatch as error:
-        raise BaseMismatch(f"{header.path}: {error}") from None
+    return chosen
 
 
 def _require_shapes(changes: Mapping[str, Mapping[str, Any]], checkpoint: Checkpoint) -> None:

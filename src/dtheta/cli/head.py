@@ -8,7 +8,6 @@ Transformers loads such a folder as the plain encoder, merged; ``dtheta apply FO
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +28,13 @@ def write_head(folder: Path, delta: Delta) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
+    from dtheta.core.jsonfile import write_json
     from dtheta.core.output import write_file
     from dtheta.core.tensorfile import data_of, write_tensors
 
     tensors = {name.removeprefix("head."): delta[name].dense() for name in delta if name.startswith("head.")}
     task = {name: delta.provenance.task.get(name) for name in _FIELDS}
-    with write_file(folder / _TASK) as handle:
-        handle.write((json.dumps(task, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(task, folder / _TASK, indent=2)
     specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     with write_file(folder / WEIGHTS) as handle:
         write_tensors(handle, specs, {"format": "pt"}, lambda name: [data_of(tensors[name])])
@@ -53,10 +52,10 @@ def load_merged(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     from dtheta.models.classifier import classifier
     from dtheta.models.load import load_model, load_tokenizer
 
+    task = task_in(folder)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    if not (folder / _TASK).is_file():
-        return model, tokenizer, {}
-    task = _task(folder / _TASK)
+    if not task:
+        return model, tokenizer, task
     net = classifier(model, task["classes"], task.get("pooling"))
     head = _tensors(folder / WEIGHTS)
     with torch.no_grad():
@@ -69,10 +68,18 @@ def load_merged(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     return net, tokenizer, task
 
 
-def _task(path: Path) -> dict[str, Any]:
-    from dtheta.core.tensorfile import parse_json
+def task_in(folder: Path) -> dict[str, Any]:
+    """Return the task of a merged folder, empty where it holds no head.
 
-    task = parse_json(path.read_bytes(), str(path))
+    Raises:
+        FormatError: If it names no classes.
+    """
+    from dtheta.core.jsonfile import read_json
+
+    path = folder / _TASK
+    if not path.is_file():
+        return {}
+    task = read_json(path)
     classes = task.get("classes") if isinstance(task, dict) else None
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         raise FormatError(f"{path} names no classes; merge the delta again")

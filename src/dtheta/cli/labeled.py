@@ -10,18 +10,23 @@ trained on are all fresh, but for those held out to test on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.columns import require_columns
+from dtheta.cli.idle import refuse_idle
+from dtheta.cli.options import CommonOptions
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from dtheta.core.provenance import Provenance
     from dtheta.data.text import Texts, TextTask
+
+
+FILE_OPTIONS = ("text", "label", "encoding")  # how a file is read; a packaged task has its own way
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,17 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
     found = loaded(source, name, n_test, made.seed if own and made.seed is not None else seed)
     train, test = (_known(texts, found, task["classes"]) for texts in (found.train, found.test))
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
+
+
+def require_read(options: CommonOptions, sources: Iterable[Source]) -> None:
+    """Raise for a column or an encoding where no texts come from a file: it would do nothing.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    if all(source.path is None for source in sources):
+        why = "is for a file of one's own (--data FILE), and these texts are of a packaged task; leave it out"
+        refuse_idle(options, FILE_OPTIONS, why)
 
 
 def require_labeled(source: Source) -> None:

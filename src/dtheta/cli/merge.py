@@ -17,7 +17,6 @@ it is said at once, before a tensor is read.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
 from dtheta.cli.family import common_task, has_head, part_of, require_one_task
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, reading_time, size_of
@@ -112,8 +112,7 @@ def _require_meant(options: Options) -> tuple[float, ...]:
     Raises:
         ConfigError, OutputError: If the options contradict each other, or the output has no place.
     """
-    if options.max_memory is not None:
-        raise ConfigError("--max-memory goes with --plan; deltas are added one tensor at a time anyway")
+    refuse_idle(options, ("max_memory",), "goes with --plan; deltas are added one tensor at a time anyway")
     base = local_place(options.model)
     if not options.deltas:
         raise ConfigError("there is no delta to merge: dtheta merge BASE DELTA --out DIR")
@@ -281,15 +280,14 @@ def _write_peft(options: Options, base: Path, delta: Delta, headers: Sequence[He
 def _complete(folder: Path, part: str, head: Delta | None, record: dict[str, Any]) -> None:
     """Move what lies in a part of a folder up into it, and add the head, if there is one, and the provenance."""
     from dtheta.cli.head import write_head
-    from dtheta.core.output import write_file
+    from dtheta.core.jsonfile import write_json
 
     for file in (folder / part).iterdir():
         shutil.move(str(file), folder / file.name)
     (folder / part).rmdir()
     if head is not None:
         write_head(folder, head)
-    with write_file(folder / RECORD) as handle:
-        handle.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(record, folder / RECORD, indent=2)
 
 
 def _made(options: Options, delta: Delta, headers: Sequence[Header]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.places import require_input, require_output
 from dtheta.cli.plan import Plan, reading_time
 from dtheta.cli.units import byte_size
@@ -71,15 +72,8 @@ def run_plan(options: Options, file: Path, console: Console) -> int:
 
 
 def _require_meant(options: Options) -> None:
-    given = {
-        "BASE": options.base is not None or bool(options.deltas),
-        "--weight": bool(options.weight),
-        "--select": options.select is not None,
-        "--format peft": options.format != "full",
-        "--check": options.check,
-    }
-    if wrong := [name for name, is_given in given.items() if is_given]:
-        raise ConfigError(f"{wrong[0]} does not go with --plan: the file says what is merged, and how")
+    told = ("base", "deltas", "weight", "select", "format", "check")
+    refuse_idle(options, told, "does not go with --plan: the file says what is merged, and how")
     out = options.out
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(f"cannot write the folder {options.out}: it exists; remove it or choose another name")

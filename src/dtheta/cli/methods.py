@@ -45,12 +45,12 @@ def run(options: Options, console: Console) -> int:
             model_folder(place)
         Plan({f"model {options.for_}": size_of(place)}, seconds=5, settings=options.resolved()).show(console)
         return 0
-    from dtheta.adapt.registry import method_class, method_names
+    from dtheta.adapt.registry import method_names
     from dtheta.models.load import load_model
 
     model = load_model(options.for_)
     whole = sum(p.numel() for p in model.parameters())
-    rows = [_row(method_class(name), options.rank, model, whole) for name in method_names()]
+    rows = [_row(name, options.rank, model, whole) for name in method_names()]
     cells = [
         (
             r["name"],
@@ -81,14 +81,21 @@ def _quantizations() -> list[dict[str, str]]:
     return [{"name": q.__name__, "makes": q.summary, "paper": q.paper} for q in (QPiSSA, LoftQ, BestQ, NF4)]
 
 
-def _row(kind: type[Method], rank: int, model: nn.Module, whole: int) -> dict[str, Any]:
+def _row(name: str, rank: int, model: nn.Module, whole: int) -> dict[str, Any]:
+    from dtheta.adapt.registry import method_class
+
+    uncounted: dict[str, Any] = {"parameters": None, "share": None, "bytes": None}
+    try:
+        kind = method_class(name)
+    except DthetaError as error:  # a package of another party that is broken; the rest is as it was
+        return {"name": name, "trains": "", "paper": "", "note": str(error), "options": "", **uncounted}
     fields = {f.name: f for f in dataclasses.fields(kind)}
     row = {"name": kind.__name__, "trains": kind.summary, "paper": kind.paper, "note": ""}
     row["options"] = ", ".join(f"{n}={f.default}" for n, f in fields.items() if n != "rank")
     try:
         parameters, nbytes = _size(kind(**({"rank": rank} if "rank" in fields else {})), model)
     except (DthetaError, TypeError) as error:  # a method of another package may need options that nobody gave
-        return {**row, "parameters": None, "share": None, "bytes": None, "note": str(error)}
+        return {**row, **uncounted, "note": str(error)}
     return {**row, "parameters": parameters, "share": parameters / whole, "bytes": nbytes}
 
 

@@ -67,6 +67,17 @@ def require_model(header: Header, model: str | None, whole: bool = False) -> str
     return name
 
 
+def require_models(headers: Iterable[Header], model: str | None) -> None:
+    """Raise unless a model that was given is the base of all deltas, whether it will be needed or not.
+
+    Raises:
+        ConfigError, BaseMismatch: As ``require_model``.
+    """
+    if model is not None:
+        for header in headers:
+            require_model(header, model)
+
+
 def bases_read(headers: Iterable[Header], model: str | None) -> dict[str, int | None]:
     """Return the models that deltas have to be bound to, with their bytes: where a change shifts singular values.
 

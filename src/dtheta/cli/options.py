@@ -88,6 +88,10 @@ class Field:
             return self.said.name or self.name.upper()
         return "--" + self.name.rstrip("_").replace("_", "-")  # for_ is --for: a keyword can be no field
 
+    def flag(self, value: Any) -> str:
+        """Return the name with which a value is given: a switch that is turned off has one of its own."""
+        return f"--no-{self.called[2:]}" if value is False else self.called
+
 
 def fields_of(kind: type[CommonOptions]) -> dict[str, Field]:
     """Return the options that a verb takes, by name, its own first."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, OutputError
 
 
@@ -21,7 +22,7 @@ def require_input(path: str | os.PathLike[str]) -> Path:
     """
     from dtheta.core.tensorfile import existing
 
-    path = Path(os.path.expanduser(path))
+    path = expanded(path)
     if _is_loop(path):
         raise ConfigError(f"cannot read {path}: it is a link that leads to itself")
     found = existing(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.bases import base_path
-from dtheta.cli.labeled import loaded, require_labeled
+from dtheta.cli.labeled import loaded, require_labeled, require_read
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,7 @@ def require_meant(options: Any, source: Source) -> None:
     from dtheta.scout.examples import LEAST
 
     require_labeled(source)
+    require_read(options, [source])
     whole(options.examples, "examples", least=LEAST)
     whole(options.outputs, "outputs", least=1)
     whole(options.max_length, "max_length", least=1)

@@ -32,6 +32,7 @@ from dtheta.cli.concepts import (
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import loaded_decoder, require_decoder, seconds
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, size_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _SHARP = (5.5, 10.0)  # peaks between which the value vectors of a small model hold content, see docs/probe.md
 _SHOWN = 10  # vectors of a concept in its table
 _DETAILED = 3  # concepts up to which each has a table
-_OF_TRACES = ("concept", "corpus", "out")  # options that a scan has no use for
+_OF_TRACES = ("concepts", "concept", "count", "draws", "others", "corpus", "column", "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,13 @@ def _check(options: Options) -> None:
 
     for name, least in (("count", 1), ("draws", 0), ("others", 0)):
         whole(getattr(options, name), name, least=least)
-    if options.scan and (given := next((name for name in _OF_TRACES if getattr(options, name)), None)):
-        raise ConfigError(f"--{given} does not go with --scan, which lists vectors whatever the concept")
+    if options.scan:
+        why = "does not go with --scan, which lists vectors whatever the concept; leave it out"
+        refuse_idle(options, _OF_TRACES, why)
+    if options.corpus is None:
+        refuse_idle(options, ("column",), "names a column of --corpus, which is not given")
+    if not options.concept:
+        refuse_idle(options, ("others",), "contrasts each --concept with others, and without one all are looked for")
 
 
 def _corpus(options: Options) -> list[str] | None:

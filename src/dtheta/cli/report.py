@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dtheta.cli.console import Console
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
@@ -47,8 +48,7 @@ def run(options: Options, console: Console) -> int:
     """Draw the page."""
     if options.serve:
         return _serve(options, console)
-    if options.port:
-        raise ConfigError("--port says where --serve listens, which is not given")
+    refuse_idle(options, ("port",), "says where --serve listens, which is not given; add that, or leave it out")
     files = [require_input(path) for path in options.files]
     kinds = {path.suffix for path in files}
     if kinds not in ({".delta"}, {".json"}):
@@ -70,6 +70,7 @@ def _serve(options: Options, console: Console) -> int:
     """Serve a folder until Ctrl-C."""
     from dtheta.report.serve import HOST, Folder, server
 
+    refuse_idle(options, ("out",), "names a page to write, and --serve writes none; leave one of the two out")
     if len(options.files) != 1:
         raise ConfigError(f"--serve takes one folder, found {len(options.files)} places")
     folder = Folder(require_input(options.files[0]))

@@ -17,7 +17,7 @@ from dtheta.cli.console import Console, Part
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input
 from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
-from dtheta.errors import FormatError
+from dtheta.errors import ConfigError, FormatError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,14 @@ class Options(CommonOptions):
     tree: Annotated[bool, Flag("show its family: the deltas it was made of, as far as they lie in the same folder")] = (
         False
     )
-    rows: Annotated[int, Flag("rows of the table at most; 0 for all of them")] = 40
+    rows: Annotated[int, Flag("rows of the table at most; 0 for all of them, as --json has")] = 40
 
 
 def run(options: Options, console: Console) -> int:
     """Describe the file."""
     path = require_input(options.file)
+    if options.tree and not _is_delta(path):
+        raise ConfigError(f"--tree shows which deltas a delta was made of, and {path} is none; leave it out")
     if options.dry_run:
         Plan(
             {str(path): size_of(path)}, memory=PROGRAM + (size_of(path) or 0), seconds=reading_time(size_of(path))
@@ -50,15 +52,17 @@ def _describe(path: Path, options: Options) -> tuple[dict[str, Any], list[Part]]
 
     if path.is_dir() and (path / "adapter_config.json").exists():
         return describe_peft(path, options.rows)
-    if path.is_file() and (path.suffix == ".delta" or _holds_delta(path)):
+    if _is_delta(path):
         return describe_delta(path, options.rows, options.tree)
     return describe_checkpoint(path, options.rows)
 
 
-def _holds_delta(path: Path) -> bool:
-    """Tell whether a file of another name is a delta: its first bytes say so, whatever its suffix."""
+def _is_delta(path: Path) -> bool:
+    """Tell whether a file is a delta, by its suffix or, under another name, by its first bytes."""
     from dtheta.core.tensorfile import open_tensors
 
+    if not path.is_file() or path.suffix == ".delta":
+        return path.is_file()
     try:
         return "dtheta" in open_tensors(path).metadata
     except FormatError:

@@ -108,7 +108,11 @@ def _interval(value: Mapping[str, Any], share: bool, where: str) -> str:
 
 
 def _tree(header: Header, path: Path) -> dict[str, Any]:
-    """Return the family of a delta: itself and, below it, its parents, found by digest among the files beside it."""
+    """Return the family of a delta: itself and, below it, its parents, found by digest among the files beside it.
+
+    One that several were made of has its own parents where it stands first; further down it is only named, as one that
+    is above. Spelled out each time, the sums of sums of n deltas would have 2^n lines.
+    """
     from dtheta.core.files import read_header
 
     known: dict[str, Header] = {}
@@ -120,25 +124,28 @@ def _tree(header: Header, path: Path) -> dict[str, Any]:
         known.setdefault(found.digest, found)
     known[header.digest] = header
 
-    def grow(digest: str, above: frozenset[str]) -> dict[str, Any]:
-        found = known.get(digest)
-        if found is None or digest in above:
-            return {"digest": digest, "file": None, "operation": None, "parents": []}
-        parents = [grow(parent, above | {digest}) for parent in found.provenance.parents]
+    seen: set[str] = set()
+
+    def grow(digest: str) -> dict[str, Any]:
+        found, above = known.get(digest), digest in seen
+        if found is None:
+            return {"digest": digest, "file": None, "operation": None, "above": False, "parents": []}
+        seen.add(digest)
         method = found.provenance.method.get("name")
         return {
             "digest": digest,
             "file": found.path.name,
             "operation": f"{found.provenance.operation} {method}" if method else found.provenance.operation,
-            "parents": parents,
+            "above": above,
+            "parents": [] if above else [grow(parent) for parent in found.provenance.parents],
         }
 
-    return {**grow(header.digest, frozenset()), "base": header.base.root}
+    return {**grow(header.digest), "base": header.base.root}
 
 
 def _tree_lines(node: Mapping[str, Any], indent: str = "") -> list[str]:
-    name = node["file"] or "not in this folder"
-    lines = [f"{indent}{node['digest'][:SHORT]}  {name}" + (f"  ({node['operation']})" if node["operation"] else "")]
+    name, said = node["file"] or "not in this folder", "above" if node["above"] else node["operation"]
+    lines = [f"{indent}{node['digest'][:SHORT]}  {name}" + (f"  ({said})" if said else "")]
     for parent in node["parents"]:
         lines += _tree_lines(parent, indent + "  ")
     if "base" in node:

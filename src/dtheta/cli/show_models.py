@@ -116,13 +116,13 @@ def describe_checkpoint(path: Path, limit: int) -> tuple[dict[str, Any], list[Pa
 def _merged(path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """Return how 'dtheta merge' made a folder, as a record and in words; nothing where it made none."""
     from dtheta.cli.merge import RECORD
+    from dtheta.core.jsonfile import read_json
     from dtheta.core.provenance import Provenance
-    from dtheta.core.tensorfile import parse_json
 
     file = path / RECORD
     if not file.is_file():
         return None, {}
-    record = parse_json(file.read_bytes(), str(file))
+    record = read_json(file)
     try:
         return record, _made(Provenance.from_dict(record))
     except (FormatError, AttributeError, TypeError, ValueError) as error:

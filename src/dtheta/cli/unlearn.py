@@ -34,6 +34,7 @@ from dtheta.cli.concepts import (
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import TOKENS, loaded_decoder, require_decoder, seconds
+from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
@@ -76,6 +77,7 @@ class Options(CommonOptions):
 def run(options: Options, console: Console) -> int:
     """Unlearn, and save the delta."""
     way, training = _way(options), _training(options)
+    _require_heeded(options, way)
     places = {"--traces": options.traces, "--concepts": concepts_place(options.concepts)}
     reads = {"--config": options.config, "--model": local_place(options.model), **places}
     require_outputs({"--out": options.out}, reads)
@@ -102,6 +104,21 @@ def _way(options: Options) -> Unlearning | Edit:
     from dtheta.probe.unlearning.unlearn import METHODS
 
     return built(options.method, METHODS, "--method", "NPO(beta=0.1)")
+
+
+def _require_heeded(options: Options, way: Unlearning | Edit) -> None:
+    """Raise for an option that the method does not heed.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    from dtheta.probe.unlearning.edit import TRAINING, WATCHING, Edit
+
+    name, heeds = type(way).__name__, way.heeds if isinstance(way, Edit) else (*TRAINING, *WATCHING)
+    idle = [option for option in (*TRAINING, *WATCHING) if option not in heeds]
+    refuse_idle(options, idle, f"does nothing with --method {name}; leave it out")
+    if not (isinstance(way, Edit) and way.located):
+        refuse_idle(options, ("traces",), f"says where the concept is, and --method {name} does not ask; leave it out")
 
 
 def _training(options: Options) -> Training:
