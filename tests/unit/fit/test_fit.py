@@ -370,13 +370,24 @@ def test_a_log_or_folder_that_cannot_be_written_is_one_clear_error(tiny_mlp: nn.
 
 def test_the_state_that_another_loop_left_in_accelerate_is_put_back(tiny_mlp: nn.Module) -> None:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # of a Trainer that ran in this process
+    GradientState._reset_state()
     theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4)
     fit(_lora(tiny_mlp), regression(4), steps=1, loss=squared)
     assert theirs.mixed_precision == "bf16"
     assert theirs.gradient_accumulation_steps == 4
     theirs.state._reset_state()
     theirs.gradient_state._reset_state()
+
+
+def test_a_loss_of_torch_may_be_made_one_of_model_and_batch(tiny_mlp: nn.Module) -> None:
+    class Mine(nn.MSELoss):
+        def forward(self, model: Any, batch: Any) -> Any:  # type: ignore[override]
+            return squared(model, batch)
+
+    assert len(fit(_lora(tiny_mlp), regression(4), steps=1, loss=Mine()).losses) == 1
 
 
 def test_a_model_in_place_of_an_adapter_is_refused(tiny_mlp: nn.Module) -> None:
