@@ -192,6 +192,9 @@ def test_prompts_of_both_towers(dtheta: Run, clip: Path, pictures: Path) -> None
         done = dtheta("apply", f"{name}.delta", "--model", clip, "--image", pictures / "red thing", "--json")
         assert done.code == 0, (name, done.err)
         assert len(done.json["predictions"]) == EACH
+        for verb in (("apply", "--image", pictures / "red thing", "--dry-run"), ("compose",)):
+            done = dtheta(verb[0], f"{name}.delta", "--model", clip, *verb[1:])
+            assert done.code == 0, (name, verb, done.err)
 
 
 def test_an_interrupted_run_goes_on_bit_by_bit(

@@ -78,6 +78,13 @@ def test_a_base_that_is_not_needed_is_still_looked_at(dtheta: Run, stocked: Path
     assert done.code == 3 and "x.delta: " in done.err
 
 
+def test_a_head_alone_fits_every_base(dtheta: Run, stocked: Path) -> None:
+    assert dtheta("compose", "x.delta", "--select", "head.*", "--out", "h.delta").code == 0
+    for verb in (("compose",), ("apply", "--text", "a film", "--dry-run")):
+        done = dtheta(verb[0], "h.delta", "--model", "bert", *verb[1:])
+        assert done.code == 0, done.err
+
+
 def test_a_peft_folder_is_not_compared(dtheta: Run, stocked: Path) -> None:
     assert dtheta("merge", "llama", "l.delta", "--format", "peft", "--out", "peft").code == 0
     done = dtheta("extract", "llama", "peft", "--partial", "--dry-run")

@@ -202,10 +202,10 @@ class Adapter(nn.Module):
 
     def _warn_if_idle(self) -> None:
         """Warn where gradients arrived and no term adds anything: they were not what the optimizer had."""
-        if self._grafts or not any(p.grad is not None for p in self.terms.parameters()):
+        if self._grafts or not any(p.grad is not None and bool(p.grad.any()) for p in self.terms.parameters()):
             return  # new vectors do not start at zero
         with torch.no_grad():
-            idle = not any(bool(self.term(key).matrix().any()) for key in self._sites)
+            idle = all(self.term(key).is_zero() for key in self._sites)
         if idle:
             warnings.warn(
                 "gradients reached this adapter, and all that it adds is still zero: an optimizer trains it by "

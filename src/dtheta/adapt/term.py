@@ -31,6 +31,7 @@ from dtheta.errors import UnsupportedLayer
 # A copy that is made when either side is first written to: else most of what attaching from the cache costs. torch
 # calls it private, so where it is gone the copy is made at once.
 _copy = getattr(torch, "_lazy_clone", torch.clone)
+_ROWS = 256  # of a product that is looked at in parts
 
 
 def _kept(tensor: Tensor) -> Tensor:
@@ -51,6 +52,10 @@ class Term(nn.Module, ABC):
     @abstractmethod
     def change(self) -> Change:
         """Return D as a Change of the (m, n) matrix, detached and copied."""
+
+    def is_zero(self) -> bool:
+        """Tell whether D is zero throughout."""
+        return not bool(self.matrix().any())
 
     def product(self, x: Tensor) -> Tensor:
         """Return x D^T (..., m) for x (..., n)."""
@@ -222,6 +227,11 @@ class FactoredTerm(Term):
         left, right = self.pair()
         return left @ right
 
+    def is_zero(self) -> bool:
+        """Tell whether D is zero throughout; a few rows are made at a time, as there may be no room for all of them."""
+        left, right = self.pair()
+        return not any(bool((rows @ right).any()) for rows in left.split(_ROWS))
+
     def _enter(self, x: Tensor) -> Tensor:
         """Bring x to the dtype of the factors (autocast does so by itself), and drop entries while training."""
         if not torch.is_autocast_enabled(x.device.type):
@@ -320,6 +330,10 @@ class SpectralTerm(Term):
     def matrix(self) -> Tensor:
         """Return D as a matrix."""
         return (self.left * self.shift) @ self.right
+
+    def is_zero(self) -> bool:
+        """Tell whether no singular value moves."""
+        return not bool(self.shift.any())
 
     def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
         """Return sum_t (U^T g) (V^T a); see ``Term.tangents``."""

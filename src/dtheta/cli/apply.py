@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from dtheta.cli.bases import base_path, local_place
+from dtheta.cli.bases import local_place
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.idle import refuse_idle
-from dtheta.cli.networks import base_name
+from dtheta.cli.networks import require_model
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
@@ -154,9 +154,7 @@ def _plan(options: Options, console: Console) -> int:
     """Show what would be done, after the checks of the real run that need no weights in memory."""
     from dtheta.cli.apply_images import require_image_task
     from dtheta.cli.apply_texts import require_text_task
-    from dtheta.cli.fits import require_base
     from dtheta.cli.head import task_in
-    from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
 
     name = str(options.delta)
@@ -169,9 +167,7 @@ def _plan(options: Options, console: Console) -> int:
             require_image_task(header.provenance.task, options.delta)
         else:
             require_text_task(options, header.provenance.task)
-        name = base_name(header.provenance.task, options.model)
-        if (base := base_path(name, fetch=False)) is not None:
-            require_base(header, open_checkpoint(base), whole=False)
+        name = require_model(header, options.model)
     cost = Cost.of_model(name)
     reads = {str(options.delta): size_of(options.delta), f"model {name}": cost.nbytes}
     if options.data is not None:

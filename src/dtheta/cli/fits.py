@@ -3,7 +3,8 @@
     each other   a tensor that two deltas touch has one digest in both
     the base     has every touched tensor, in its shape, and with the digest that the delta names
 
-A classifier's delta calls the pretrained part ``encoder``; a checkpoint has no such prefix, or another one ("model").
+A classifier's delta calls the pretrained part ``encoder``, one of pictures that brings prompts calls it ``model``; a
+checkpoint has no such prefix, or another one.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENCODER, _HEAD = "encoder.", "head."
+_MODEL = "model."  # of an image-text model in the classifier around it
 _BUDGET = 1 << 30  # bytes of the base whose digests a dry run takes; the smallest tensors first
 
 
-def prefix_in(names: Iterable[str], base: Collection[str]) -> str | None:
-    """Return what stands in place of "encoder." in a base; None where the names of the delta are already the base's.
+def prefix_in(names: Iterable[str], base: Collection[str], outer: str = _ENCODER) -> str | None:
+    """Return what stands in place of ``outer`` in a base; None where the names of the delta are already the base's.
 
     Raises:
         BaseMismatch: If the base has no such tensor under any prefix.
     """
     names = list(names)
-    inner = [name for name in names if name.startswith(_ENCODER)]
+    inner = [name for name in names if name.startswith(outer)]
     if not inner or all(name in base for name in names):
         return None
-    rest = inner[0].removeprefix(_ENCODER)
+    rest = inner[0].removeprefix(outer)
     for name in base:
         if name == rest or name.endswith(f".{rest}"):
             return name.removesuffix(rest)
@@ -77,11 +79,13 @@ def require_base(header: Header, checkpoint: Checkpoint, whole: bool = True, sel
     Raises:
         BaseMismatch: Naming the file and the first tensors that differ.
     """
+    from dtheta.adapt.few_shot import IMAGE_TEXT
     from dtheta.core.fingerprint import Fingerprint
 
     try:
-        digests = _renamed(_chosen(header.base.digests, select), checkpoint)
-        _require_shapes(_renamed(_chosen(header.changes, select), checkpoint), checkpoint)
+        outer = _MODEL if header.provenance.task.get("kind") == IMAGE_TEXT else _ENCODER
+        digests = _renamed(_chosen(header.base.digests, select), checkpoint, outer)
+        _require_shapes(_renamed(_chosen(header.changes, select), checkpoint, outer), checkpoint)
         Fingerprint(digests).check(checkpoint, _looked_at(digests, checkpoint, whole))
     except BaseMismatch as error:
         raise BaseMismatch(f"{header.path}: {error}") from None
@@ -114,10 +118,10 @@ def _chosen(table: Mapping[str, T], select: str | None) -> dict[str, T]:
     return {name: value for name, value in table.items() if select is None or matches(name, select)}
 
 
-def _renamed(table: Mapping[str, T], base: Collection[str]) -> dict[str, T]:
+def _renamed(table: Mapping[str, T], base: Collection[str], outer: str) -> dict[str, T]:
     """Return a delta's table under the names of a base, without what the base cannot have: a head."""
-    prefix = prefix_in(table, base)
+    prefix = prefix_in(table, base, outer)
     if prefix is None:
         return dict(table)
     inner = {name: value for name, value in table.items() if not name.startswith(_HEAD)}
-    return {prefix + name.removeprefix(_ENCODER): value for name, value in inner.items()}
+    return {prefix + name.removeprefix(outer): value for name, value in inner.items()}

@@ -46,7 +46,7 @@ def require_classifier_of(header: Header) -> None:
 
 
 def require_model(header: Header, model: str | None, whole: bool = False) -> str:
-    """Return the model for a delta, which must be its base.
+    """Return the model for a delta, which must be its base; a head alone moves nothing of one.
 
     Args:
         header: Of the delta.
@@ -58,12 +58,15 @@ def require_model(header: Header, model: str | None, whole: bool = False) -> str
         BaseMismatch: If the delta was made on another one.
     """
     from dtheta.cli.bases import base_path
+    from dtheta.cli.family import has_head
     from dtheta.cli.fits import require_base
     from dtheta.core.checkpoints import open_checkpoint
 
     name = base_name(header.provenance.task, model)
     if (place := base_path(name, fetch=False)) is not None:
-        require_base(header, open_checkpoint(place), whole)
+        base = open_checkpoint(place)
+        if any(changed in base or not has_head([changed]) for changed in header.changes):
+            require_base(header, base, whole)
     return name
 
 

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from dtheta.core.arguments import listed, number
+from dtheta.core.arguments import coefficient, listed
 from dtheta.core.delta import Delta, total
 from dtheta.core.fingerprint import Fingerprint
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
@@ -53,12 +53,12 @@ def each(value: Any, count: int, what: str) -> list[float]:
         NonFinite: If one is NaN or infinite.
     """
     if isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0:
-        return [number(value, f"one of the {what}")] * count
+        return [coefficient(value, f"one of the {what}")] * count
     if isinstance(value, (str, Mapping, Set)) or not hasattr(value, "__len__"):  # sets have no order
         raise ConfigError(f"the {what} are {value!r}; expected a number, or one for each delta")
     if len(value) != count:
         raise ConfigError(f"{len(value)} {what} were given for {count} deltas; expected one for each")
-    return [number(one, f"one of the {what}") for one in value]
+    return [coefficient(one, f"one of the {what}") for one in value]
 
 
 def weights_of(weights: Any, count: int) -> list[float]:

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dtheta.compose.coefficients import Coefficients, blocks, changed
 from dtheta.compose.partition import part_ids
-from dtheta.core.arguments import listed, number
+from dtheta.core.arguments import coefficient, listed
 from dtheta.core.change import Change, Dense, matrix_shape, slabs
 from dtheta.core.combination import add, scale
-from dtheta.core.delta import Delta, derived, total
+from dtheta.core.delta import Delta, derived, refuse_gradient, total
 from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
 
 #: One number; one a delta; a mapping of blocks to numbers per delta; an (n, m) tensor; or the record itself.
@@ -123,6 +123,7 @@ def _checked(deltas: Sequence[Delta], coefficients: Coefficients) -> Coefficient
 def _rows(deltas: Sequence[Delta], names: Sequence[str], given: Any) -> Iterator[list[float]]:
     """Yield one number a block for each delta."""
     if getattr(given, "ndim", None) == 2:
+        refuse_gradient(given, "the table of coefficients")
         if tuple(given.shape) != (len(deltas), len(names)):
             expected = (len(deltas), len(names))
             raise ShapeMismatch(f"coefficients of shape {tuple(given.shape)}; expected (deltas, blocks) = {expected}")
@@ -142,7 +143,7 @@ def _rows(deltas: Sequence[Delta], names: Sequence[str], given: Any) -> Iterator
         if isinstance(item, Mapping):
             yield _by_block(i, delta, names, item)
         else:
-            yield [number(item, f"the coefficient of delta {i}")] * len(names)
+            yield [coefficient(item, f"the coefficient of delta {i}")] * len(names)
 
 
 def _by_block(i: int, delta: Delta, names: Sequence[str], given: Mapping[str, float]) -> list[float]:
@@ -155,4 +156,4 @@ def _by_block(i: int, delta: Delta, names: Sequence[str], given: Mapping[str, fl
             f"delta {i}: {len(missing)} of its {len(delta)} parameters have no coefficient, first {missing[0]!r}; "
             "give 0 for those that it is not to move"
         )
-    return [number(given.get(name, 0.0), f"the coefficient of delta {i} for {name!r}") for name in names]
+    return [coefficient(given.get(name, 0.0), f"the coefficient of delta {i} for {name!r}") for name in names]

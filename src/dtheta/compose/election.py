@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from dtheta.compose.arguments import choose
 from dtheta.compose.entrywise import Term, joined, summed
 from dtheta.compose.sieves import Sieve, loops
-from dtheta.core.arguments import number
+from dtheta.core.arguments import coefficient
 from dtheta.core.change import Change
 from dtheta.core.plane_numpy import SMALLEST
 from dtheta.errors import ConfigError
@@ -85,7 +85,7 @@ def election(weights: Sequence[float], elect: Elect, divide: Divide, factor: flo
     """
     choose(elect, ("total", "count"), "elect")
     choose(divide, ("count", "weights", None), "divide")
-    return Election(elect, divide, number(factor, "factor"), tuple(weights))
+    return Election(elect, divide, coefficient(factor, "factor"), tuple(weights))
 
 
 def election_if(then: Then, weights: Sequence[float], elect: Elect, divide: Divide) -> Election | None:

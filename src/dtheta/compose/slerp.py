@@ -30,7 +30,7 @@ from dtheta.compose.coefficients import blocks
 from dtheta.compose.compose import compose
 from dtheta.compose.windows import Per
 from dtheta.core.apply import bind, originals
-from dtheta.core.arguments import listed, number
+from dtheta.core.arguments import coefficient, listed, number
 from dtheta.core.change import Change, Dense
 from dtheta.core.combination import add, scale
 from dtheta.core.delta import Delta, derived
@@ -89,7 +89,7 @@ def slerp(
     """
     all_finite(listed([a, b]))
     choose(per, ("delta", "tensor"), "per")
-    t, parallel = number(t, "t"), number(parallel, "parallel")
+    t, parallel = coefficient(t, "t"), number(parallel, "parallel")
     if not 0 <= t <= 1:
         raise ConfigError(f"t={t} is not on the way: it goes from 0 (the first delta) to 1 (the second)")
     if not 0 <= parallel < 1:

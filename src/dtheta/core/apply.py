@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -169,7 +170,7 @@ def originals(model: nn.Module) -> dict[str, Tensor]:
 def _layers(model: nn.Module, delta: Delta, strict: bool) -> list[tuple[_Layer, Change]]:
     """Check that a delta fits a model and return the tensors it moves, each with its bound change."""
     delta = one_delta(delta)
-    if not isinstance(strict, bool):
+    if not isinstance(strict, bool | np.bool_):
         raise ConfigError(f"strict is {strict!r}; expected True or False. A part of a delta is a product: 0.3 * delta")
     if new := next(iter(delta.new), None):
         raise UnsupportedLayer(

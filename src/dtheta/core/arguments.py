@@ -61,9 +61,8 @@ def number(value: Any, what: str) -> float:
     """
     if isinstance(value, str):  # which float would read
         raise ConfigError(f"{what} is {value!r}; expected a number")
-    refuse_gradient(value, what)
     try:
-        found = float(value)
+        found = float(value.detach() if isinstance(value, Tensor) else value)
     except OverflowError:  # a whole number that no float holds
         found = math.inf
     except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
@@ -71,6 +70,17 @@ def number(value: Any, what: str) -> float:
     if not math.isfinite(found):
         raise NonFinite(f"{what} is {found}; expected a finite number")
     return found
+
+
+def coefficient(value: Any, what: str) -> float:
+    """Return a finite number by which deltas count.
+
+    Raises:
+        ConfigError: If it is none, or a tensor that wants a gradient: no delta hands one on.
+        NonFinite: If it is NaN or infinite.
+    """
+    refuse_gradient(value, what)
+    return number(value, what)
 
 
 def positive(value: Any, what: str) -> float:

@@ -176,7 +176,8 @@ class Delta:
         """
         kept = {n: c for n, c in self.changes.items() if matches(n, pattern)}
         if not kept:
-            raise UnknownParameter(f"no change matches {pattern!r}; the first names are {list(self.changes)[:3]}")
+            more = f"; '*|{pattern}' is all but those" if pattern.startswith("!") else ""
+            raise UnknownParameter(f"no change matches {pattern!r}{more}; the first names are {list(self.changes)[:3]}")
         return Delta(kept, self.base.restrict(kept), derived("restrict", [self], pattern=pattern))
 
     def rename(self, new_name: Callable[[str], str]) -> Delta:
@@ -265,10 +266,12 @@ def _finite(value: Any, what: str) -> float:
 def refuse_gradient(value: Any, what: str) -> None:
     """Raise for a tensor that wants a gradient, which no delta hands on: what is learned would never move.
 
+    Under ``torch.no_grad()`` it wants none.
+
     Raises:
         ConfigError: Saying what learns coefficients.
     """
-    if isinstance(value, Tensor) and value.requires_grad:
+    if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
         raise ConfigError(
             f"{what} is a tensor that requires a gradient, and a delta hands none on to it; "
             "dt.learn_coefficients(model, deltas, batches, loss) learns coefficients, and value.item() is a number"

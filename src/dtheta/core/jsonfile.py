@@ -40,5 +40,5 @@ def write_json(document: Any, path: str | os.PathLike[str], indent: int = 1) -> 
     except ValueError as error:
         raise NonFinite(f"cannot write {path}: a number in it is NaN or infinite ({error})") from None
     with write_file(path) as stream:
-        stream.write(f"{text}\n".encode())
+        stream.write(f"{text}\n".encode(errors="backslashreplace"))  # of half a surrogate pair: as JSON escapes it
     return Path(path)

@@ -176,13 +176,14 @@ def has_role(site: Site, role: str) -> bool:
         return False
     if role == "linear":
         return True
-    if site.shape[0] == 1 and site.owners[0].path.endswith("gate"):  # of a shared expert: one number for each token
+    if site.shape[0] == 1 and _GATE.search(site.owners[0].path):  # of a shared expert: one number for each token
         return False
     attention = site.kind == "attention" or _in_attention(site.name)
     numbered = role == "attention" or layer_index(site.name) is not None
     return numbered and not site.tied and (role == "blocks" or attention == (role == "attention"))
 
 
+_GATE = re.compile(r"(^|[._])gate$")  # gate, shared_expert_gate; no "aggregate"
 _ATTENTION = re.compile(r"att(?:n|en[dt]|[^a-z]|$)")  # attn, attention, attends, att; no "pattern", "attribute"
 
 

@@ -18,6 +18,7 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -206,17 +207,24 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def unsaturated(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return floating values for their rounding to a dtype, with NaN in place of what an eight-bit one cannot hold.
+    """Return floating values for their rounding to a dtype, with NaN where torch would saturate them, without a word.
 
-    Some of those have no infinity: torch makes the largest number of what is beyond it, in float8_e4m3fn, silently.
-    Beyond is what would round up from the largest number, as in the dtypes that overflow to infinity.
+    It makes the largest number of what is beyond it, and of infinity, in float8_e4m3fn; of all other dtypes NaN or
+    infinity. Beyond is what would round up from the largest number, as in the dtypes that overflow to infinity.
     """
-    if dtype.itemsize > 1:
+    if not _saturates(dtype):
         return values
     held = torch.finfo(dtype)
     limit = held.max + held.eps * 2.0 ** (math.frexp(held.max)[1] - 1) / 2  # half a step beyond the largest
     values = values.float() if values.dtype.itemsize == 1 else values
     return values.masked_fill(values.abs() > limit, math.nan)
+
+
+@cache
+def _saturates(dtype: torch.dtype) -> bool:
+    """Tell whether torch makes a number of infinity."""
+    eight = dtype.is_floating_point and dtype.itemsize == 1
+    return eight and math.isfinite(float(torch.tensor(math.inf).to(dtype)))
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -166,7 +166,7 @@ def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -
         ("count", count, "a function (batch) -> number of items"),
         ("collate", collate, "a function (items) -> batch"),
     )
-    if isinstance(loss, nn.modules.loss._Loss):
+    if type(loss).__module__ == nn.CrossEntropyLoss.__module__:  # a subclass may take (model, batch)
         raise ConfigError(
             f"loss must be {table[0][2]}, and {type(loss).__name__} takes outputs and targets; for pairs of inputs and "
             "targets: loss=lambda model, batch: that(model(batch[0]), batch[1])"

@@ -210,6 +210,16 @@ def test_an_optimizer_that_has_the_model_but_not_the_terms_is_noticed(model, met
     adapter.detach()
 
 
+def test_gradients_that_are_zero_blame_no_optimizer(model):
+    adapter = attach(model, LoRA(rank=2))
+    (0.0 * model(drawn(3, 6)).sum()).backward()
+    torch.optim.AdamW(adapter.trainable().values(), lr=0.1, weight_decay=0).step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DthetaWarning)
+        assert adapter.delta().norm() == 0
+    adapter.detach()
+
+
 def test_an_applied_delta_and_an_adapter_add_up(adapter, model):
     model.eval()
     x = drawn(40, 6)

@@ -76,6 +76,17 @@ def test_all_ways_of_acting_agree(make):
 
 
 @each
+def test_a_term_knows_whether_it_is_zero(make):
+    assert not moved(make).is_zero()
+    assert make().is_zero() == (not bool(make().matrix().any()))
+    term = SpectralTerm(drawn(M, R), drawn(R, N), torch.zeros(R))
+    assert term.is_zero() and FactoredTerm(torch.zeros(M, R), drawn(R, N)).is_zero()
+    last = torch.zeros(1000, R)
+    last[-1] = 1.0
+    assert not FactoredTerm(last, drawn(R, N), dropout=0.9).is_zero()
+
+
+@each
 def test_change_is_a_copy(make):
     term = moved(make)
     change = term.change()

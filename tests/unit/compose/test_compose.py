@@ -156,6 +156,8 @@ def test_arrays_of_numbers_are_read_as_tensors_are(three: list[Delta]) -> None:
         (["1", 1, 1], "the coefficient of delta 0 is '1'; expected a number"),
         ([1, None, 1], "the coefficient of delta 1 is None"),
         (torch.zeros(3, 2, 2), "the coefficient of delta 0 is"),
+        (torch.ones(3, requires_grad=True), "the coefficient of delta 0 is a tensor that requires a gradient"),
+        (torch.ones(3, 4, requires_grad=True), "the table of coefficients is a tensor that requires a gradient"),
     ],
 )
 def test_what_is_no_coefficient(three: list[Delta], coefficients: object, message: str) -> None:

@@ -67,6 +67,12 @@ def test_lower_can_be_better() -> None:
     assert higher.delta == lower.delta and [t.delta for t in higher.table] == [t.delta for t in lower.table]
 
 
+def test_a_score_may_be_a_loss_that_nobody_differentiates() -> None:
+    four, weight = points((9.0, 9.0), (1.0, 0.0), (-1.5, 0.0), (5.0, 5.0)), torch.ones((), requires_grad=True)
+    tracked = greedy_soup(four, lambda one: weight * near(0, 0)(one))  # type: ignore[arg-type, return-value]
+    assert [t.delta for t in tracked.table] == [t.delta for t in greedy_soup(four, near(0, 0)).table]
+
+
 def test_every_mean_is_scored_once() -> None:
     seen: list[Delta] = []
 

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from dtheta.core.apply import Rounding, applied, bind, merge, originals
 from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New
 from dtheta.core.delta import Delta
+from dtheta.core.displace import displaced
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.rows import Rows
@@ -265,6 +267,26 @@ def test_an_eight_bit_base_is_not_saturated() -> None:
     assert torch.equal(model.weight.float(), torch.full((3, 4), 384.0))
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+)
+def test_eight_bits_round_as_torch_rounds_up_to_half_a_step_beyond_the_largest(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    held = every[every.isfinite()].unique()
+    step = held[-1] - held[-2]
+    between = torch.cat([held, (held[1:] + held[:-1]) / 2, held[-1:] + 0.49 * step, held[:1] - 0.49 * step])
+    found = displaced(torch.zeros(len(between), dtype=dtype), [Dense(between)], "w")
+    assert torch.equal(found.float(), between.to(dtype).float()) and bool(found.float().isfinite().all())
+    for beyond in (0.51, 1.0, 100.0):
+        with pytest.raises(NonFinite, match="not finite"):
+            displaced(torch.zeros(2, dtype=dtype), [Dense((held[-1] + beyond * step).expand(2))], "w")
+
+
+def test_infinities_of_an_eight_bit_base_stay() -> None:
+    base = torch.tensor([math.inf, 1.0, -math.inf]).to(torch.float8_e5m2)
+    assert displaced(base, [Dense(torch.ones(3))], "w").float().tolist() == [math.inf, 2.0, -math.inf]
+
+
 def test_rounding_is_measured_and_a_swallowed_delta_is_said(tiny_mlp: nn.Module) -> None:
     model = tiny_mlp.bfloat16()
     large, small = Dense(normal(16, 12)), Dense(1e-6 * torch.ones(8))
@@ -457,6 +479,7 @@ def test_a_weight_in_place_of_strict_is_refused(tiny_mlp: nn.Module) -> None:
             merge(tiny_mlp, delta, strict)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="strict is"), applied(tiny_mlp, delta, strict):  # type: ignore[arg-type]
             pass
+    merge(tiny_mlp, delta, np.equal(1, 1))
 
 
 def test_what_is_no_delta_or_no_model_is_refused(tiny_mlp: nn.Module) -> None:

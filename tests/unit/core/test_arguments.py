@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtheta.core.arguments import is_number, listed, number, one_delta, positive, whole
+from dtheta.core.arguments import coefficient, is_number, listed, number, one_delta, positive, whole
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, NonFinite
@@ -30,9 +31,15 @@ def test_what_is_no_number(value: Any) -> None:
         number(value, "alpha")
 
 
-def test_a_tensor_that_wants_a_gradient_is_refused() -> None:
+def test_a_tensor_that_wants_a_gradient_is_a_number_but_no_coefficient() -> None:
+    value = torch.tensor(2.0, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert number(value, "a loss") == 2.0
     with pytest.raises(ConfigError, match="alpha is a tensor that requires a gradient"):
-        number(torch.tensor(2.0, requires_grad=True), "alpha")
+        coefficient(value, "alpha")
+    with torch.no_grad():
+        assert coefficient(value, "alpha") == coefficient(value.detach(), "alpha") == 2.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400])

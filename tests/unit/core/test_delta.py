@@ -199,6 +199,8 @@ def test_restrict_and_rename(a: Delta) -> None:
         a.restrict("x*")
     with pytest.raises(UnknownParameter, match="no change matches"):
         a.restrict("0.*|!0.*")
+    with pytest.raises(UnknownParameter, match=r"matches '!2\.\*'; '\*\|!2\.\*' is all but those"):
+        a.restrict("!2.*")
     inner = a.rename(lambda name: f"encoder.{name}")
     assert list(inner) == ["encoder.0.weight", "encoder.2.bias"] and inner.base.root is None
     assert inner.base.digests["encoder.2.bias"] == a.base.digests["2.bias"]
@@ -251,6 +253,8 @@ def test_a_factor_that_wants_a_gradient_is_refused(a: Delta) -> None:
     for made in (lambda: factor * a, lambda: a * factor, lambda: a / factor):
         with pytest.raises(ConfigError, match=r"requires a gradient, .*dt\.learn_coefficients"):
             made()
+    with torch.no_grad():
+        assert factor * a == a / (1 / factor) == 0.5 * a
     assert factor.detach() * a == 0.5 * a
 
 

@@ -24,6 +24,12 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert read_json(str(place)) == []
 
 
+def test_half_a_surrogate_pair_comes_back(tmp_path: Path) -> None:
+    document = {"a name\udcff": "\ud83d\U0001f600"}
+    assert read_json(write_json(document, tmp_path / "a.json")) == document
+    (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_json_cannot_say_is_not_written(tmp_path: Path, value: float) -> None:
     place = write_json({"a": 1}, tmp_path / "a.json")

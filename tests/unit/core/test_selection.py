@@ -118,9 +118,10 @@ def test_the_gate_of_a_shared_expert_is_left_out_of_the_default():
         "q_proj": nn.Linear(4, 4),
         "shared_expert_gate": nn.Linear(4, 1, bias=False),
         "regression": nn.Linear(4, 1),
+        "aggregate": nn.Linear(4, 1),
     }
     model = nn.ModuleList([nn.ModuleDict(layer)])
-    assert keys(model) == keys(model, "@blocks") == ["0.q_proj.weight", "0.regression.weight"]
+    assert keys(model) == keys(model, "@blocks") == ["0.q_proj.weight", "0.regression.weight", "0.aggregate.weight"]
     assert "0.shared_expert_gate.weight" in keys(model, "@linear")
 
 
