@@ -28,7 +28,7 @@ from dtheta.cli.adapt_output import Job, writes
 from dtheta.cli.bases import base_path, has_image_tower, local_place
 from dtheta.cli.console import Console
 from dtheta.cli.idle import refuse_idle
-from dtheta.cli.labeled import FILE_OPTIONS
+from dtheta.cli.labeled import FILE_OPTIONS, refuse_of_files
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_outputs
 from dtheta.cli.values import read_value
@@ -174,9 +174,7 @@ def _require_meant(options: Options, pictures: bool) -> None:
     if pictures and not options.augment:
         refuse_idle(options, ("flip",), "is of random cuts, which --augment makes; add that, or leave it out")
     if (data := options.data) in TASKS or data in IMAGE_TASKS:
-        of_files = ("image", *FILE_OPTIONS)
-        refuse_idle(options, of_files, f"is for files of one's own, and {data} is packaged; leave it out")
-        refuse_idle(options, ("test",), f"is for files of one's own; the task {data} has a test part")
+        refuse_of_files(options, data, ("image", *FILE_OPTIONS))
 
 
 def _held(options: Options, pictures: bool) -> str:

@@ -39,7 +39,7 @@ from typing import Annotated, Any, Literal
 
 from dtheta.cli.console import Console
 from dtheta.cli.idle import refuse_idle
-from dtheta.cli.labeled import FILE_OPTIONS
+from dtheta.cli.labeled import refuse_of_files
 from dtheta.cli.options import CommonOptions, Flag, fields_of, parse
 from dtheta.cli.places import require_distinct, require_outputs
 from dtheta.core.paths import expanded
@@ -199,8 +199,7 @@ def _require_meant(options: Options, kind: str) -> None:
     if options.secure is not None:
         refuse_idle(options, ("codec",), "does nothing with --secure, which sums ternary answers; leave it out")
     if packaged(options):
-        refuse_idle(options, FILE_OPTIONS, f"is for files of one's own, and {options.data} is packaged; leave it out")
-        refuse_idle(options, ("test",), f"is for files of one's own; the task {options.data} has a test part")
+        refuse_of_files(options, str(options.data))
     if options.party:
         cut = ("clients", "partition", "n_train")
         refuse_idle(options, cut, "cuts up --data; every --party is one client with its file")

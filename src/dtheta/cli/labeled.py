@@ -157,6 +157,16 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
 
 
+def refuse_of_files(options: CommonOptions, task: str, columns: Iterable[str] = FILE_OPTIONS) -> None:
+    """Raise for what says how files of one's own are read, where the data are a packaged task.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    refuse_idle(options, columns, f"is for files of one's own, and {task} is packaged; leave it out")
+    refuse_idle(options, ("test",), f"is for files of one's own; the task {task} has a test part")
+
+
 def require_read(options: CommonOptions, sources: Iterable[Source]) -> None:
     """Raise for a column or an encoding where no texts come from a file: it would do nothing.
 
