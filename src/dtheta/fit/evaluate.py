@@ -1,7 +1,8 @@
 """Evaluation: the mean loss over the items of the evaluation data, and one metric that says what is best.
 
     loss     sum_i n_i loss_i / sum_i n_i,  n_i items of batch i
-    metric   a dtheta.score Metric of (logits, labels); accuracy where a classifier's output shows both
+    metric   a dtheta.score Metric of (logits, labels); accuracy where a classifier's output shows both;
+             or a function of adapter and batches, or of the adapter alone, which brings its own data: then no loss
 
 Under DDP every process takes each size-th batch and the means are merged; under FSDP2 all go through all batches,
 because every forward is an exchange that all must take part in.
@@ -23,23 +24,23 @@ from dtheta.fit.world import World
 from dtheta.score.aggregate import Aggregate, Mean
 from dtheta.score.metric import Accuracy, Metric
 
-#: (model, batches) -> number, higher is better.
-Scorer: TypeAlias = Callable[[Any, Iterable[Batch]], float]
+#: (model, batches) -> number, or (model) -> number where there are no batches; higher is better.
+Scorer: TypeAlias = Callable[[Any, Iterable[Batch]], float] | Callable[[Any], float]
 
 
 class Evaluator:
-    """Scores of an adapter on fixed data."""
+    """Scores of an adapter on fixed data, or by a function that needs none."""
 
     def __init__(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[Batch] | None,
         metric: Metric | Scorer | None,
         loss: Loss | None,
         count: Callable[[Batch], int],
         world: World,
     ) -> None:
         """Keep the data (an iterator is read once and kept) and what to compute on it."""
-        self.batches = list(batches) if iter_is_once(batches) else batches
+        self.batches = list(batches) if batches is not None and iter_is_once(batches) else batches
         self.metric = metric
         self.loss = loss
         self.count = count
@@ -54,14 +55,15 @@ class Evaluator:
         return name, getattr(self.metric, "better", "higher")
 
     def scores(self, adapter: Any, sharded: bool = False) -> dict[str, float]:
-        """Return the loss and the metric, by name; ``sharded`` makes every process go through all batches.
+        """Return the loss, where there is data, and the metric, by name; ``sharded``: every process takes all batches.
 
         Raises:
             ConfigError: there is no batch, the metric needs logits and labels that are not there, or returns no number.
             NonFinite: a score is NaN or infinite.
         """
         with torch.no_grad():
-            found = self._mean_scores(adapter, 1 if sharded else self.world.size)
+            split = 1 if sharded else self.world.size
+            found = {} if self.batches is None else self._mean_scores(adapter, self.batches, split)
             if self.metric is not None and self.deciding[0] not in found:
                 found[self.deciding[0]] = self._own_score(adapter)
         return found
@@ -73,7 +75,8 @@ class Evaluator:
             ConfigError: no number.
             NonFinite: NaN or infinity.
         """
-        value = self.metric(adapter, self._on_device())  # type: ignore[operator]
+        given = () if self.batches is None else (self._on_device(self.batches),)
+        value = self.metric(adapter, *given)  # type: ignore[operator]
         try:
             number = None if isinstance(value, (str, bytes)) else float(value)
         except (TypeError, ValueError, RuntimeError):  # None, an array, a tensor of several elements
@@ -82,17 +85,17 @@ class Evaluator:
             raise ConfigError(f"the metric {self.deciding[0]} must return one number, got {value!r:.80}")
         return _finite(self.deciding[0], number)
 
-    def _on_device(self) -> Iterable[Batch]:
-        for batch in self.batches:
+    def _on_device(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        for batch in batches:
             yield self.world.to_device(batch)
 
     def _aggregate(self) -> Aggregate | None:
         """Return an empty aggregate of the metric if that is one of ours."""
         return Aggregate((self.metric,)) if hasattr(self.metric, "of_means") else None  # type: ignore[arg-type]
 
-    def _mean_scores(self, adapter: Any, split: int) -> dict[str, float]:
+    def _mean_scores(self, adapter: Any, batches: Iterable[Batch], split: int) -> dict[str, float]:
         mean, aggregate, seen = Mean(), self._aggregate(), 0
-        for index, batch in enumerate(self.batches):
+        for index, batch in enumerate(batches):
             seen += 1
             if seen == 1 and self.metric is None and self.loss is None:
                 aggregate = self._natural(adapter, batch)  # on every process, so that all agree

@@ -5,8 +5,9 @@
     g      <- g + the method's own gradient      once a step, after clipping (SORSA's order)
     theta  <- AdamW(theta, g, lr(t)), or SGD
 
-theta are the terms of an adapter; the base gets no gradient and is not written to. With evaluation data the adapter
-ends with the best terms it had at any evaluation, the untrained ones included; of equal scores the lower loss wins.
+theta are the terms of an adapter; the base gets no gradient and is not written to. With evaluation data, or a metric
+that brings its own, the adapter ends with the best terms it had at any evaluation, the untrained ones included; of
+equal scores the lower loss wins, else the earlier one.
 
 A run is a pure function of adapter, data, configuration and seed on one kind of machine: killed at any step and
 resumed, it ends with the same bits (under DDP of more than two processes the order of a reduction may differ).
@@ -14,6 +15,7 @@ resumed, it ends with the same bits (under DDP of more than two processes the or
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -82,10 +84,11 @@ def fit(
             of a Dataset's items depends on seed, epoch and index alone; in a DataLoader of your own also on its batch
             size and number of workers (``dtheta.fit.items.KeyedItems`` around its dataset lifts that).
         steps: optimizer steps.
-        eval: the same for evaluation; None trains without.
+        eval: the same for evaluation; None trains without, unless ``metric`` needs no batches.
         loss: (model, batch) -> scalar mean loss; None for ``model(**batch).loss``.
         metric: what decides which evaluation is best: a ``dtheta.score`` metric of logits and labels, or a function
-            (model, batches) -> number, higher is better. None: accuracy for classifiers, else the loss.
+            (model, batches) -> number, higher is better; without ``eval`` a function (model) -> number. None: accuracy
+            for classifiers, else the loss.
         lr: highest learning rate.
         full_lr: that of parameters that train in full (``attach(..., also=...)``, ``Full``); None for ``lr``.
         schedule: "cosine" or "linear" to zero, or "constant".
@@ -130,8 +133,12 @@ def fit(
         precision=precision or launched_precision(), batch_size=batch_size, eval_every=eval_every,
         patience=patience, checkpoint_every=checkpoint_every, allow_unused=allow_unused, seed=seed,
     )  # fmt: skip
-    if eval is None and (metric is not None or patience is not None or eval_every is not None):
-        raise ConfigError("metric, patience and eval_every need evaluation data: give eval=...")
+    evaluates = eval is not None or _brings_data(metric)
+    if not evaluates and (metric is not None or patience is not None or eval_every is not None):
+        raise ConfigError(
+            "metric, patience and eval_every need evaluation data: give eval=..., or a metric (model) -> number that "
+            "brings its own"
+        )
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ConfigError("resume and checkpoint_every need a folder: give checkpoint=...")
     callbacks = _checked(loss, metric, count, collate, callbacks)
@@ -146,8 +153,9 @@ def fit(
         stream = Stream(as_batches(train, "train", batch_size, collate, seed), seed, trailed=checkpoint is not None)
         stack.callback(stream.close)
         evaluator = None
-        if eval is not None:
-            evaluator = Evaluator(as_batches(eval, "eval", batch_size, collate, None), metric, loss, counter, around)
+        if evaluates:
+            batches = None if eval is None else as_batches(eval, "eval", batch_size, collate, None)
+            evaluator = Evaluator(batches, metric, loss, counter, around)
         folder, log_file = (None if path is None else expanded(path) for path in (checkpoint, log))
         run = Run(adapter, stream, evaluator, loss, counter, settings, around, folder)
         stack.callback(run.close)
@@ -182,6 +190,17 @@ def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -
     for index, value in enumerate(found):
         check_callable(f"callbacks[{index}]", value, "a function (step) -> bool or None")
     return found
+
+
+def _brings_data(metric: Any) -> bool:
+    """Tell whether a metric is a function that can be called with the model alone."""
+    if metric is None or hasattr(metric, "of_means"):
+        return False
+    try:
+        inspect.signature(metric).bind(None)
+    except (TypeError, ValueError):  # ValueError: a function of C that does not say what it takes
+        return False
+    return True
 
 
 def launched_precision() -> Precision:

@@ -25,8 +25,8 @@ class Record:
         losses: (step, loss); the loss of step k, counted from 1, is the one before its update.
         lr: (step, highest learning rate of all groups at that step).
         evals: evaluations in order; the first is at step 0.
-        best: the evaluation whose terms the adapter holds now; None without evaluation data.
-        metric: name of the score that decides what is best; None without evaluation data.
+        best: the evaluation whose terms the adapter holds now; None without evaluations.
+        metric: name of the score that decides what is best; None without evaluations.
         better: "higher" or "lower": which direction of that score is an improvement.
         steps: optimizer steps done.
         seconds: wall time, with that of the runs that this one resumed.
@@ -60,7 +60,7 @@ class Record:
     def _rank(self, scores: Mapping[str, float]) -> tuple[float, float]:
         assert self.metric is not None, "set by the first evaluation"
         value = scores[self.metric]
-        return (value if self.better == "higher" else -value, -scores["loss"])
+        return (value if self.better == "higher" else -value, -scores.get("loss", 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""

@@ -7,7 +7,7 @@
 a batch, beyond rounding: attention is causal, so what pads a row on its right is never seen; where rows are continued
 they are padded on the left, hidden by the mask, and positions count from the first token of each row.
 
-Shape legend: Q questions, B rows of a batch, T tokens, A answer tokens of a batch, V vocabulary.
+Shape legend: Q questions, B rows of a batch, T tokens, A tokens of an answer and the one after it, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from dtheta.core.arguments import whole
 from dtheta.core.modes import kept_modes
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
-from dtheta.probe.encoded import BATCH, Batch, Encoded, by_length, collate, encode, tokenized
+from dtheta.probe.encoded import BATCH, Encoded, by_length, collate, encode, tokenized
+from dtheta.probe.predictions import logits_at
 from dtheta.score.text import starts_with
 
 _CACHES = ("cache", "past_key_values")  # the name changed in transformers 5
@@ -77,8 +78,8 @@ def answer_scores(
     with torch.no_grad(), kept_modes(model):
         for places in by_length([len(row.ids) for row in rows], batch):
             chosen = [rows[i] for i in places]
-            for i, row, logits_TV in zip(places, chosen, _logits(model, collate(chosen)), strict=True):
-                logprob[i], exact[i] = _scored(tokenizer, row, logits_TV)
+            for i, row, logits_AV in zip(places, chosen, _answer_logits(model, chosen), strict=True):
+                logprob[i], exact[i] = _scored(tokenizer, row, logits_AV)
     return AnswerScores(_finite(logprob), torch.tensor([len(row.ids) - row.start for row in rows]), exact)
 
 
@@ -102,21 +103,22 @@ def continuations(
     return found
 
 
-def _scored(tokenizer: Any, row: Encoded, logits_TV: Tensor) -> tuple[float, bool]:
+def _scored(tokenizer: Any, row: Encoded, logits_AV: Tensor) -> tuple[float, bool]:
     """Return the log-probability of a row's answer and whether it is the greedy one."""
-    answer, stop = row.ids[row.start :], len(row.ids)
-    logits_AV = logits_TV[row.start - 1 : stop - 1].float()
-    loss_A = F.cross_entropy(logits_AV, torch.tensor(answer, device=logits_AV.device), reduction="none")
-    best = logits_TV[row.start - 1 : stop].argmax(dim=1).tolist()
+    answer = row.ids[row.start :]
+    loss_A = F.cross_entropy(logits_AV[:-1], torch.tensor(answer, device=logits_AV.device), reduction="none")
+    best = logits_AV.argmax(dim=1).tolist()
     ends = best[:-1] == answer and starts_with(tokenizer.decode(best), reference=tokenizer.decode(answer))
     return -float(loss_A.double().sum()), ends
 
 
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Return a model's logits (B, T, V) for a batch padded on the right."""
+def _answer_logits(model: nn.Module, rows: Sequence[Encoded]) -> tuple[Tensor, ...]:
+    """Return the logits of each row (A, V) before every token of its answer, and after the last one."""
+    batch = collate(rows)
     _check_fits(model, batch["input_ids"])
-    device = _device(model)
-    return model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)).logits
+    place_T = torch.arange(batch["input_ids"].shape[1])
+    chosen_BT = torch.stack([(place_T >= row.start - 1) & (place_T < len(row.ids)) for row in rows])
+    return logits_at(model, batch, chosen_BT).split([len(row.ids) - row.start + 1 for row in rows])
 
 
 def _greedy(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int, ends: set[int]) -> list[list[int]]:

@@ -32,7 +32,7 @@ from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
 from dtheta.probe.decoder import Decoder
 from dtheta.probe.encoded import BATCH, Batch, collate, encode
-from dtheta.probe.examples import logits_of
+from dtheta.probe.predictions import predictions
 
 
 def drops(
@@ -72,16 +72,14 @@ def log_odds(model: Any, batch: Batch) -> Tensor:
     Raises:
         NonFinite: If the model's logits are not finite.
     """
-    logits_BTV, target_BT, counts_BT = logits_of(model, batch)
-    rows_A, places_A = torch.nonzero(counts_BT, as_tuple=True)
-    logits_AV, target_A = logits_BTV[rows_A, places_A], target_BT[rows_A, places_A][:, None]
-    if not bool(torch.isfinite(logits_AV.detach().sum())):
+    found = predictions(model, batch)
+    if not bool(torch.isfinite(found.logits_AV.detach().sum())):
         raise NonFinite(
             "the model's logits hold NaN or infinity; its weights are damaged, or its training had diverged"
         )
-    others_A = logits_AV.scatter(1, target_A, -torch.inf).logsumexp(dim=1)
-    odds_A = logits_AV.gather(1, target_A)[:, 0] - others_A
-    return odds_A.new_zeros(len(target_BT)).index_add(0, rows_A, odds_A)
+    target_A1 = found.target_A[:, None]
+    others_A = found.logits_AV.scatter(1, target_A1, -torch.inf).logsumexp(dim=1)
+    return found.sums_B(found.logits_AV.gather(1, target_A1)[:, 0] - others_A)
 
 
 @contextmanager

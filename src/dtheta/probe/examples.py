@@ -1,9 +1,7 @@
-"""Texts as token sequences to train on, and the losses of their tokens.
+"""Texts as token sequences to train on.
 
 A sequence is an ``Encoded`` of answers.py: of an answer, the answer's tokens count; of a text, all but the first, which
 nothing predicts.
-
-Shape legend: B sequences, T tokens (padded on the right), V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,12 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
 from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError
-from dtheta.fit.batch import IGNORED
 from dtheta.probe.encoded import Encoded
 
 _LEAST = 8  # tokens of the rest of a text that is worth a sequence
@@ -43,16 +37,3 @@ def text_examples(tokenizer: Any, texts: Iterable[str], length: int = 128) -> li
     if not found:
         raise ConfigError("the texts hold no two tokens to learn from")
     return found
-
-
-def logits_of(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits (B, T - 1, V), the tokens they predict (B, T - 1), 0 where none counts, and whether they count."""
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    target_BT = batch["labels"][:, 1:]
-    counts_BT = target_BT != IGNORED
-    return output.logits[:, :-1].float(), target_BT.masked_fill(~counts_BT, 0), counts_BT
-
-
-def token_losses(logits_BTV: Tensor, target_BT: Tensor, counts_BT: Tensor) -> Tensor:
-    """Return the cross entropy of each token in nats (B, T), 0 where it does not count."""
-    return cross_entropy(logits_BTV.transpose(1, 2), target_BT, reduction="none") * counts_BT

@@ -21,6 +21,7 @@ from dtheta.adapt.pissa import PiSSA
 from dtheta.adapt.sorsa import SORSA
 from dtheta.errors import ConfigError, NonFinite, OutputError, UnsupportedLayer
 from dtheta.fit.loop import fit
+from dtheta.fit.record import Record
 from dtheta.fit.run import Step
 from dtheta.fit.schedule import factor
 from tests.unit.fit.models import Shift, bits, endless, regression, same, sentences, squared, values
@@ -289,6 +290,28 @@ def test_labels_that_all_are_ignored_are_refused(tiny_llama: nn.Module) -> None:
 def test_arguments_that_cannot_be_meant_are_refused(tiny_mlp: nn.Module, arguments: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         fit(_lora(tiny_mlp), regression(4), **{"steps": 1, "loss": squared, **arguments})
+
+
+def test_a_metric_that_brings_its_own_data_needs_no_other(tiny_mlp: nn.Module) -> None:
+    adapter, held = _lora(tiny_mlp), regression(4)[0]
+    seen: list[float] = []
+
+    def fits(model: Any) -> float:
+        seen.append(-float(squared(model, held).detach()))
+        return seen[-1]
+
+    record = fit(adapter, regression(4), steps=4, loss=squared, lr=0.05, metric=fits, eval_every=2)
+    assert [e.step for e in record.evals] == [0, 2, 4]
+    assert [dict(e.scores) for e in record.evals] == [{"fits": value} for value in seen]
+    assert record.best is not None
+    assert record.best.scores["fits"] == max(seen) == -float(squared(adapter, held).detach())
+    assert Record.from_dict(json.loads(record.to_json())) == record
+
+
+def test_of_equal_scores_without_a_loss_the_first_is_kept(tiny_mlp: nn.Module) -> None:
+    record = fit(_lora(tiny_mlp), regression(4), steps=3, loss=squared, metric=lambda model: 1.0, eval_every=1)
+    assert record.best is not None
+    assert record.best.step == 0
 
 
 @pytest.mark.parametrize("value", [None, "0.5", torch.zeros(2), {}])

@@ -28,6 +28,14 @@ def gemma() -> nn.Module:
     return _made(t.GemmaForCausalLM, config)
 
 
+def gemma2() -> nn.Module:
+    """A decoder that caps its logits, after the unembedding."""
+    config = t.Gemma2Config(
+        **_common(intermediate_size=N, num_key_value_heads=2, head_dim=8, final_logit_softcapping=2.0)
+    )
+    return _made(t.Gemma2ForCausalLM, config)
+
+
 def olmo() -> nn.Module:
     config = t.OlmoConfig(**_common(intermediate_size=N, num_key_value_heads=2, pad_token_id=0, eos_token_id=1))
     return _made(t.OlmoForCausalLM, config)

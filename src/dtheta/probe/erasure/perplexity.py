@@ -20,7 +20,8 @@ from dtheta.core.modes import kept_modes
 from dtheta.probe.encoded import Encoded, by_length, collate
 from dtheta.probe.erasure.paired import LEAST
 from dtheta.probe.erasure.subject import Subject
-from dtheta.probe.examples import logits_of, reach, text_examples, token_losses
+from dtheta.probe.examples import reach, text_examples
+from dtheta.probe.predictions import predictions
 from dtheta.score.interval import Interval, bootstrap
 
 _MOST = 700.0  # nats a token: what a ruined model may reach, and a float just holds the exponential of
@@ -70,7 +71,8 @@ class Texts:
         with torch.no_grad(), kept_modes(model):
             for places in by_length([len(row.ids) for row in self.rows], _BATCH):
                 batch = {name: part.to(device) for name, part in collate([self.rows[i] for i in places]).items()}
-                found[places] = token_losses(*logits_of(model, batch)).double().sum(dim=1).cpu()
+                found_now = predictions(model, batch)
+                found[places] = found_now.sums_B(found_now.losses_A().double()).cpu()
         return self._by_text(found)
 
     def _by_text(self, of_rows: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class WGA(Retaining):
 
     def forgetting(self, forget: Side, retain: Side) -> Tensor:
         """Return -mean(p^beta CE)."""
-        weights_BT = (-self.beta * forget.losses_BT.detach()).exp()
-        return -forget.mean(weights_BT * forget.losses_BT)
+        weights_A = (-self.beta * forget.losses_A.detach()).exp()
+        return -(weights_A * forget.losses_A).mean()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class UNDIAL(Retaining):
 
     def forgetting(self, forget: Side, retain: Side) -> Tensor:
         """Return the cross entropy to the lowered original."""
-        lowered = forget.original_BTV.scatter_add(
-            -1, forget.target_BT[..., None], torch.full_like(forget.original_BTV[..., :1], -self.beta)
-        )
-        return forget.mean(-(lowered.softmax(-1) * forget.logits_BTV.log_softmax(-1)).sum(-1))
+        now, original_AV = forget.now, forget.original.logits_AV
+        lowered_AV = original_AV.scatter_add(1, now.target_A[:, None], torch.full_like(original_AV[:, :1], -self.beta))
+        return -(lowered_AV.softmax(-1) * now.logits_AV.log_softmax(-1)).sum(-1).mean()

@@ -26,6 +26,7 @@ from dtheta.core.arguments import number, positive, whole
 from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, NonFinite
 from dtheta.probe.encoded import BATCH, Batch
+from dtheta.probe.predictions import logits_at
 from dtheta.probe.unlearning.keys import Prompt, padded
 
 Target = Literal["empty", "max-entropy"]
@@ -165,8 +166,8 @@ def _displaced(model: nn.Module, block: nn.Module, prompts: _Padded, delta_BD: T
 def _after(model: Any, prompts: _Padded) -> Tensor:
     """Return the logits after the last token of each prompt, (B, V)."""
     batch, _, ends = prompts
-    logits_BTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    return logits_BTV[torch.arange(len(ends)), ends].float()
+    last_BT = torch.arange(batch["input_ids"].shape[1], device=ends.device) == ends[:, None]
+    return logits_at(model, batch, last_BT, use_cache=False)
 
 
 @contextmanager

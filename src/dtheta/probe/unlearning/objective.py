@@ -6,7 +6,7 @@ and of paired batches: example i to forget beside example i to retain, as in Con
     CE     mean over tokens of the cross entropy
     S      its sum over the tokens of a sequence: -log pi(sequence)
 
-Shape legend: B sequences, T tokens, V vocabulary.
+Shape legend: B sequences, A tokens of them that count, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dtheta.core.arguments import is_number, number
 from dtheta.errors import ConfigError
-from dtheta.probe.examples import logits_of, token_losses
+from dtheta.probe.predictions import Predictions, predictions
 
 
 class Side:
@@ -32,53 +32,39 @@ class Side:
         self._model, self.batch = model, batch
 
     @cached_property
-    def _now(self) -> tuple[Tensor, Tensor, Tensor]:
-        return logits_of(self._model, self.batch)
+    def now(self) -> Predictions:
+        """What the model under training makes of them."""
+        return predictions(self._model, self.batch)
 
     @cached_property
-    def original_BTV(self) -> Tensor:
-        """Logits of the original, without a gradient."""
+    def original(self) -> Predictions:
+        """What the original makes of them, without a gradient."""
         with torch.no_grad(), self._model.disabled():
-            return logits_of(self._model, self.batch)[0]
-
-    @property
-    def logits_BTV(self) -> Tensor:
-        """Logits of the model under training."""
-        return self._now[0]
-
-    @property
-    def target_BT(self) -> Tensor:
-        """The tokens that the logits predict."""
-        return self._now[1]
-
-    @property
-    def counts_BT(self) -> Tensor:
-        """Whether a token counts."""
-        return self._now[2]
+            return predictions(self._model, self.batch)
 
     @cached_property
-    def losses_BT(self) -> Tensor:
+    def losses_A(self) -> Tensor:
         """Cross entropy of each token."""
-        return token_losses(*self._now)
+        return self.now.losses_A()
 
     @cached_property
-    def original_losses_BT(self) -> Tensor:
+    def original_losses_A(self) -> Tensor:
         """Cross entropy of each token under the original."""
-        return token_losses(self.original_BTV, self.target_BT, self.counts_BT)
+        return self.original.losses_A()
 
-    def mean(self, values_BT: Tensor) -> Tensor:
-        """Return the mean over the tokens that count."""
-        return (values_BT * self.counts_BT).sum() / self.counts_BT.sum()
+    def sums_B(self, values_A: Tensor) -> Tensor:
+        """Return the sum of tokens' values over each sequence."""
+        return self.now.sums_B(values_A)
 
     @property
     def ce(self) -> Tensor:
         """CE, the mean cross entropy."""
-        return self.mean(self.losses_BT)
+        return self.losses_A.mean()
 
     def kl_to_original(self) -> Tensor:
-        """Return KL(original | model), the mean over the tokens that count."""
-        original, now = self.original_BTV.log_softmax(-1), self.logits_BTV.log_softmax(-1)
-        return self.mean((original.exp() * (original - now)).sum(-1))
+        """Return KL(original | model), the mean over the tokens."""
+        original, now = (side.logits_AV.log_softmax(-1) for side in (self.original, self.now))
+        return (original.exp() * (original - now)).sum(-1).mean()
 
 
 @dataclass(frozen=True)

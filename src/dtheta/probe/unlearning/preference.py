@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -51,7 +52,7 @@ class NPO(_Preference):
 
     def forgetting(self, forget: Side, retain: Side) -> Tensor:
         """Return the loss of sequences that are still as likely as for the original."""
-        return self._of((forget.losses_BT - forget.original_losses_BT).sum(1))
+        return self._of(forget.sums_B(forget.losses_A - forget.original_losses_A))
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class SimNPO(_Preference):
 
     def forgetting(self, forget: Side, retain: Side) -> Tensor:
         """Return the weighted loss of sequences that are still likely."""
-        per_token_B = forget.losses_BT.sum(1) / forget.counts_BT.sum(1)
+        per_token_B = forget.sums_B(forget.losses_A) / forget.sums_B(torch.ones_like(forget.losses_A))
         return self.weight * self._of(per_token_B - self.delta)
 
 
@@ -80,6 +81,6 @@ class DPO(_Preference):
 
     def forgetting(self, forget: Side, retain: Side) -> Tensor:
         """Return the loss of pairs that the model does not yet tell apart as it should."""
-        now_B = forget.losses_BT.sum(1) - retain.losses_BT.sum(1)
-        original_B = forget.original_losses_BT.sum(1) - retain.original_losses_BT.sum(1)
+        now_B = forget.sums_B(forget.losses_A) - retain.sums_B(retain.losses_A)
+        original_B = forget.sums_B(forget.original_losses_A) - retain.sums_B(retain.original_losses_A)
         return self._of(now_B - original_B)

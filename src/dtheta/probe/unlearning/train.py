@@ -76,7 +76,7 @@ def trained(
         pairs = task.pairs(training.steps)
         fit(
             adapter, pairs, steps=training.steps, loss=loss, lr=training.lr, warmup=0.1,
-            eval=pairs[:1], metric=task.watch, eval_every=training.every, callbacks=[lambda _: task.watch.reached()],
+            metric=task.watch, eval_every=training.every, callbacks=[lambda _: task.watch.reached()],
             allow_unused=True, quiet=quiet, seed=task.seed,
         )  # fmt: skip
         delta = adapter.delta()

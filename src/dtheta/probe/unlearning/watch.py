@@ -118,8 +118,8 @@ class Watch:
         self.seen.append(found)
         return found
 
-    def __call__(self, model: Any, batches: Any = None) -> float:
-        """Look, and return the score: a metric of ``fit``."""
+    def __call__(self, model: Any) -> float:
+        """Look, and return the score: a metric of ``fit`` that brings its own data."""
         return self.look(model).score(self.keep)
 
     def reached(self, step: Any = None) -> bool:
