@@ -11,7 +11,8 @@ numbers in every form:
 
 file       bytes on disk an expert: what a transfer has to carry, so the ratio is that of transfer times on any link;
            the paper measures 25x from host to device and 32x over a network, against 16 bits. ``limit`` is the entropy
-           of signs at one density; what is above it is mostly the header, which names the digest of every tensor
+           of signs at one density; what is above it is mostly the header, which names the digest of every tensor. So
+           also an adapter as the paper's: rank 64 on all linear weights of LLaMA-7B (160 million random entries)
 load       an expert from its file (in the system's cache) into memory, verified
 ready      transfer over a link, computed as bytes / bandwidth, then load and switch, measured; the peers' transfer is
            that of 16 bits
@@ -28,6 +29,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import hashlib
 import itertools
 import math
 import os
@@ -36,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ from dtheta.compress.compeft import compress
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.core.files import load
-from dtheta.core.fingerprint import fingerprint
+from dtheta.core.fingerprint import Fingerprint, fingerprint, merkle_root
 from dtheta.core.interop import to_peft
 from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
@@ -59,6 +61,16 @@ from dtheta.models.load import load_model
 
 RANK, DENSITY, FEW = 16, 0.05, 10  # FEW: experts in the forms that are as large as the model
 LINKS = {"100 Mbit/s": 12.5e6, "1 Gbit/s": 125e6}  # bytes a second
+ENTROPY = DENSITY - DENSITY * math.log2(DENSITY) - (1 - DENSITY) * math.log2(1 - DENSITY)  # bits an entry
+LLAMA = {
+    f"model.layers.{i}.{name}.weight": shape
+    for i in range(32)
+    for name, shape in (
+        *((f"self_attn.{x}_proj", (4096, 4096)) for x in "qkvo"),
+        *((f"mlp.{x}_proj", (11008, 4096)) for x in ("gate", "up")),
+        ("mlp.down_proj", (4096, 11008)),
+    )
+}
 KINDS = ("signs", "factors", "full", "dense")
 
 
@@ -130,6 +142,29 @@ def files(folder: Path) -> Iterator[Row]:
     ):
         note = f"paper: 25 to 32; header {header(place(folder, kind, 0)) / 1024:.1f} KiB"
         yield compare(title, sizes[kind], peer, "KiB", goal=25.0, limit=limits[kind], note=note)
+    yield large(folder)
+
+
+def large(folder: Path) -> Row:
+    """Return the row on an adapter as large as the paper's; the peer is 16 bits an entry, without any header."""
+    path = folder / "large.delta"
+    if not path.exists():
+        compress(adapter_of(LLAMA, 64), DENSITY).save(path)
+    entries = 64 * sum(m + n for m, n in LLAMA.values())
+    note = f"paper: 25 to 32; {entries / 1e6:.0f} M entries; header {header(path) / 2**20:.2f} MiB"
+    title = "file of an adapter of LLaMA-7B: signs, against 16 bits"
+    limit = entries * ENTROPY / 8 / 2**20
+    return compare(title, size(path) / 2**20, 2 * entries / 2**20, "MiB", goal=25.0, limit=limit, note=note)
+
+
+def adapter_of(shapes: Mapping[str, tuple[int, int]], rank: int) -> Delta:
+    """Return a random adapter of weights that are not there; their digests are those of their names."""
+    changes = {}
+    for name, (m, n) in shapes.items():
+        draw = generator(0, f"bank/{name}")
+        changes[name] = LowRank(torch.randn(m, rank, generator=draw), torch.randn(rank, n, generator=draw))
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in shapes}
+    return Delta(changes, Fingerprint(digests, merkle_root(digests)))
 
 
 def header(path: Path) -> int:
@@ -141,8 +176,7 @@ def entropy(folder: Path, kind: str) -> float:
     """Return the bytes that signs of independent entries at this density need."""
     one = load(place(folder, kind, 0))
     entries = sum(tensor.numel() for change in one.changes.values() for tensor in change.tensors().values())
-    bits = DENSITY - DENSITY * math.log2(DENSITY) - (1 - DENSITY) * math.log2(1 - DENSITY)
-    return entries * bits / 8
+    return entries * ENTROPY / 8
 
 
 def loading(banks: dict[str, Bank], theirs: Any, folder: Path, count: int) -> Iterator[Row]:
