@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 import dtheta as dt
+from dtheta.adapt.classify import adapt_classifier
 from dtheta.adapt.frozen import predicted_logits
 from dtheta.adapt.method import Method
-from dtheta.adapt.recipe import Frozen, Problem, Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import Frozen, Problem, frozen_baseline, problem
 from dtheta.reproduce.runs import Runs
 
 TASKS = ("20news", "sentiment", "tweets", "r8", "bbc")

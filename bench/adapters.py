@@ -31,7 +31,8 @@ import dtheta as dt
 from dtheta.adapt.attach import attach
 from dtheta.adapt.frozen import predicted_logits
 from dtheta.adapt.method import Method
-from dtheta.adapt.recipe import Frozen, Problem, Recipe, frozen_baseline, problem
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import Frozen, Problem, frozen_baseline, problem
 from dtheta.data.tasks import load_task
 from dtheta.data.text import Texts
 from dtheta.reproduce.experiments.classifications import classified

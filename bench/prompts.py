@@ -31,7 +31,9 @@ from _measure import Row, compare, interleaved, main, resident
 from torch import nn
 
 import dtheta as dt
-from dtheta.adapt.recipe import Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.adapt.classify import adapt_classifier
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import frozen_baseline, problem
 from dtheta.data.text import Texts, TextTask
 from dtheta.reproduce.experiments.prompt_steps import SHORT, TOKENS, batch_of, methods, step
 from dtheta.reproduce.runs import Runs

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dtheta as dt
-from dtheta.adapt.recipe import task_model
+from dtheta.adapt.tasks import task_model
 from dtheta.cli.judge import encoded, right
 from dtheta.cli.labeled import Source, labeled
 from dtheta.cli.main import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtheta.adapt.recipe import task_model
+from dtheta.adapt.tasks import task_model
 from dtheta.cli.judge import encoded, right
 from dtheta.cli.labeled import Source, labeled
 from dtheta.compress.compeft import compress

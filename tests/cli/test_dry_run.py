@@ -61,7 +61,7 @@ def test_it_fails_alike(
     dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str,
     more: list[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("dtheta.adapt.recipe.frozen_baseline", lambda *_: pytest.fail("it began to compute"))
+    monkeypatch.setattr("dtheta.adapt.text_problem.frozen_baseline", lambda *_: pytest.fail("it began to compute"))
     monkeypatch.setattr("dtheta.adapt.language.text_losses", lambda *_: pytest.fail("it began to compute"))
     before = sorted(here.iterdir())
     done = dtheta(*arguments, *more)

@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dtheta.adapt.attach import attach
-from dtheta.adapt.recipe import LANGUAGE, Recipe, require_sites
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.requirements import require_sites
+from dtheta.adapt.tasks import LANGUAGE
 from dtheta.adapt.training import dropout_as, orthogonality, traced, trained, watch
 from dtheta.core.delta import Delta
 from dtheta.core.modes import kept_modes
@@ -131,7 +133,7 @@ def require_language(model: nn.Module, recipe: Recipe) -> None:
         )
     if recipe.validate:
         raise ConfigError("validate holds out labeled texts; a language model is trained without")
-    require_sites(model, recipe, recipe.select)
+    require_sites(model, recipe.method, recipe.select)
 
 
 def adapt_language(

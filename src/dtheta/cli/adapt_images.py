@@ -185,11 +185,11 @@ def of_model(delta: Delta, net: ImageTextClassifier) -> Delta:
 
 def _require(net: nn.Module, recipe: FewShot, task: ImageTask) -> None:
     """Raise what attaching and holding out would raise, before anything is computed."""
-    from dtheta.adapt.recipe import require_sites
+    from dtheta.adapt.requirements import require_sites
     from dtheta.data.shots import hold_out
 
     hold_out(task.train, recipe.validate, recipe.seed)
-    require_sites(net, recipe, recipe.select)  # type: ignore[arg-type]  # of a recipe it reads the method alone
+    require_sites(net, recipe.method, recipe.select)
 
 
 def _report(

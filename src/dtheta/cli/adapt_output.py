@@ -12,10 +12,10 @@ from dtheta.cli.bases import model_flag, model_name
 from dtheta.cli.units import byte_size, count, duration
 
 if TYPE_CHECKING:
+    from dtheta.adapt.classify import Adapted
     from dtheta.adapt.few_shot import AdaptedImages
     from dtheta.adapt.language import AdaptedLanguage
     from dtheta.adapt.method import Method
-    from dtheta.adapt.recipe import Adapted
     from dtheta.cli.adapt import Options
     from dtheta.core.delta import Delta
     from dtheta.report import AdaptResults, NextStep

@@ -20,8 +20,9 @@ from dtheta.core.paths import expanded
 if TYPE_CHECKING:
     from torch import nn
 
+    from dtheta.adapt.classify import Adapted
     from dtheta.adapt.language import AdaptedLanguage
-    from dtheta.adapt.recipe import Adapted, Recipe
+    from dtheta.adapt.recipe import Recipe
     from dtheta.cli.adapt import Options
     from dtheta.data.corpus import Corpus
     from dtheta.data.text import TextTask
@@ -73,7 +74,8 @@ def _source(options: Options) -> TextTask | Corpus:
 
 
 def _classifier(job: Job, recipe: Recipe, task: TextTask, work: Path, console: Console) -> None:
-    from dtheta.adapt.recipe import adapt_classifier, frozen_baseline, problem, require_classifier
+    from dtheta.adapt.classify import adapt_classifier, require_classifier
+    from dtheta.adapt.text_problem import frozen_baseline, problem
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import TaskResult
 

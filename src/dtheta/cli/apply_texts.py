@@ -46,7 +46,7 @@ def network_of(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict
         BaseMismatch: If the model is another one.
     """
     from dtheta.adapt.attach import attach
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.cli.head import load_merged, task_in
     from dtheta.core.apply import applied
     from dtheta.core.files import load
@@ -71,7 +71,7 @@ def network_of(options: Options, stack: ExitStack) -> tuple[nn.Module, Any, dict
 
 def is_classifier(task: Mapping[str, Any]) -> bool:
     """Tell whether what a delta says of its task is that of a text classifier."""
-    from dtheta.adapt.recipe import CLASSIFICATION
+    from dtheta.adapt.tasks import CLASSIFICATION
 
     return task.get("kind") == CLASSIFICATION
 

@@ -195,7 +195,7 @@ def choose_of(delta: Delta, density: float, per: Any, keep: str = "", new: bool 
 
 def _searched(delta: Delta, options: Options, keep: str, console: Console) -> tuple[Delta, dict[str, Any]]:
     """Compress at every point of the grid, keep what scores best, and measure before and after on test texts."""
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.cli.judge import accuracy, batches, encoded, right
     from dtheta.cli.networks import base_name
     from dtheta.compress.search import on_batches, search_compression

@@ -111,7 +111,7 @@ def _replaced(
 ) -> tuple[Replacement, dict[str, Any]]:
     """Replace the MLPs, with the delta to judge by applied meanwhile, and measure the effect."""
     from dtheta.adapt.attach import attach
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.core.apply import applied
     from dtheta.core.mlps import find_mlps
     from dtheta.kernels.replace import replace_mlps

@@ -34,7 +34,8 @@ from dtheta.errors import FormatError, OutputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dtheta.adapt.recipe import Problem, Recipe
+    from dtheta.adapt.recipe import Recipe
+    from dtheta.adapt.text_problem import Problem
     from dtheta.report import AdaptResults, MethodResult, NextStep, TaskResult
 
 MODEL = "minilm"
@@ -114,7 +115,7 @@ def _task(
     begin: Any,
 ) -> TaskResult:
     """Encode a task once, and train every method on it."""
-    from dtheta.adapt.recipe import frozen_baseline, problem
+    from dtheta.adapt.text_problem import frozen_baseline, problem
     from dtheta.cli.results import share
     from dtheta.data.tasks import load_task
     from dtheta.report import TaskResult
@@ -144,7 +145,7 @@ def _recipes(size: Size, options: Options) -> list[Recipe]:
 
 
 def _adapt(posed: Problem, recipe: Recipe, frozen: Any, folder: Path, console: Console) -> MethodResult:
-    from dtheta.adapt.recipe import adapt_classifier
+    from dtheta.adapt.classify import adapt_classifier
     from dtheta.cli.results import difference, method_result, share
 
     adapted = adapt_classifier(posed, recipe, frozen, model_name=MODEL, quiet=True)

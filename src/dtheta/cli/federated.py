@@ -197,7 +197,7 @@ def _accuracy(model: Any, *, x: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _texts(options: Options, cut: Divided) -> Scene:
-    from dtheta.adapt.recipe import problem
+    from dtheta.adapt.text_problem import problem
     from dtheta.data.batches import EncodedTexts
     from dtheta.data.text import Texts
     from dtheta.models.load import load_model, load_tokenizer

@@ -68,7 +68,7 @@ def _score(cut: Divided, federation: Federation) -> Interval:
 
 def save(options: Options, cut: Divided, done: Done) -> Delta:
     """Save the delta, with what it is for and the resolved command in its provenance, and return it."""
-    from dtheta.adapt.recipe import CLASSIFICATION
+    from dtheta.adapt.tasks import CLASSIFICATION
 
     delta = done.federation.delta
     task: dict[str, Any] = {

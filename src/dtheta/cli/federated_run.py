@@ -76,7 +76,8 @@ def training(
     """
     if cut.kind == "rows":
         return parts.select, None, {"lr": rate_of(options) if options.lr is None else options.lr, "full_lr": None}
-    from dtheta.adapt.recipe import Recipe, require_classifier, selection
+    from dtheta.adapt.classify import require_classifier, selection
+    from dtheta.adapt.recipe import Recipe
 
     recipe = Recipe(
         parts.method, parts.select, options.steps, options.batch_size, options.lr, head_lr=options.head_lr,

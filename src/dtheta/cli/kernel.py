@@ -26,7 +26,7 @@ from dtheta.errors import BaseMismatch, ConfigError
 
 if TYPE_CHECKING:
     from dtheta.adapt.method import Method
-    from dtheta.adapt.recipe import Problem
+    from dtheta.adapt.text_problem import Problem
     from dtheta.cli.labeled import Source
     from dtheta.core.header import Header
     from dtheta.data.text import TextTask
@@ -191,10 +191,10 @@ def _plan(options: Options, trains: Trains, source: Source) -> Plan:
 
 def _require_trains(found: Problem, trains: Trains) -> None:
     """Raise what attaching would raise, as far as names and shapes tell."""
-    from dtheta.adapt.recipe import Recipe, require_sites
+    from dtheta.adapt.requirements import require_sites
 
     if isinstance(trains, tuple):
         method, select = trains
-        require_sites(found.net, Recipe(method, select), select)
+        require_sites(found.net, method, select)
     else:
         _require_classes(trains, found.task)

@@ -29,7 +29,7 @@ def check_merge(options: Options, base: Path, delta: Delta) -> dict[str, float]:
     import torch
 
     from dtheta.adapt.attach import attach
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.cli.head import load_merged
     from dtheta.cli.merge import parts
     from dtheta.core.interop import from_peft

@@ -64,7 +64,7 @@ def own_head(delta: Delta, model: nn.Module) -> Classifier:
         ConfigError: If the delta has no head.
         BaseMismatch, ShapeMismatch: If the head does not fit the model.
     """
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.core.apply import bind
     from dtheta.models.classifier import Classifier
 

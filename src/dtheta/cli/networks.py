@@ -36,7 +36,7 @@ def require_classifier_of(header: Header) -> None:
     Raises:
         ConfigError: Naming the file.
     """
-    from dtheta.adapt.recipe import CLASSIFICATION
+    from dtheta.adapt.tasks import CLASSIFICATION
 
     if header.provenance.task.get("kind") != CLASSIFICATION:
         raise ConfigError(
@@ -120,7 +120,7 @@ def bound(delta: Delta, model: str | None, path: Path) -> Delta:
         ConfigError: If they are needed and no model is known.
         BaseMismatch: If the model is another one.
     """
-    from dtheta.adapt.recipe import task_model
+    from dtheta.adapt.tasks import task_model
     from dtheta.core.spectral import Spectral
     from dtheta.models.load import load_model
 

@@ -13,7 +13,7 @@ from dtheta.cli.labeled import loaded, require_labeled, require_read
 if TYPE_CHECKING:
     from torch import nn
 
-    from dtheta.adapt.recipe import Problem
+    from dtheta.adapt.text_problem import Problem
     from dtheta.cli.console import Console
     from dtheta.cli.labeled import Source
     from dtheta.data.text import TextTask
@@ -85,7 +85,7 @@ def rehearsed(options: Any, source: Source) -> tuple[Problem | None, list[str]]:
 
 
 def _posed(net: nn.Module, options: Any, task: TextTask) -> Problem:
-    from dtheta.adapt.recipe import problem
+    from dtheta.adapt.text_problem import problem
     from dtheta.models.load import load_tokenizer
 
     return problem(net, load_tokenizer(options.model), task, options.max_length, options.pooling)

@@ -94,8 +94,8 @@ def _evaluated(source: TextTask | Corpus | None) -> int:
 
 
 def _checked(source: TextTask | Corpus, model: str, recipe: Recipe, pooling: Any) -> Lengths:
+    from dtheta.adapt.classify import require_classifier
     from dtheta.adapt.language import TokenTexts, require_language
-    from dtheta.adapt.recipe import require_classifier
     from dtheta.cli.outline import outline
     from dtheta.data.batches import EncodedTexts
     from dtheta.data.text import Texts, TextTask

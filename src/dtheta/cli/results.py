@@ -22,9 +22,10 @@ from dtheta.report import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from dtheta.adapt.classify import Adapted
     from dtheta.adapt.few_shot import AdaptedImages, FewShot
     from dtheta.adapt.language import AdaptedLanguage
-    from dtheta.adapt.recipe import Adapted, Recipe
+    from dtheta.adapt.recipe import Recipe
     from dtheta.core.delta import Delta
     from dtheta.data.pixels import Pixels
     from dtheta.models.image_text import ImageTextClassifier

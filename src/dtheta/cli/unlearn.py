@@ -174,7 +174,7 @@ def _unlearned(
 
 def _saved(options: Options, done: Unlearned, retained: Sequence[str]) -> Any:
     """Save the delta with the command, what was retained and what was seen in its provenance, and return it."""
-    from dtheta.adapt.recipe import LANGUAGE
+    from dtheta.adapt.tasks import LANGUAGE
 
     name = model_name(options.model)
     command = {

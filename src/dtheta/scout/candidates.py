@@ -15,9 +15,11 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from dtheta.adapt.classify import selection
 from dtheta.adapt.method import Method, check_weight
-from dtheta.adapt.recipe import Recipe, require_rank, selection
+from dtheta.adapt.recipe import Recipe
 from dtheta.adapt.registry import method_class
+from dtheta.adapt.requirements import require_rank
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind
 from dtheta.core.arguments import is_number

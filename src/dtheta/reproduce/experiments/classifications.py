@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from dtheta.adapt.classify import Adapted, adapt_classifier
 from dtheta.adapt.method import Method
-from dtheta.adapt.recipe import Adapted, Frozen, Problem, Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import Frozen, Problem, frozen_baseline, problem
 from dtheta.data.tasks import load_task
 from dtheta.errors import NonFinite
 from dtheta.reproduce.experiments.experts import Base

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
+from dtheta.adapt.classify import selection
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import Recipe, problem, selection
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import problem
 from dtheta.adapt.training import dropout_as
 from dtheta.data.tabular import Table, TabularTask
 from dtheta.data.tasks import load_task

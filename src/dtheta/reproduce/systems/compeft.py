@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 
-from dtheta.adapt.recipe import Problem, Recipe, adapt_classifier, frozen_baseline, problem
+from dtheta.adapt.classify import adapt_classifier
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.text_problem import Problem, frozen_baseline, problem
 from dtheta.compress.compeft import compressed
 from dtheta.compress.plan import Of
 from dtheta.compress.report import compression_report

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dtheta.adapt.classify import Adapted
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import RATES, Adapted, Problem
+from dtheta.adapt.recipe import RATES
 from dtheta.adapt.sorsa import SORSA
+from dtheta.adapt.text_problem import Problem
 from dtheta.adapt.variation import variation
 from dtheta.reproduce.claim import Claim, Row, paired
 from dtheta.reproduce.experiments.against_lora import (

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dtheta.adapt.attach import attach
+from dtheta.adapt.classify import adapt_classifier, require_classifier
 from dtheta.adapt.frozen import pooled_features, predicted_logits
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.adept import ADePT
@@ -16,7 +17,9 @@ from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.p_tuning import PTuning
 from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
 from dtheta.adapt.prompts.tuning import PromptTuning
-from dtheta.adapt.recipe import Recipe, adapt_classifier, frozen_baseline, problem, require_classifier, task_model
+from dtheta.adapt.recipe import Recipe
+from dtheta.adapt.tasks import task_model
+from dtheta.adapt.text_problem import frozen_baseline, problem
 from dtheta.core.files import load
 from dtheta.core.logistic import logistic_regression
 from dtheta.data.batches import EncodedTexts

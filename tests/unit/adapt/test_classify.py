@@ -7,18 +7,14 @@ import torch
 from torch import nn
 
 from dtheta.adapt.bitfit import BitFit
+from dtheta.adapt.classify import adapt_classifier
 from dtheta.adapt.frozen import predicted_logits
 from dtheta.adapt.full import Full
 from dtheta.adapt.lora import LoRA
-from dtheta.adapt.recipe import (
-    Problem,
-    Recipe,
-    adapt_classifier,
-    frozen_baseline,
-    problem,
-    task_model,
-)
+from dtheta.adapt.recipe import Recipe
 from dtheta.adapt.sorsa import SORSA
+from dtheta.adapt.tasks import task_model
+from dtheta.adapt.text_problem import Problem, frozen_baseline, problem
 from dtheta.core.apply import applied
 from dtheta.core.fingerprint import fingerprint
 from dtheta.data.text import Texts, TextTask
