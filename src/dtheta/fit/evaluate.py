@@ -2,14 +2,16 @@
 
     loss     sum_i n_i loss_i / sum_i n_i,  n_i items of batch i
     metric   a dtheta.score Metric of (logits, labels); accuracy where a classifier's output shows both;
-             or a function of adapter and batches, or of the adapter alone, which brings its own data: then no loss
+             or a function of adapter and batches, or of the adapter alone, which brings its own data
 
-Under DDP every process takes each size-th batch and the means are merged; under FSDP2 all go through all batches,
-because every forward is an exchange that all must take part in.
+Without evaluation data there is no loss. Under DDP every process takes each size-th batch and the means are merged;
+under FSDP2 all go through all batches, because every forward is an exchange that all must take part in. A function of
+the user's is called on every process, and what it says on the first one counts for all.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -24,7 +26,7 @@ from dtheta.fit.world import World
 from dtheta.score.aggregate import Aggregate, Mean
 from dtheta.score.metric import Accuracy, Metric
 
-#: (model, batches) -> number, or (model) -> number where there are no batches; higher is better.
+#: (model, batches) -> number, or (model) -> number that brings its own data; higher is better.
 Scorer: TypeAlias = Callable[[Any, Iterable[Batch]], float] | Callable[[Any], float]
 
 
@@ -39,12 +41,31 @@ class Evaluator:
         count: Callable[[Batch], int],
         world: World,
     ) -> None:
-        """Keep the data (an iterator is read once and kept) and what to compute on it."""
+        """Keep the data (an iterator is read once and kept) and what to compute on it.
+
+        Raises:
+            ConfigError: a function of the user's that takes other arguments, or has the name of the loss.
+        """
         self.batches = list(batches) if batches is not None and iter_is_once(batches) else batches
         self.metric = metric
         self.loss = loss
         self.count = count
         self.world = world
+        self._alone = batches is None or (brings_data(metric) and not takes(metric, 2))
+        if batches is not None and metric is not None and not hasattr(metric, "of_means"):
+            self._check_function()
+
+    def _check_function(self) -> None:
+        if not self._alone and not takes(self.metric, 2):
+            raise ConfigError(
+                f"the metric {self.deciding[0]} takes other arguments; expected a function (model, batches) -> number, "
+                "or (model) -> number that brings its own data"
+            )
+        if self.deciding[0] == "loss":
+            raise ConfigError(
+                "the metric has the name 'loss', under which the mean loss on the evaluation data is kept, lower is "
+                "better; give it another name"
+            )
 
     @property
     def deciding(self) -> tuple[str, str]:
@@ -75,12 +96,13 @@ class Evaluator:
             ConfigError: no number.
             NonFinite: NaN or infinity.
         """
-        given = () if self.batches is None else (self._on_device(self.batches),)
+        given = () if self._alone or self.batches is None else (self._on_device(self.batches),)
         value = self.metric(adapter, *given)  # type: ignore[operator]
         try:
             number = None if isinstance(value, (str, bytes)) else float(value)
         except (TypeError, ValueError, RuntimeError):  # None, an array, a tensor of several elements
             number = None
+        number = self.world.gather(number)[0]  # they must not part: what is best, and when to stop, hangs on it
         if number is None:
             raise ConfigError(f"the metric {self.deciding[0]} must return one number, got {value!r:.80}")
         return _finite(self.deciding[0], number)
@@ -160,6 +182,22 @@ def _prediction(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
             "give a function metric=(model, batches) -> number instead"
         )
     return logits.float().cpu(), labels.cpu()
+
+
+def brings_data(metric: Any) -> bool:
+    """Tell whether a metric is a function that can be called with the model alone."""
+    return metric is not None and not hasattr(metric, "of_means") and takes(metric, 1)
+
+
+def takes(function: Any, arguments: int) -> bool:
+    """Tell whether a function can be called with so many arguments; one of C that does not say so is believed to."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 def iter_is_once(batches: Any) -> bool:

@@ -15,7 +15,6 @@ resumed, it ends with the same bits (under DDP of more than two processes the or
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import item_counter
 from dtheta.fit.checks import check_attached, check_callable
-from dtheta.fit.evaluate import Evaluator, Scorer
+from dtheta.fit.evaluate import Evaluator, Scorer, brings_data
 from dtheta.fit.randomness import kept_generators
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback, Run
@@ -87,7 +86,7 @@ def fit(
         eval: the same for evaluation; None trains without, unless ``metric`` needs no batches.
         loss: (model, batch) -> scalar mean loss; None for ``model(**batch).loss``.
         metric: what decides which evaluation is best: a ``dtheta.score`` metric of logits and labels, or a function
-            (model, batches) -> number, higher is better; without ``eval`` a function (model) -> number. None: accuracy
+            (model, batches) -> number, or (model) -> number that brings its own data, higher is better. None: accuracy
             for classifiers, else the loss.
         lr: highest learning rate.
         full_lr: that of parameters that train in full (``attach(..., also=...)``, ``Full``); None for ``lr``.
@@ -133,7 +132,7 @@ def fit(
         precision=precision or launched_precision(), batch_size=batch_size, eval_every=eval_every,
         patience=patience, checkpoint_every=checkpoint_every, allow_unused=allow_unused, seed=seed,
     )  # fmt: skip
-    evaluates = eval is not None or _brings_data(metric)
+    evaluates = eval is not None or brings_data(metric)
     if not evaluates and (metric is not None or patience is not None or eval_every is not None):
         raise ConfigError(
             "metric, patience and eval_every need evaluation data: give eval=..., or a metric (model) -> number that "
@@ -190,17 +189,6 @@ def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -
     for index, value in enumerate(found):
         check_callable(f"callbacks[{index}]", value, "a function (step) -> bool or None")
     return found
-
-
-def _brings_data(metric: Any) -> bool:
-    """Tell whether a metric is a function that can be called with the model alone."""
-    if metric is None or hasattr(metric, "of_means"):
-        return False
-    try:
-        inspect.signature(metric).bind(None)
-    except (TypeError, ValueError):  # ValueError: a function of C that does not say what it takes
-        return False
-    return True
 
 
 def launched_precision() -> Precision:

@@ -115,7 +115,7 @@ def _scored(tokenizer: Any, row: Encoded, logits_AV: Tensor) -> tuple[float, boo
 def _answer_logits(model: nn.Module, rows: Sequence[Encoded]) -> tuple[Tensor, ...]:
     """Return the logits of each row (A, V) before every token of its answer, and after the last one."""
     batch = collate(rows)
-    _check_fits(model, batch["input_ids"])
+    check_fits(model, batch["input_ids"])
     place_T = torch.arange(batch["input_ids"].shape[1])
     chosen_BT = torch.stack([(place_T >= row.start - 1) & (place_T < len(row.ids)) for row in rows])
     return logits_at(model, batch, chosen_BT).split([len(row.ids) - row.start + 1 for row in rows])
@@ -126,7 +126,7 @@ def _greedy(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int, end
     width, device, step = max(map(len, prompts)), _device(model), _step(model)
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    _check_fits(model, ids, new_tokens)
+    check_fits(model, ids, new_tokens)
     written: list[list[int]] = [[] for _ in prompts]
     open_rows, cache = set(range(len(prompts))), None
     for _ in range(new_tokens):
@@ -151,7 +151,7 @@ def _step(model: nn.Module) -> Callable[[Tensor, Tensor, Any], tuple[Tensor, Any
         wanted = {"position_ids": positions, "logits_to_keep": 1, "use_cache": True}
         more = {key: value for key, value in wanted.items() if key in accepted}
         output = model(input_ids=ids, attention_mask=mask, **{name: cache}, **more)
-        best = output.logits[:, -1].float().max(dim=1)
+        best = output.logits[:, -1].max(dim=1)
         _finite(best.values)
         return best.indices, getattr(output, name)
 
@@ -172,8 +172,12 @@ def _end_tokens(model: nn.Module, tokenizer: Any) -> set[int]:
     return found
 
 
-def _check_fits(model: nn.Module, ids: Tensor, more: int = 0) -> None:
-    """Raise unless the model has these tokens, and positions for them and ``more``."""
+def check_fits(model: nn.Module, ids: Tensor, more: int = 0) -> None:
+    """Raise unless the model has these tokens (B, T), and positions for them and ``more``.
+
+    Raises:
+        ConfigError: They are another model's, or too many.
+    """
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is not None and int(ids.max()) >= len(embedding.weight):
         raise ConfigError(

@@ -30,6 +30,7 @@ from dtheta.core.arguments import whole
 from dtheta.core.modes import kept_modes
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
+from dtheta.probe.answers import check_fits
 from dtheta.probe.decoder import Decoder
 from dtheta.probe.encoded import BATCH, Batch, collate, encode
 from dtheta.probe.predictions import predictions
@@ -56,8 +57,9 @@ def drops(
     with kept_modes(model), torch.enable_grad():
         for start in range(0, len(rows), batch):
             chosen = rows[start : start + batch]
+            check_fits(model, (asked := collate(chosen))["input_ids"])
             with _activations(model, decoder) as held:
-                total = log_odds(model, collate(chosen)).sum()
+                total = log_odds(model, asked).sum()
             gradients = torch.autograd.grad(total, list(held.values()))
             for layer, gradient in zip(held, gradients, strict=True):
                 drop = (held[layer] * gradient).detach().float()

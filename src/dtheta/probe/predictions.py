@@ -52,9 +52,9 @@ def predictions(model: Any, batch: Mapping[str, Tensor]) -> Predictions:
     counts_BT = target_BT != IGNORED
     before_BT = nn.functional.pad(counts_BT, (0, 1))  # a token is predicted from the one before it
     row_A, place_A = counts_BT.nonzero(as_tuple=True)
-    return Predictions(
-        logits_at(model, batch, before_BT, use_cache=False), target_BT[row_A, place_A], row_A, len(target_BT)
-    )
+    logits_AV = logits_at(model, batch, before_BT, use_cache=False)
+    target_A, row_A = (part.to(logits_AV.device) for part in (target_BT[row_A, place_A], row_A))
+    return Predictions(logits_AV, target_A, row_A, len(target_BT))
 
 
 def logits_at(model: Any, batch: Mapping[str, Tensor], chosen_BT: Tensor, **options: Any) -> Tensor:
@@ -70,9 +70,19 @@ def logits_at(model: Any, batch: Mapping[str, Tensor], chosen_BT: Tensor, **opti
     ids_BT, mask_BT, chosen_BT = (part.to(device) for part in (batch["input_ids"], batch["attention_mask"], chosen_BT))
     with _unembedding_only(model, chosen_BT):
         output = model(input_ids=ids_BT, attention_mask=mask_BT, **options)
-    logits: Tensor = output.logits
-    found_AV = logits[chosen_BT] if logits.shape[:2] == chosen_BT.shape else logits.flatten(0, 1)
-    return found_AV.float()
+    return _wide(_chosen(output.logits, chosen_BT))
+
+
+def _chosen(logits: Tensor, chosen_BT: Tensor) -> Tensor:
+    """Return the logits at the chosen tokens, of those of all places or, as one row (1, A, V), of the chosen alone."""
+    rows, tokens = chosen_BT.shape
+    if len(logits) != rows or logits.shape[1] < tokens:
+        return logits[0]
+    return logits[:, -tokens:][chosen_BT.to(logits.device)]  # what stands before the text are prompts
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _device(model: Any) -> torch.device:
@@ -86,7 +96,7 @@ def _unembedding_only(model: Any, chosen_BT: Tensor) -> Iterator[None]:
     def cut(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not inputs or inputs[0].ndim != 3 or inputs[0].shape[:2] != chosen_BT.shape:
             return None
-        return (inputs[0][chosen_BT][None], *inputs[1:])
+        return (inputs[0][chosen_BT.to(inputs[0].device)][None], *inputs[1:])
 
     head = getattr(model, "get_output_embeddings", lambda: None)()
     handle = head.register_forward_pre_hook(cut) if isinstance(head, nn.Module) else None

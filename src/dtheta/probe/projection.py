@@ -31,7 +31,8 @@ def projections(
     tokens_SNK = layer.tokens_SNK[:, :, :best]
     words_SNK = words_V[tokens_SNK]
     first_SNK = (words_SNK >= 0) & ~_seen(words_SNK)
-    found = [(weights_V[tokens_SNK] * first_SNK).sum(axis=2) for weights_V in weights_CV]
+    # wide, so that the same words in another order weigh the same, and ranks of equals are equal
+    found = [(weights_V[tokens_SNK] * first_SNK).sum(axis=2, dtype=np.float64) for weights_V in weights_CV]
     return (np.stack(found) / tokens_SNK.shape[2]).astype(np.float32)
 
 

@@ -82,3 +82,15 @@ def test_two_processes_give_the_result_of_one(
         straight = found["fsdp" if "fsdp" in mode else "plain"]
         assert found[mode][0]["losses"] == straight[0]["losses"]
         assert all(torch.equal(found[mode][1][n], straight[1][n]) for n in straight[1]), mode
+
+
+def test_two_processes_go_by_the_metric_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    alone = train(tmp_path / "one", "own")
+    _run([*ACCELERATE, "--multi_gpu"], "own,own-resumed", tmp_path)
+    for mode in ("own", "own-resumed"):
+        record, delta = _read(tmp_path, mode)
+        assert (record["stop"], record["steps"], record["best"]["step"]) == ("steps", 6, 6), mode
+        for one, two in zip(alone["record"]["evals"], record["evals"], strict=True):
+            assert one["scores"] == pytest.approx(two["scores"], rel=5e-7), mode
+        assert max(float((delta[n] - alone["delta"][n]).abs().max()) for n in delta) < 1e-6, mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from dtheta.adapt.attach import attach
 from dtheta.adapt.lora import LoRA
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite
+from dtheta.fit.evaluate import Evaluator
 from dtheta.fit.loop import fit
 from dtheta.fit.record import Evaluation, Record
 from dtheta.models.classifier import classifier
@@ -88,6 +90,16 @@ def test_patience_ends_a_run_that_does_not_improve(tiny_mlp: nn.Module) -> None:
     assert [e.step for e in record.evals] == [0, 2, 4, 6]
 
 
+def test_patience_counts_evaluations_by_a_metric_that_brings_its_own_data(tiny_mlp: nn.Module) -> None:
+    calls = iter([0.1, 0.9, 0.3, 0.9, 1.0])
+    adapter, seen = attach(tiny_mlp, LoRA(rank=2), "*.weight"), {}
+    record = fit(adapter, regression(4), steps=50, lr=1e-2, loss=squared, metric=lambda model: next(calls),
+                 eval_every=1, patience=2, callbacks=[lambda s: seen.update({s.step: values(s.adapter)})])  # fmt: skip
+    assert (record.stop, record.steps) == ("patience", 3)
+    assert record.best == record.evals[1]
+    assert same(values(adapter), seen[1])
+
+
 def test_of_equal_scores_the_lower_loss_is_better() -> None:
     record = Record(metric="accuracy", better="higher", best=Evaluation(0, {"accuracy": 0.5, "loss": 1.0}))
     assert record.improves({"accuracy": 0.5, "loss": 0.9})
@@ -116,6 +128,71 @@ def test_a_metric_without_logits_is_refused(tiny_mlp: nn.Module) -> None:
     with pytest.raises(ConfigError, match="needs labels in the batch and logits"):
         fit(attach(tiny_mlp, LoRA(rank=2), "*.weight"), regression(4), steps=2, loss=squared, eval=regression(4),
             metric=CrossEntropy())  # fmt: skip
+
+
+class Fits:
+    """A metric of the model alone, as an object, a method and with its data bound."""
+
+    def __init__(self) -> None:
+        self.held = regression(3)[0]
+
+    def __call__(self, model: Any) -> float:
+        return -float(squared(model, self.held))
+
+    def method(self, model: Any) -> float:
+        return self(model)
+
+
+def _bound(held: Any, model: Any) -> float:
+    return -float(squared(model, held))
+
+
+@pytest.mark.parametrize(
+    "metric", [Fits(), Fits().method, partial(_bound, regression(3)[0])], ids=["object", "method", "partial"]
+)
+def test_a_metric_that_brings_its_own_data_beside_a_loss_on_evaluation_data(tiny_mlp: nn.Module, metric: Any) -> None:
+    adapter, data = attach(tiny_mlp, LoRA(rank=2), "*.weight"), regression(4)
+    with torch.no_grad():
+        before = [float(squared(adapter, data[0])), metric(adapter)]
+    record = fit(adapter, data, steps=2, lr=1e-2, loss=squared, eval=data, metric=metric)
+    assert list(record.evals[0].scores.values()) == pytest.approx(before, rel=1e-6)
+    assert record.metric in ("Fits", "method", "partial")
+
+
+def test_a_metric_that_takes_other_arguments_is_refused(tiny_mlp: nn.Module) -> None:
+    def mine(model: Any, inputs: Any, targets: Any) -> float:
+        return 0.0
+
+    with pytest.raises(
+        ConfigError, match=r"the metric mine takes other arguments; expected a function \(model, batches\)"
+    ):
+        fit(attach(tiny_mlp, LoRA(rank=2), "*.weight"), regression(4), steps=1, loss=squared, eval=regression(4),
+            metric=mine)  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_a_metric_with_the_name_of_the_loss_is_refused(tiny_mlp: nn.Module) -> None:
+    """It was never called, and the highest loss was taken for the best."""
+
+    def loss(model: Any, batches: Any) -> float:
+        return -1.0
+
+    with pytest.raises(ConfigError, match="the metric has the name 'loss'"):
+        fit(attach(tiny_mlp, LoRA(rank=2), "*.weight"), regression(4), steps=1, loss=squared, eval=regression(4),
+            metric=loss)  # fmt: skip
+
+
+class SecondOfTwo:
+    """The world of a process to which the first one has said something else."""
+
+    rank, size = 1, 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [0.25, value]
+
+
+def test_all_processes_go_by_what_a_metric_says_on_the_first() -> None:
+    world: Any = SecondOfTwo()
+    assert Evaluator(None, lambda model: 0.75, None, len, world).scores(None) == {"<lambda>": 0.25}
 
 
 def test_evaluation_data_may_be_an_iterator(tiny_mlp: nn.Module) -> None:

@@ -83,6 +83,24 @@ def test_killed_at_any_step_and_resumed_is_bit_identical(tmp_path: Path, killed:
     assert (again.stop, again.steps) == ("steps", 8)
 
 
+def _fits(model: Any) -> float:
+    """A metric that brings its own data, and draws from a global generator."""
+    return -float(squared(model, regression(5)[0])) - 1e-3 * float(torch.rand(()))
+
+
+@pytest.mark.parametrize("killed", [1, 4, 7])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_metric_that_brings_its_own_data_resumes_to_the_bit(tmp_path: Path, killed: int, every: int) -> None:
+    own = {"eval": None, "metric": _fits, "eval_every": 2}
+    straight, record = _train(**own)
+    _kill(killed, checkpoint=tmp_path, checkpoint_every=every, **own)
+    resumed, again = _train(checkpoint=tmp_path, checkpoint_every=every, resume=True, **own)
+    assert same(values(resumed), values(straight))
+    assert (again.losses, again.evals, again.best) == (record.losses, record.evals, record.best)
+    assert record.best is not None
+    assert set(record.best.scores) == {"_fits"}
+
+
 @pytest.mark.parametrize("method", [SORSA(rank=3, gamma=0.01), CLIPSVD()])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_other_methods_and_precisions_resume_to_the_bit(tmp_path: Path, method: Any, precision: str) -> None:

@@ -100,6 +100,17 @@ def test_an_answer_that_goes_on_within_its_word_is_another_answer(next_word: str
     assert found.exact.tolist() == [exact]
 
 
+def test_wide_logits_are_compared_as_they_are() -> None:
+    model: Any = llama(eos_token_id=None).double()
+    (best,) = plain_greedy(model, ids_of(PROMPTS[0]), 1)
+    assert best < V - 1
+    with torch.no_grad():
+        model.lm_head.weight[V - 1] = model.lm_head.weight[best] * (1 + 1e-10)  # the same in float32
+    assert plain_greedy(model, ids_of(PROMPTS[0]), 1) == [V - 1]
+    assert continuations(model, word_tokenizer(), PROMPTS[:1], new_tokens=1) == [f"w{V - 1}"]
+    assert answer_scores(model, word_tokenizer(), [Question(PROMPTS[0], f"w{V - 1}")]).exact.all()
+
+
 def test_a_text_ends_before_the_end_token() -> None:
     model: Any = llama()
     written = plain_greedy(model, ids_of(PROMPTS[0]), 5)

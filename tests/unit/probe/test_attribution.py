@@ -14,8 +14,9 @@ from dtheta.probe.attribution import Attribution, attribution, drops, log_odds
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.encoded import collate, encode
 from dtheta.probe.value_vector import ValueVector
-from tests.unit.probe.decoders import DECODERS, L, N, llama
+from tests.unit.probe.decoders import DECODERS, L, N, V, llama
 from tests.unit.probe.tokens import Letters
+from tests.unit.probe.word_tokens import word_tokenizer
 
 ASKED = [Question("abc de", "fg"), Question("hij", "k"), Question("abcd abc", "dd")]
 
@@ -62,6 +63,12 @@ def test_nothing_is_left_on_the_model() -> None:
     drops(model, open_decoder(model), Letters(), ASKED)
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_another_models_tokenizer_is_refused() -> None:
+    model, foreign = llama(), word_tokenizer([f"w{i}" for i in range(V + 3)])
+    with pytest.raises(ConfigError, match=f"token {V + 1}, the model has {V}: they do not belong together"):
+        drops(model, open_decoder(model), foreign, [Question("w1", f"w{V + 1}")])
 
 
 def test_contrast_is_one_against_the_rest() -> None:

@@ -68,6 +68,39 @@ def test_one_row_of_which_all_tokens_are_chosen() -> None:
     assert torch.allclose(found_AV, model(input_ids=batch["input_ids"]).logits[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_widths(dtype: torch.dtype) -> None:
+    model, batch = llama().to(dtype), collate(ROWS)
+    chosen_BT = torch.arange(7) < torch.tensor([[2], [1], [5]])
+    wanted_AV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[chosen_BT]
+    found_AV = logits_at(model, batch, chosen_BT)
+    assert found_AV.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.allclose(found_AV, wanted_AV.to(found_AV.dtype), atol=2e-2 if dtype == torch.bfloat16 else 1e-12)
+
+
+class Before(nn.Module):
+    """A decoder that writes two tokens before each text, and gives their logits too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = llama()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.inner.lm_head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Any:
+        ids, mask = F.pad(input_ids, (2, 0), value=4), F.pad(attention_mask, (2, 0), value=1)
+        return self.inner(input_ids=ids, attention_mask=mask, **more)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_logits_of_prompts_before_the_text_are_left_out(rows: int) -> None:
+    model, batch = Before(), collate(ROWS[-rows:])
+    chosen_BT = batch["labels"] > 0
+    wanted_AV = model(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits[:, 2:][chosen_BT]
+    assert torch.allclose(logits_at(model, batch, chosen_BT), wanted_AV, atol=1e-5)
+
+
 def test_the_unembedding_sees_the_chosen_tokens_only() -> None:
     model, seen = llama(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))

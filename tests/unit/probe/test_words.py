@@ -94,6 +94,16 @@ def test_a_projection_counts_each_word_once() -> None:
     assert not found[1].any()
 
 
+def test_the_same_words_in_another_order_project_as_much() -> None:
+    of_tokens = [f"word{chr(97 + i)}" for i in range(20)]
+    weights_CV = np.linspace(0.1, 0.9, 20, dtype=np.float32)[None] ** 3
+    draws = np.random.default_rng(0)
+    tokens = np.stack([draws.permutation(20) for _ in range(100)]).reshape(2, 50, 20).astype(np.int32)
+    nothing = np.zeros((2, 50, 20), np.float32)
+    layer = LayerScan(0, tokens, nothing, nothing[0, :, 0], nothing[0, :, 0])
+    assert len(np.unique(projections(layer, weights_CV, distinct_words(of_tokens)[0], best=20))) == 1
+
+
 def test_the_null_has_the_features_of_value_vectors_and_nothing_else() -> None:
     decoder = open_decoder(llama())
     values = decoder.values(1)

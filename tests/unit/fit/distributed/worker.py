@@ -7,6 +7,8 @@ Trains a tiny Llama with SORSA and a full head, and writes history and delta of 
     fsdp             blocks and adapter sharded here
     fsdp-resumed     the same, killed on the way and resumed
     fsdp-accelerate  sharded by fit as Accelerate's environment says
+    own              no evaluation data, a metric that brings its own, on the first process alone
+    own-resumed      the same, killed on the way and resumed
 """
 
 from __future__ import annotations
@@ -59,6 +61,14 @@ class Killed(Exception):
     """Stands for the end of a process."""
 
 
+def own(adapter: Any) -> float:
+    """What the first process finds; the others see it fall, and alone would stop at once."""
+    from accelerate.state import PartialState
+
+    loss = float(adapter(**batches()[0]).loss)
+    return -loss if PartialState().is_main_process else loss
+
+
 def kill(step: Step) -> None:
     """End the run in the middle."""
     if step.step == 4:
@@ -72,6 +82,8 @@ def train(folder: Path, mode: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "steps": 6, "lr": 1e-2, "full_lr": 1e-3, "accumulation": 3, "clip": 0.5, "eval": batches(), "eval_every": 2,
     }  # fmt: skip
+    if mode.startswith("own"):
+        settings |= {"eval": None, "metric": own, "patience": 1, "eval_every": 1}
     if mode.endswith("resumed"):
         settings |= {"checkpoint": folder / f"{mode}-checkpoint", "checkpoint_every": 3}
         try:
