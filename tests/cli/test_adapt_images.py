@@ -197,6 +197,16 @@ def test_prompts_of_both_towers(dtheta: Run, clip: Path, pictures: Path) -> None
             assert done.code == 0, (name, verb, done.err)
 
 
+def test_a_context_that_starts_from_tokens(dtheta: Run, clip: Path, pictures: Path) -> None:
+    """Several values of a field stand in brackets, as they do for other verbs."""
+    given = ["adapt", "--model", clip, "--data", pictures, "--method", "CoOp", "--set", "length=2", "--steps", 1]
+    done = dtheta(*given, "--set", "ids=[5, 6]", "--lr", 1e-6)
+    assert done.code == 0, done.err
+    assert read_header("adapted.delta").provenance.method["ids"] == [5, 6]
+    done = dtheta(*given, "--set", "ids=[5,x]")
+    assert done.code == 2 and "CoOp's ids must be a number, found 'x'" in done.err
+
+
 def test_an_interrupted_run_goes_on_bit_by_bit(
     dtheta: Run, clip: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,9 +86,22 @@ def test_probe_lists_sharp_vectors(dtheta: Run, here: Path, monkeypatch: pytest.
     monkeypatch.setattr("dtheta.models.load.load_model", lambda *_: pytest.fail("it loaded the model"))
     done = dtheta("probe", *GIVEN[:2], "--scan", 3, "--json")
     assert done.code == 0, done.err
-    peaks = [row["peak"] for row in done.json["vectors"]]
+    peaks = [row["peak"]["value"] for row in done.json["vectors"]]
     assert len(peaks) == 3 and peaks == sorted(peaks, reverse=True) and done.json["value_vectors"] == 70
     assert len(done.json["vectors"][0]["tokens"]) == 20
+
+
+def test_sharp_vectors_are_scored_against_chance(dtheta: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dtheta.cli.probe._SHARP", (1.0, 99.0))
+    Path("texts.csv").write_text("text\n" + "\n".join(f"japan japfood number {i}" for i in range(3)) + "\nmusic\n")
+    done = dtheta("probe", *GIVEN, "--scan", 40, "--corpus", "texts.csv", "--json")
+    assert done.code == 0, done.err
+    for row in done.json["vectors"]:
+        assert all(0.0 < row[name]["p"] <= 1.0 for name in ("peak", "coherence", "npmi", "projection"))
+    assert {"japan", "music"} <= {row["concept"] for row in done.json["vectors"]}
+    told = dtheta("probe", *GIVEN, "--scan", 40, "--corpus", "texts.csv")
+    assert "NPMI" in told.out and "nearest concept" in told.out and "shuffled directions" in told.out
+    assert "NPMI" not in dtheta("probe", *GIVEN, "--scan", 3).out
 
 
 def test_unlearn_writes_a_delta_that_says_what_it_is(dtheta: Run, unlearned: Path) -> None:
@@ -173,7 +186,6 @@ def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(d
         (("probe", *GIVEN, "--scan", -1), 2, "scan"),
         (("probe", *GIVEN[:2], "--scan", 3, "--out", "x.json"), 2, "--out does not go with --scan"),
         (("probe", *GIVEN[:2], "--scan", 3, "--concept", "japan"), 2, "--concept does not go with --scan"),
-        (("probe", *GIVEN, "--scan", 3), 2, "--concepts does not go with --scan"),
         (("probe", *GIVEN, "--column", "body"), 2, "--column names a column of --corpus, which is not given"),
         (("probe", *GIVEN, "--others", 3), 2, "--others contrasts each --concept"),
         (("probe", *GIVEN, "--count", 0), 2, "--count is 0"),

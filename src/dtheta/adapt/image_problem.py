@@ -94,11 +94,16 @@ def image_problem(
     """Put a classifier and its images together.
 
     Raises:
-        ConfigError: If there are no images, or a label is none of the classes.
+        ConfigError: If there are no images, or not a label for each that is one of the classes.
     """
     for what, images in (("support", support), ("test", test)):
         if not len(images):
             raise ConfigError(f"there are no {what} images")
+        if images.labels.shape != images.images.shape[:1] or images.labels.dtype != torch.int64:
+            raise ConfigError(
+                f"{what} labels must be a class id (int64) for each of the {len(images.images)} images, found "
+                f"{images.labels.dtype} {tuple(images.labels.shape)}"
+            )
         least, most = int(images.labels.min()), int(images.labels.max())
         if least < 0 or most >= len(net.classes):
             raise ConfigError(f"{what} images have labels {least} to {most}, the classifier {len(net.classes)} classes")

@@ -60,7 +60,9 @@ class Training:
         return {**{name: getattr(self, name) for name in names}, "lr": self.rate}
 
     def check(self, *rates: str) -> None:
-        """Raise ConfigError for a number that cannot be meant, in the fields above and in other rates, by name."""
+        """Raise ConfigError for a method or a number that cannot be meant, in the fields above and in other rates."""
+        if not isinstance(self.method, Method):
+            raise ConfigError(f"method must be a method, such as dt.LoRA(rank=8), found {self.method!r:.80}")
         for name in ("lr", *rates):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

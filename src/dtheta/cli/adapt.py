@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
 from dtheta.cli.adapt_images import IMAGE_COLUMNS
 from dtheta.cli.adapt_output import Job, writes
@@ -31,8 +31,8 @@ from dtheta.cli.idle import refuse_idle
 from dtheta.cli.labeled import FILE_OPTIONS, refuse_of_files
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_outputs
-from dtheta.cli.values import read_value
 from dtheta.cli.workspace import require_workspace, workspace
+from dtheta.cli.written import plain_value
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, did_you_mean
 
@@ -226,7 +226,7 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
     kind = method_class(name)
     hints = get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
-    given: dict[str, Any] = {n: v for n, v in (("rank", rank), ("alpha", alpha)) if v is not None}
+    given = {n: str(v) for n, v in (("rank", rank), ("alpha", alpha)) if v is not None}
     for text in fields:
         field, equals, value = text.partition("=")
         if not equals:
@@ -236,4 +236,4 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
         if field not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"{kind.__name__} has no field {field!r} ({has}){did_you_mean(field, known)}")
-    return kind(**{n: read_value(v, hints[n], f"{kind.__name__}'s {n}") for n, v in given.items()})
+    return kind(**{n: plain_value(v, hints[n], f"{kind.__name__}'s {n}") for n, v in given.items()})

@@ -7,7 +7,7 @@ and how far without as many random vectors? Only concepts that the model knows a
   dtheta probe --concept France --concept Music
   dtheta probe --concepts own.jsonl --model DIR --out traces.json
   dtheta probe --concept France --corpus texts.csv --column text
-  dtheta probe --scan 20
+  dtheta probe --scan 20 --corpus texts.csv
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
     from dtheta.data.concepts import Concept
+    from dtheta.probe.scores import Score, VectorScores
     from dtheta.probe.trace import Trace, Traces
 
 _SHARP = (5.5, 10.0)  # peaks between which the value vectors of a small model hold content, see docs/probe.md
 _SHOWN = 10  # vectors of a concept in its table
 _DETAILED = 3  # concepts up to which each has a table
-_OF_TRACES = ("concepts", "concept", "count", "draws", "others", "corpus", "column", "out")
+_OF_TRACES = ("concept", "count", "draws", "others", "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,10 @@ def run(options: Options, console: Console) -> int:
     reads = {"--config": options.config, "--model": local_place(options.model), "--corpus": options.corpus}
     require_outputs({"--out": options.out}, {**reads, "--concepts": concepts_place(options.concepts)})
     require_decoder(options.model)
-    if options.scan:
-        return _scan(options, console)
     corpus = _corpus(options)
     concepts = read_concepts(options.concepts)
+    if options.scan:
+        return _scan(options, concepts, corpus, console)
     wanted = [concept_called(concepts, name, options.concepts) for name in dict.fromkeys(options.concept)]
     if options.dry_run:
         _plan(options, len(wanted) + options.others if wanted else len(concepts), len(concepts)).show(console)
@@ -189,37 +190,57 @@ def _vectors(trace: Trace) -> Table:
     return Table(("vector", "projection>", "p>", "contrast>", *npmi, "words"), rows, f"{trace.concept}{more}")
 
 
-def _scan(options: Options, console: Console) -> int:
-    """List vectors whose best tokens stand out, read from the file one layer at a time."""
+def _scan(options: Options, concepts: Sequence[Concept], corpus: Sequence[str] | None, console: Console) -> int:
+    """List vectors whose best tokens stand out, read from the file one layer at a time, each scored against chance."""
     from dtheta.core.arguments import whole
+    from dtheta.core.record import record_of
     from dtheta.models.load import load_tokenizer
     from dtheta.probe.scan import scan
+    from dtheta.probe.scores import vector_scores
 
     wanted = whole(options.scan, "scan", least=1)
     if options.dry_run:
         _plan(options, 0, 0).show(console)
         return 0
-    tokenizer = load_tokenizer(options.model)
-    seen = scan(base_path(options.model), top=20, norm=options.norm)
-    rows = []
-    for vector in seen.ranked(wanted, *_SHARP):
-        tokens = tokenizer.batch_decode([[int(token)] for token in seen.tokens(vector)])
-        rows.append({"vector": str(vector), "peak": seen.peak(vector), "tokens": tokens})
+    tokenizer, folder = load_tokenizer(options.model), base_path(options.model)
+    seen = scan(folder, top=20, norm=options.norm)
+    vectors = seen.ranked(wanted, *_SHARP)
+    found: Sequence[VectorScores] = ()
+    if vectors:
+        found = vector_scores(
+            folder, vectors, tokenizer=tokenizer, concepts=concepts, corpus=corpus, norm=options.norm, seed=options.seed
+        )
+    tokens = [tokenizer.batch_decode([[int(token)] for token in seen.tokens(vector)]) for vector in vectors]
+    rows = [{**record_of(one), "tokens": texts} for one, texts in zip(found, tokens, strict=True)]
     record = {"model": model_name(options.model), "value_vectors": len(seen), "vectors": rows}
-    cells = [
-        (row["vector"], f"{row['peak']:.1f}", " ".join(text.strip() for text in row["tokens"][:12])) for row in rows
-    ]
     low, high = _SHARP
     said = f"{len(rows)} of {2 * len(seen):,} sides of value vectors, the sharpest with peaks from {low} to {high}"
-    console.result(record, [Table(("vector", "peak>", "tokens"), cells), said])
+    console.result(record, [_scores(found, tokens), said, "in brackets: how often shuffled directions score as high"])
     return 0
+
+
+def _scores(found: Sequence[VectorScores], tokens: Sequence[Sequence[str]]) -> Table:
+    def told(score: Score | None, digits: int = 2) -> str:
+        return "-" if score is None else f"{score.value:.{digits}f} ({score.p:.2g})"
+
+    npmi = any(one.npmi is not None for one in found)
+    rows = [
+        (
+            str(one.vector), told(one.peak, 1), told(one.coherence), *((told(one.npmi),) if npmi else ()),
+            f"{one.concept} {told(one.projection)}" if one.concept else "-",
+            " ".join(text.strip() for text in texts[:8]),
+        )
+        for one, texts in zip(found, tokens, strict=True)
+    ]  # fmt: skip
+    heads = ("vector", "peak>", "coherence>", *(("NPMI>",) if npmi else ()), "nearest concept", "tokens")
+    return Table(heads, rows)
 
 
 def _plan(options: Options, looked: int, asked: int) -> Plan:
     """Return what would be done, after every check that needs no weights."""
     cost = Cost.of_model(options.model)
     reads = {f"model {options.model}": cost.nbytes}
-    if not options.scan and (place := concepts_place(options.concepts)) is not None:
+    if (place := concepts_place(options.concepts)) is not None:
         reads[options.concepts] = size_of(place)
     if options.corpus is not None:
         reads[str(options.corpus)] = size_of(options.corpus)

@@ -212,6 +212,15 @@ def _value(text: str, kind: Any, known: Mapping[str, Any], where: str) -> Any:
             return None
         classes = [one for one in known.values() if inspect.isclass(one) and issubclass(one, tuple(nested))] or nested
         return built(text, named(classes), where, _such_as(classes))
+    return plain_value(text, kind, where)
+
+
+def plain_value(text: str, kind: Any, where: str) -> Any:
+    """Return a value by its type; several stand in brackets, as in [1, 2].
+
+    Raises:
+        ConfigError: If it cannot be meant.
+    """
     if text.startswith("[") and text.endswith("]"):
         return read_value(_pieces(text[1:-1], where, "[1, 2]"), kind, where)
     return read_value(text, kind, where)

@@ -62,8 +62,7 @@ class Classifier(nn.Module):
         hidden_BTE = self.encoder(**given, attention_mask=attention_mask).last_hidden_state
         mask_BT = hidden_BTE.new_ones(hidden_BTE.shape[:2]) if attention_mask is None else attention_mask
         logits_BC = self.head(_POOL[self.pooling](hidden_BTE, mask_BT).to(self.head.weight.dtype))
-        loss = None if labels is None else nn.functional.cross_entropy(logits_BC.float(), labels)
-        return Prediction(loss, logits_BC)
+        return Prediction(None if labels is None else class_loss(logits_BC, labels), logits_BC)
 
 
 def classifier(model: nn.Module, classes: int | Sequence[str], pooling: Pooling | None = None) -> Classifier:
@@ -83,6 +82,25 @@ def classifier(model: nn.Module, classes: int | Sequence[str], pooling: Pooling 
         raise ConfigError(f"pooling must be one of {', '.join(_POOL)} or None, got {pooling!r}")
     encoder = getattr(model, "base_model", model)  # transformers: the part below the head, or the model itself
     return Classifier(encoder, names, pooling or _natural_pooling(encoder)).train(model.training)
+
+
+def class_loss(logits_BC: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy against class ids (B,); -100 leaves a row out.
+
+    Raises:
+        ConfigError: labels that are no tensor of class ids, or a class that the logits have not; an accelerator is not
+            waited for, so there the last ends as torch ends it.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype == torch.bool:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise ConfigError(f"labels must be a tensor of class ids, whole numbers from 0 on, found {kind}")
+    try:
+        return nn.functional.cross_entropy(logits_BC.float(), labels)
+    except IndexError as error:
+        raise ConfigError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, and there are {logits_BC.shape[-1]} classes, "
+            f"0 to {logits_BC.shape[-1] - 1}; name every class where the classifier is made, and count labels from 0"
+        ) from error
 
 
 def class_names(classes: Iterable[Any]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, UnsupportedLayer
 from dtheta.models.class_prompts import class_prompts
-from dtheta.models.classifier import Prediction, class_names
+from dtheta.models.classifier import Prediction, class_loss, class_names
 
 
 class ImageText(Protocol):
@@ -132,8 +132,18 @@ class ImageTextClassifier(nn.Module):
     def __init__(
         self, model: nn.Module, classes: Sequence[str], templates: Sequence[str], input_ids: Tensor, mask: Tensor
     ) -> None:
-        """Build from tokenized prompts; ``image_text_classifier`` makes them."""
+        """Build from tokenized prompts; ``image_text_classifier`` makes them.
+
+        Raises:
+            ConfigError: there is not one prompt for each class in each template, or the mask is of another shape.
+        """
         super().__init__()
+        wanted = len(classes) * len(templates)
+        if input_ids.ndim != 2 or len(input_ids) != wanted or mask.shape != input_ids.shape:
+            raise ConfigError(
+                f"{len(classes)} classes in {len(templates)} templates need {wanted} prompts, ids and mask "
+                f"({wanted}, tokens); found ids {tuple(input_ids.shape)} and a mask {tuple(mask.shape)}"
+            )
         self.model = model
         self.classes = tuple(classes)
         self.templates = tuple(templates)
@@ -232,10 +242,10 @@ def label_loss(logits_BC: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor,
     """Return the mean cross-entropy against class ids (B,) or rows of weights (B, C), each divided by its sum.
 
     Raises:
-        ConfigError: labels of another shape, or a row without any label.
+        ConfigError: labels of another shape, a row without any label, or a class that there is not.
     """
-    if not labels.is_floating_point():
-        return F.cross_entropy(logits_BC.float(), labels)
+    if not isinstance(labels, Tensor) or not labels.is_floating_point():
+        return class_loss(logits_BC, labels)
     if labels.shape != logits_BC.shape:
         raise ConfigError(
             f"labels of floating point must be rows of one weight a class, {tuple(logits_BC.shape)}, "

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dtheta.errors import ConfigError, did_you_mean
-from dtheta.models.classifier import Prediction
+from dtheta.models.classifier import Prediction, class_loss
 from dtheta.models.image_text import ImageTextClassifier, towers
 from dtheta.score.tasks import TaskAccuracy, foreign
 
@@ -74,7 +74,7 @@ class MultiTaskImages(nn.Module):
             image_features: Computed before, where nothing that trains moves them.
 
         Raises:
-            ConfigError: Neither or both of images and features, or labels that are no class ids.
+            ConfigError: Neither or both of images and features, or labels that are no class ids of these tasks.
         """
         if (pixel_values is None) == (image_features is None):
             raise ConfigError("expected either pixel_values or image_features, and not both")
@@ -89,7 +89,7 @@ class MultiTaskImages(nn.Module):
             raise ConfigError("several tasks at once take one class id an image, in the union label space")
         if self.loss == "per-task":
             logits_BK = logits_BK.masked_fill(foreign(labels_B, self.sizes), -torch.inf)
-        return nn.functional.cross_entropy(logits_BK, labels_B)
+        return class_loss(logits_BK, labels_B)
 
     def accuracy(self, task: str | None = None) -> TaskAccuracy:
         """Return the metric that chooses a checkpoint: the mean over tasks of accuracy, or that of one task.

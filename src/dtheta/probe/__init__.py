@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dtheta.probe.erasure.result import Erasure as Erasure
     from dtheta.probe.erasure.result import load_erasure as load_erasure
     from dtheta.probe.recall import known as known
+    from dtheta.probe.scan import Scan as Scan
+    from dtheta.probe.scan import scan as scan
+    from dtheta.probe.scores import vector_scores as vector_scores
     from dtheta.probe.trace import Trace as Trace
     from dtheta.probe.trace import Traces as Traces
     from dtheta.probe.trace import load_traces as load_traces
@@ -87,6 +90,7 @@ _LAZY = {
     "open_decoder": "dtheta.probe.decoder",
     "trace_report": "dtheta.probe.traces",
     "validate": "dtheta.probe.validation",
+    "vector_scores": "dtheta.probe.scores",
 }
 __all__ = [
     "DPO",
@@ -127,6 +131,7 @@ __all__ = [
     "open_decoder",
     "trace_report",
     "validate",
+    "vector_scores",
 ]
 
 __getattr__ = lazy(__name__, _LAZY)

@@ -11,7 +11,7 @@ A large drop says that the neuron helps this answer, not that it is about the co
 
 It is a screen. What a set of vectors does is measured by taking them out (ablation.py).
 
-Shape legend: Q questions, C concepts, N neurons of a layer, B rows, T tokens.
+Shape legend: Q questions, C concepts, N neurons of a layer, M of the model, B rows, T tokens.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from dtheta.core.arguments import whole
 from dtheta.core.modes import kept_modes
+from dtheta.core.seeds import generator, permutation
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
 from dtheta.probe.answers import check_fits
@@ -143,3 +144,28 @@ def attribution(
         for layer, drop in drops(model, decoder, tokenizer, asked).items():
             by_layer[layer].append(drop.mean(axis=0))
     return Attribution(tuple(questions), {layer: np.stack(rows) for layer, rows in by_layer.items()})
+
+
+def contrasts(
+    drops_QM: NDArray[np.floating], concept_Q: NDArray[np.integer], permutations: int = 999, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean drop of each concept's answers less the mean of the other concepts', and its p, (C, M) each.
+
+    Args:
+        drops_QM: Drop of each answer without each vector.
+        concept_Q: Whose answer it is, 0 to C - 1, each at least once, C 2 or more.
+        permutations: Draws of whose answers are whose; p counts the given order as one more.
+        seed: Of the draws.
+    """
+    groups_CQ = (np.arange(concept_Q.max() + 1)[:, None] == concept_Q) / np.bincount(concept_Q)[:, None]
+
+    def contrast(wide_QM: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean_CM = groups_CQ @ wide_QM
+        return mean_CM - (mean_CM.sum(axis=0) - mean_CM) / (len(mean_CM) - 1)
+
+    values_CM = contrast(drops_QM.astype(np.float64))
+    as_high_CM = np.ones_like(values_CM)
+    for draw in range(whole(permutations, "permutations", least=1)):
+        order = permutation(len(drops_QM), generator(seed, "probe/labels", draw)).numpy()
+        as_high_CM += contrast(drops_QM[order].astype(np.float64)) >= values_CM
+    return values_CM, as_high_CM / (permutations + 1)

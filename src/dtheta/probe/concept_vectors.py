@@ -33,8 +33,8 @@ from dtheta.probe.answers import answer_scores
 from dtheta.probe.attribution import Attribution, attribution
 from dtheta.probe.cooccurrence import Cooccurrence
 from dtheta.probe.decoder import Decoder, Norm, open_decoder
-from dtheta.probe.encoded import answered, with_answer
-from dtheta.probe.lexicon import distinct_words, lexicons, token_weights
+from dtheta.probe.encoded import answered
+from dtheta.probe.lexicon import concept_weights, distinct_words
 from dtheta.probe.null import null_scan, p_values
 from dtheta.probe.projection import BEST, all_projections
 from dtheta.probe.scan import Reader, Scan, scan
@@ -162,8 +162,7 @@ class _Projected:
     ) -> None:
         self.words: Sequence[str] = words
         words_V, _ = distinct_words(words)
-        lexicon = lexicons({concept.name: texts_of(concept) for concept in concepts})
-        weights_CV = np.stack([token_weights(lexicon[concept.name], words) for concept in concepts])
+        weights_CV = concept_weights(concepts, words)
         self.by_layer = all_projections(seen.layers, weights_CV, words_V, seen.top)
         reader = Reader(decoder.readout(seen.norm), None, seen.top)
         shuffled = null_scan(decoder, reader, null, layers=tuple(self.by_layer), seed=seed)
@@ -260,11 +259,6 @@ def _random(decoder: Decoder, vectors: Sequence[ValueVector], seed: int, draw: i
 def _some(questions: Sequence[Question], seed: int) -> list[Question]:
     order = permutation(len(questions), generator(seed, "probe/others"))
     return [questions[i] for i in sorted(order[:_OTHERS].tolist())]
-
-
-def texts_of(concept: Concept) -> list[str]:
-    """Return the texts that make a concept's lexicon: its documents, or its questions with their answers."""
-    return list(concept.documents) or [with_answer(question) for question in answered(concept)]
 
 
 def _wanted(concepts: Sequence[Concept], only: Sequence[str] | None) -> set[str]:

@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError
+from dtheta.probe.encoded import answered, with_answer
 from dtheta.probe.words import words
 
 _PRIOR = 0.5
@@ -51,6 +53,21 @@ def _weights(count: Counter[str], whole: Counter[str], size: int) -> dict[str, f
     found = sorted(((odds(word), word) for word in count), key=lambda pair: (-pair[0], pair[1]))[:size]
     top = found[0][0]
     return {word: value / top for value, word in found if value > 0.0}
+
+
+def texts_of(concept: Concept) -> list[str]:
+    """Return the texts that make a concept's lexicon: its documents, or its questions with their answers."""
+    return list(concept.documents) or [with_answer(question) for question in answered(concept)]
+
+
+def concept_weights(concepts: Sequence[Concept], of_tokens: Sequence[str]) -> NDArray[np.float32]:
+    """Return the weight of each token in the lexicon of each concept (C, V).
+
+    Raises:
+        ConfigError: As ``lexicons``.
+    """
+    lexicon = lexicons({concept.name: texts_of(concept) for concept in concepts})
+    return np.stack([token_weights(lexicon[concept.name], of_tokens) for concept in concepts])
 
 
 def token_weights(lexicon: Mapping[str, float], of_tokens: Sequence[str]) -> NDArray[np.float32]:

@@ -236,6 +236,9 @@ def test_errors():
     images = pictures(6, "support")
     with pytest.raises(ConfigError, match="labels 0 to 3, the classifier 3 classes"):
         image_problem(problem.net, PIXELS, images, Images(images.images, torch.arange(6) % 4))
+    for labels in (torch.arange(5) % 3, (torch.arange(6) % 3).float(), torch.ones(6, 3, dtype=torch.long)):
+        with pytest.raises(ConfigError, match="test labels must be a class id"):
+            image_problem(problem.net, PIXELS, images, Images(images.images, labels))
     with pytest.raises(ConfigError, match="no support images"):
         image_problem(problem.net, PIXELS, images.take(torch.arange(0)), images)
     with pytest.raises(ConfigError, match="validate=10 must lie between 0 and 9"):

@@ -47,3 +47,9 @@ def test_rates_by_method() -> None:
 def test_numbers_that_cannot_be_meant(recipe: type[Training], field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
         recipe(LoRA(rank=2), **{field: value})  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", [Recipe, FewShot])
+def test_a_name_is_no_method(kind: type) -> None:
+    with pytest.raises(ConfigError, match="method must be a method, such as dt"):
+        kind("LoRA")

@@ -117,3 +117,23 @@ def test_arguments_that_cannot_be_meant(tiny_bert, classes, pooling, message):
 def test_a_module_without_hidden_size(pooling):
     with pytest.raises(ConfigError, match="hidden_size"):
         classifier(nn.Linear(2, 2), 2, pooling=pooling)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), "labels go from 0 to 3, and there are 3 classes, 0 to 2"),
+        (torch.tensor([-1, 2]), "from -1 to 2"),
+        (torch.tensor([True, False]), "class ids, whole numbers from 0 on, found torch.bool"),
+        ([0, 1], "found list"),
+    ],
+)
+def test_labels_that_are_none_of_the_classes(tiny_bert, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        classifier(tiny_bert, 3)(IDS, MASK, labels=labels)
+
+
+def test_a_row_may_be_left_out(tiny_bert):
+    net = _shake(classifier(tiny_bert, 3))
+    left_out = net(IDS, MASK, labels=torch.tensor([-100, 1])).loss
+    torch.testing.assert_close(left_out, net(IDS[1:], MASK[1:], labels=torch.tensor([1])).loss)

@@ -112,7 +112,12 @@ def test_loss_of_class_ids_and_of_several_labels(net):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(torch.tensor([0.0, 1.0]), "one weight a class"), (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "above 0")],
+    [
+        (torch.tensor([0.0, 1.0]), "one weight a class"),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "above 0"),
+        (torch.tensor([0, 2]), "labels go from 0 to 2, and there are 2 classes"),
+        (["cat", "dog"], "a tensor of class ids"),
+    ],
 )
 def test_labels_that_cannot_be_meant(labels, message):
     with pytest.raises(ConfigError, match=message):
@@ -185,3 +190,13 @@ def test_a_tokenizer_of_another_model(tiny_clip, words):
 def test_a_model_without_two_towers(tiny_mlp):
     with pytest.raises(UnsupportedLayer, match="no image and text tower"):
         towers(tiny_mlp)
+
+
+@pytest.mark.parametrize(("classes", "templates"), [(2, 1), (4, 1), (3, 2)])
+def test_prompts_without_a_name(tiny_clip, net, classes, templates):
+    """Their logits would have columns that no name stands for."""
+    names, texts = [f"class {i}" for i in range(classes)], [f"{i} {{}}" for i in range(templates)]
+    with pytest.raises(ConfigError, match=f"need {classes * templates} prompts"):
+        dt.ImageTextClassifier(tiny_clip, names, texts, net.input_ids, net.attention_mask)
+    with pytest.raises(ConfigError, match="and a mask"):
+        dt.ImageTextClassifier(tiny_clip, CLASSES, ["{}"], net.input_ids, net.attention_mask[:, 1:])

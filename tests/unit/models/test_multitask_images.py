@@ -108,3 +108,6 @@ def test_bad_input_is_refused() -> None:
         two_tasks()()
     with pytest.raises(ConfigError, match="one class id an image"):
         two_tasks()(PIXELS, torch.ones(6, 5))
+    for loss in ("union", "per-task"):
+        with pytest.raises(ConfigError, match="labels go from 5 to 5, and there are 5 classes"):
+            two_tasks(loss)(PIXELS, torch.full((6,), 5))

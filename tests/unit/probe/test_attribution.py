@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from dtheta.core.apply import applied
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError
 from dtheta.probe.ablation import ablation
-from dtheta.probe.attribution import Attribution, attribution, drops, log_odds
+from dtheta.probe.attribution import Attribution, attribution, contrasts, drops, log_odds
 from dtheta.probe.decoder import open_decoder
 from dtheta.probe.encoded import collate, encode
 from dtheta.probe.value_vector import ValueVector
@@ -84,3 +86,29 @@ def test_contrast_is_one_against_the_rest() -> None:
         found.contrast("d")
     with pytest.raises(ConfigError, match="two or more"):
         Attribution(("a",), {}).contrast("a")
+
+
+def test_contrasts_are_those_of_the_means_and_their_p_that_of_all_orders() -> None:
+    drops_QM = np.array([[3.0, 1.0], [2.0, 0.0], [0.0, 1.0], [1.0, 2.0], [0.5, 5.0]])
+    concept_Q = np.array([0, 0, 1, 2, 2])
+    values_CM, p_CM = contrasts(drops_QM, concept_Q, permutations=4000)
+    means = [drops_QM[concept_Q == c].mean(0) for c in range(3)]
+    assert np.allclose(values_CM[0], means[0] - (means[1] + means[2]) / 2)
+    assert np.allclose(values_CM[2], means[2] - (means[0] + means[1]) / 2)
+
+    def contrast(order: tuple[int, ...]) -> float:
+        own, *others = (drops_QM[list(order)][concept_Q == c, 0].mean() for c in range(3))
+        return float(own - np.mean(others))
+
+    exact = np.mean([contrast(order) >= values_CM[0, 0] for order in permutations(range(5))])
+    assert abs(p_CM[0, 0] - exact) < 0.03
+    assert p_CM.min() >= 1 / 4001
+
+
+def test_contrasts_agree_with_the_attribution() -> None:
+    model, tokenizer = llama(), Letters()
+    asked = {"one": ASKED[:1], "two": ASKED[1:]}
+    decoder = open_decoder(model)
+    found = drops(model, decoder, tokenizer, ASKED)
+    values_CM, _ = contrasts(found[1], np.array([0, 1, 1]), permutations=1)
+    assert np.allclose(values_CM[1], attribution(model, decoder, tokenizer, asked).contrast("two")[1], atol=1e-5)

@@ -54,6 +54,26 @@ def test_ranked_is_by_peak_within_bounds() -> None:
     assert found.ranked(3, 1.6, 2.0) == ranked[:3]
 
 
+def test_weak_vectors_of_each_layer_can_be_left_out() -> None:
+    found = scan(llama(), top=10)
+    strong = found.ranked(10**6, quantile=0.3)
+    means = {
+        (layer.layer, c, 1 - 2 * s): layer.logits_SNK[s, c].mean()
+        for layer in found.layers
+        for s in (0, 1)
+        for c in range(N)
+    }
+    for layer in range(3):
+        mine = [mean for (l, _, _), mean in means.items() if l == layer]
+        kept = {vector for vector in strong if vector.layer == layer}
+        assert kept == {v for v, mean in means.items() if v[0] == layer and mean >= np.quantile(mine, 0.3)}
+    assert len(strong) == 3 * 33  # of 48 each
+    assert set(strong) < set(found.ranked(10**6))
+    for quantile in (-0.1, 1.0, "half"):
+        with pytest.raises(ConfigError, match="quantile"):
+            found.ranked(3, quantile=quantile)  # type: ignore[arg-type]
+
+
 def test_a_folder_is_scanned_as_the_model_is(tmp_path: Path) -> None:
     model = llama()
     model.save_pretrained(tmp_path, max_shard_size="10KB")

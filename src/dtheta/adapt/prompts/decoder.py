@@ -25,6 +25,8 @@ from dtheta.adapt.prompts.layout import Layout, order
 from dtheta.adapt.prompts.prefix import cut_cache, filled, require_dynamic
 from dtheta.errors import ConfigError
 
+_STATES = ("state", "mems", "past_buckets_states")  # what some models keep in place of a cache
+
 
 class DecoderForward(PromptForward):
     """The forward of a decoder."""
@@ -74,6 +76,7 @@ class DecoderForward(PromptForward):
 
     def _put_in(self, given: dict[str, Any], cache: Any) -> Layout | None:
         """Put the virtual tokens into the inputs, unless the cache holds them; return where they stand."""
+        _require_counted(given)
         mask, positions = plain_mask(given), given.get("position_ids")
         ids = given.get("input_ids")
         x = self.embedded(given)
@@ -117,19 +120,28 @@ class DecoderForward(PromptForward):
             self.require_positions(wide, wide.shape[1] + self.bundle.prefixed)
             if positions is None and self.accepts("position_ids"):
                 given["position_ids"] = order(wide)[:, -new:]
+        else:
+            self.require_positions(None, held + new + self.bundle.prefixed)
         if positions is not None:
             given["position_ids"] = positions + layout.own
 
     def _offset_only(self, given: dict[str, Any], cache: Any) -> None:
         """Give new tokens of a generation their offsets; their positions say how many tokens came before."""
+        self._require_within(given.get("position_ids"))
         if not self.bundle.displaces or given.get("inputs_embeds") is not None:  # the text has its own already
             return
+        _require_counted(given)
         ids = given.get("input_ids")
         x = self.embedded(given)
         past = cache_length(cache) - self.bundle.virtual - self.bundle.prefixed if self._counts_columns(given) else 0
         column = torch.arange(past, past + x.shape[1], device=x.device)
         index = self._widened_order(given, *x.shape[:2])
         given["inputs_embeds"] = self.bundle.displaced(x, Place(column, index, None, ids), expanded=True)
+
+    def _require_within(self, positions: Tensor | None) -> None:
+        """Raise unless new tokens of a generation have positions; an accelerator is not waited for at every token."""
+        if self.family.limit is not None and positions is not None and positions.is_cpu and positions.numel():
+            self.require_positions(None, int(positions.max()) + 1 + self.bundle.prefixed)
 
     def _counts_columns(self, given: dict[str, Any]) -> bool:
         """Tell whether the cache has to be asked for its length, for which an accelerator has to be waited for."""
@@ -163,13 +175,24 @@ class DecoderForward(PromptForward):
         return cache
 
 
+def _require_counted(given: dict[str, Any]) -> None:
+    """Raise for a state that does not say how many tokens it holds: no prompt can be found in it."""
+    if (name := next((name for name in _STATES if given.get(name) is not None), None)) is not None:
+        raise ConfigError(
+            f"{name} does not say how many tokens it holds, so a prompt cannot be found in it; give the whole text "
+            "without it, or generate with PromptTuning, which has no offsets"
+        )
+
+
 def cache_length(cache: Any) -> int:
     """Return how many tokens a cache holds."""
-    if cache is not None and not hasattr(cache, "get_seq_length"):
+    try:
+        return 0 if cache is None else int(cache.get_seq_length())
+    except (AttributeError, ValueError) as error:  # no such method, or layers that keep a state only, as Mamba's do
         raise ConfigError(
-            f"a {type(cache).__name__} keeps no keys and values by token, so a prompt cannot be found in it"
-        )
-    return 0 if cache is None else int(cache.get_seq_length())
+            f"this {type(cache).__name__} keeps no keys and values by token, so a prompt cannot be found in it; give "
+            "the whole text without a cache, or generate with PromptTuning, which has no offsets"
+        ) from error
 
 
 def decoder_forwards(found: Family, bundle: Bundle) -> list[PromptForward]:

@@ -69,6 +69,7 @@ class PromptForward(ABC):
         self, x: Tensor, mask: Tensor | None, index: Tensor | None, ids: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Layout]:
         """Return embeddings and mask with the virtual tokens, and where those stand."""
+        require_mask_of(mask, x)
         column = torch.arange(x.shape[1], device=x.device)
         x = self.bundle.displaced(x, Place(column, index, mask, ids))
         layout = self.layout(mask, x.shape[0], x.shape[1])
@@ -92,16 +93,24 @@ class PromptForward(ABC):
         return torch.ones(len(x), layout.columns, dtype=torch.long, device=x.device)
 
     def require_positions(self, mask: Tensor | None, columns: int) -> None:
-        """Raise unless the model has as many positions as the longest text needs."""
+        """Raise unless the model has as many positions as the longest text needs.
+
+        Args:
+            mask: Of the text and its virtual tokens (B, T + m), or None where all are real.
+            columns: Its columns, and the entries of a prefix.
+
+        Raises:
+            ConfigError: If it has fewer.
+        """
         limit = self.family.limit
         if limit is None or columns <= limit:
             return
-        longest = columns if mask is None else int((mask != 0).sum(1).max())
+        longest = columns if mask is None else int((mask != 0).sum(1).max()) + self.bundle.prefixed
         if longest > limit:
             extra = self.bundle.virtual + self.bundle.prefixed
             raise ConfigError(
                 f"{longest} tokens, {extra} of them virtual, do not fit into the {limit} positions of "
-                f"{type(self.module).__name__}; cut texts at {limit - extra} tokens"
+                f"{type(self.module).__name__}; cut texts at {limit - extra} tokens, generated ones among them"
             )
 
     def accepts(self, name: str) -> bool:
@@ -128,6 +137,19 @@ def plain_mask(given: dict[str, Any], name: str = "attention_mask") -> Tensor | 
     raise ConfigError(
         f"{name} must be (batch, tokens) where a prompt is attached, found {form}; virtual tokens have no place in it"
     )
+
+
+def require_mask_of(mask: Tensor | None, x: Tensor) -> None:
+    """Raise unless a mask is that of a text (B, T, d): columns are taken by it, so another would drop some in silence.
+
+    Raises:
+        ConfigError: If it has other rows or columns.
+    """
+    if mask is not None and mask.shape != x.shape[:2]:
+        raise ConfigError(
+            f"attention_mask must have a row for each text and a column for each token, {tuple(x.shape[:2])}, where a "
+            f"prompt is attached; found {tuple(mask.shape)}"
+        )
 
 
 def widened_mask(mask: Tensor | None, layout: Layout) -> Tensor | None:

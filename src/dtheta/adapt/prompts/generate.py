@@ -47,6 +47,7 @@ class PromptGenerate:
             text["input_ids"] = None  # as transformers has it: the embeddings are read, the ids are given back
         if all(value is None for value in text.values()):
             raise ConfigError("generate with a prompt needs a text: input_ids or inputs_embeds")
+        _require_embeddings(self.model)
         _require_possible(config, kwargs)
         mask = kwargs.pop("attention_mask", None)
         text["attention_mask"] = _mask(ids, config, kwargs) if mask is None and ids is not None else mask
@@ -68,6 +69,16 @@ class PromptGenerate:
 
 #: Options of ``generate`` that read ids alone, or count tokens of the cache by them: virtual tokens have no ids.
 _BY_IDS = ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", "assistant_early_exit")
+
+
+def _require_embeddings(model: nn.Module) -> None:
+    """Raise for a model whose ``generate`` goes by ids alone."""
+    prepare: Any = model.prepare_inputs_for_generation
+    if "inputs_embeds" not in inspect.signature(prepare).parameters:
+        raise ConfigError(
+            f"generate of {type(model).__name__} takes no embeddings, by which virtual tokens enter; take tokens by "
+            "model(ids).logits[:, -1] in a loop of your own"
+        )
 
 
 def _require_possible(config: Any, given: dict[str, Any]) -> None:

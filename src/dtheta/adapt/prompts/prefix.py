@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dtheta.adapt.prompts.bundle import Bundle, weighed
 from dtheta.adapt.prompts.family import Family
-from dtheta.adapt.prompts.forward import CACHES
+from dtheta.adapt.prompts.forward import CACHES, parameters
 from dtheta.adapt.prompts.names import prefix_place
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
 
@@ -33,11 +33,17 @@ def shape_of(found: Family) -> tuple[int, int, int]:
             f"a prefix stands in the cache of a decoder, and {type(found.outer).__name__} is an {found.kind}; use "
             "PromptTuning, DePT or PTuning"
         )
-    if getattr(config, "sliding_window", None) is not None:
+    if getattr(config, "sliding_window", None) is not None or "local" in getattr(config, "attention_layers", ()):
         raise UnsupportedLayer(
             f"{type(found.outer).__name__} forgets keys and values outside a window, and with them a prefix"
         )
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    other = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
+    if heads is None or other or not any(name in parameters(type(found.core)) for name in CACHES):
+        raise UnsupportedLayer(
+            f"not every layer of {type(found.outer).__name__} keeps keys and values by token"
+            f"{': some are ' + ', '.join(sorted(other)) if other else ''}, so a prefix has no place; use PromptTuning"
+        )
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, width
 

@@ -24,6 +24,7 @@ from dtheta.adapt.prompts.sources import Vectors
 from dtheta.adapt.term import Term
 from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import generator, permutation
+from dtheta.errors import UnsupportedLayer
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,20 @@ class PrefixTuning(PromptMethod):
         super().check(found)
 
     def vectors(self, found: Family, seed: int) -> dict[str, Term]:
-        """Return a key and a value for every layer."""
+        """Return a key and a value for every layer.
+
+        Raises:
+            UnsupportedLayer: If the model keeps others than its configuration says.
+        """
         layers, heads, width = shape_of(found)
         weight: Tensor = found.embedding.weight  # type: ignore[assignment]
         ids = permutation(weight.shape[0], generator(seed, "PrefixTuning/tokens"))
         made = _entries(found, ids[torch.arange(self.length, device="cpu") % len(ids)].to(weight.device))
+        if any(tuple(entry.shape) != (1, heads, self.length, width) for pair in made for entry in pair):
+            raise UnsupportedLayer(
+                f"{type(found.outer).__name__} keeps keys and values {tuple(made[0][0].shape)} of {self.length} "
+                f"tokens, and its configuration says {heads} heads of {width}; use PromptTuning"
+            )
         terms: dict[str, Term] = {}
         for layer, pair in enumerate(made):
             for part, entry in zip(("key", "value"), pair, strict=True):

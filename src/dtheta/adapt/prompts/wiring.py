@@ -157,8 +157,12 @@ def _require_reached(found: Family, forward: PromptForward) -> None:
     if found.outer is found.core or weight.is_meta:
         return
     token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-    with kept_modes(found.outer), torch.no_grad():  # in eval mode no random number is drawn
-        found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
+    try:
+        with kept_modes(found.outer), torch.no_grad():  # in eval mode no random number is drawn
+            found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
+    except Exception:
+        if not forward.reached:  # else its head wants another text, such as one that ends, and a prompt is seen
+            raise
     if not forward.reached:
         raise UnsupportedLayer(
             f"{type(found.outer).__name__} embeds its text past its {type(found.core).__name__}, so a prompt there "

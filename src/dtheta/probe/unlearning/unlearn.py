@@ -21,10 +21,11 @@ from dtheta.data.concepts import Concept
 from dtheta.errors import ConfigError, did_you_mean
 from dtheta.probe.ablation import check_address
 from dtheta.probe.attribution import attribution
-from dtheta.probe.concept_vectors import ranked_vectors, texts_of
+from dtheta.probe.concept_vectors import ranked_vectors
 from dtheta.probe.decoder import Decoder, open_decoder
 from dtheta.probe.encoded import answered
 from dtheta.probe.examples import reach
+from dtheta.probe.lexicon import texts_of
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.memit import Memit

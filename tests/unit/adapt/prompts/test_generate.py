@@ -150,6 +150,49 @@ def test_a_cache_without_the_prompt_is_refused(decoder: Any) -> None:
         decoder(TEXT[:, :1], attention_mask=torch.ones(1, 7).long(), past_key_values=cache)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"cache_implementation": "static"}, {"num_beams": 2}])
+@pytest.mark.parametrize("method", [PromptTuning(40), PrefixTuning(40)], ids=repr)
+def test_generation_beyond_the_positions_is_refused(method: Method, options: dict[str, Any]) -> None:
+    model: Any = make("gpt2")
+    attach(model, method)
+    given: dict[str, Any] = {"input_ids": TEXT[:, :4], "do_sample": False, "pad_token_id": 0, "eos_token_id": 99}
+    if isinstance(method, PrefixTuning) and "cache_implementation" in options:
+        return
+    assert model.generate(**given, **options, max_new_tokens=5).shape == (1, 9)
+    with pytest.raises(ConfigError, match="49 tokens, 40 of them virtual, do not fit into the 48 positions"):
+        model.generate(**given, **options, max_new_tokens=9)
+
+
+def test_a_cache_of_states_holds_no_prompt() -> None:
+    """Such a cache does not say how many tokens it holds: the prompt would go in again, or offsets start anew."""
+    import transformers as t
+
+    small = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2}
+    made = t.MambaForCausalLM(t.MambaConfig(**small, state_size=4)), t.RwkvForCausalLM(t.RwkvConfig(**small))
+    for model, name in zip(made, ("cache_params", "state"), strict=True):
+        base: Any = model.eval()
+        adapter = shake(attach(base, PromptTuning(3)))
+        ids = base.generate(TEXT, **GREEDY)
+        assert torch.equal(ids, uncached(base, TEXT))
+        kept = base(TEXT[:, :4], use_cache=True)[1]
+        with pytest.raises(ConfigError, match="a prompt cannot be found in it"):
+            base(TEXT[:, 4:], **{name: kept})
+        adapter.detach()
+        attach(base, DePT(2, rank=2, positions=9))
+        with pytest.raises(ConfigError, match="generate with PromptTuning"):
+            base.generate(TEXT, **GREEDY)
+
+
+def test_a_generate_that_takes_ids_alone() -> None:
+    import transformers as t
+
+    config = t.CTRLConfig(vocab_size=64, n_positions=48, n_embd=16, dff=32, n_layer=2, n_head=2)
+    model: Any = t.CTRLLMHeadModel(config).eval()
+    attach(model, PromptTuning(2))
+    with pytest.raises(ConfigError, match="generate of CTRLLMHeadModel takes no embeddings"):
+        model.generate(TEXT, **GREEDY)
+
+
 def test_a_disabled_or_detached_prompt_generates_as_the_base(decoder: Any) -> None:
     base = decoder.generate(TEXT, **GREEDY)
     adapter = shake(attach(decoder, PromptTuning(4)))

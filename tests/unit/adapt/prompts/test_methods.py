@@ -18,7 +18,7 @@ from dtheta.adapt.prompts.sources import Reparametrized
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.adapt.registry import method_class, method_names
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
-from tests.unit.adapt.prompts.conftest import TEXT, make, padded
+from tests.unit.adapt.prompts.conftest import TEXT, make, padded, shake, states
 
 
 def vectors(model: nn.Module, method: Method, seed: int = 0) -> torch.Tensor:
@@ -161,6 +161,26 @@ def test_a_model_that_goes_past_its_own_base_is_refused() -> None:
     assert "forward" not in vars(outer.inside) and all(p.requires_grad for p in outer.parameters())
 
 
+@pytest.mark.parametrize("name", ["T5ForSequenceClassification", "BartForSequenceClassification"])
+def test_a_head_that_wants_the_end_of_a_text(name: str) -> None:
+    """The look whether a prompt would be seen is on one token, at which such a head raises."""
+    import transformers as t
+
+    small = {"vocab_size": 64, "d_model": 16, "pad_token_id": 0, "eos_token_id": 1}
+    layers = {f"{side}_{part}": 2 for side in ("encoder", "decoder") for part in ("layers", "attention_heads")}
+    config = (
+        t.T5Config(**small, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
+        if name.startswith("T5")
+        else t.BartConfig(**small, **layers, encoder_ffn_dim=32, decoder_ffn_dim=32, bos_token_id=2)
+    )
+    model: Any = getattr(t, name)(config).eval()
+    ending = torch.cat([TEXT, torch.tensor([[1]])], 1)
+    base = model(ending).logits
+    shake(attach(model, PromptTuning(2)))
+    logits = model(ending).logits
+    assert not torch.allclose(logits, base) and torch.allclose(model(**padded(0, 3, ending)).logits, logits, atol=1e-5)
+
+
 def test_two_models_in_one_are_no_place() -> None:
     with pytest.raises(UnsupportedLayer, match="holds 2 models of transformers"):
         attach(nn.ModuleList([make("bert"), make("gpt2")]), PromptTuning(2))
@@ -197,6 +217,31 @@ def test_inputs_that_virtual_tokens_have_no_place_in() -> None:
         model()
     with pytest.raises(ConfigError, match="needs a text"):
         model.generate()
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+@pytest.mark.parametrize("mask", [[[0, 0, 1, 1, 1, 1]], [[0, 0, 1, 1, 1, 1, 1, 1]] * 2, [[0, 1, 1, 1]] * 2])
+def test_a_mask_of_other_texts(name: str, mask: list[list[int]]) -> None:
+    """Columns are picked by the mask, so one row for two texts would have left a single one, without a word."""
+    model: Any = make(name)
+    attach(model, PromptTuning(2))
+    given = {"input_ids": TEXT.expand(2, -1), "attention_mask": torch.tensor(mask)}
+    with pytest.raises(ConfigError, match=r"a column for each token, \(2, 6\)"):
+        states(model, given)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_prefix_takes_positions_too(masked: bool) -> None:
+    model: Any = make("gpt2")
+    attach(model, PrefixTuning(10))
+    ids = torch.ones(1, 39, dtype=torch.long)
+    mask = torch.ones_like(ids) if masked else None
+    model(ids[:, :38], attention_mask=mask[:, :38] if mask is not None else None)
+    with pytest.raises(ConfigError, match="49 tokens, 10 of them virtual, do not fit into the 48 positions"):
+        model(ids, attention_mask=mask)
+    cache = model(ids[:, :38], use_cache=True)[1]
+    with pytest.raises(ConfigError, match="49 tokens, 10 of them virtual"):
+        model(ids[:, :1], attention_mask=mask, past_key_values=cache)
 
 
 def test_positions_and_types_of_ones_own() -> None:

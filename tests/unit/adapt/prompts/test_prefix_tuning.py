@@ -85,3 +85,27 @@ def test_a_part_of_a_prefix_is_refused(decoder: Any) -> None:
 def test_families_without_such_a_cache_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedLayer, match="use PromptTuning, DePT or PTuning"):
         attach(make(name), PrefixTuning(2))
+
+
+def test_decoders_whose_layers_keep_no_keys_or_forget_them() -> None:
+    import transformers as t
+
+    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {**sizes, "num_attention_heads": 2, "intermediate_size": 32}
+    neo = {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4}
+    makers: dict[str, Any] = {
+        "some are linear_attention": lambda: t.MambaForCausalLM(t.MambaConfig(**sizes, state_size=4)),
+        "some are conv": lambda: t.Lfm2ForCausalLM(
+            t.Lfm2Config(**heads, num_key_value_heads=1, layer_types=["conv", "full_attention"])
+        ),
+        "not every layer of XLNet": lambda: t.XLNetLMHeadModel(
+            t.XLNetConfig(vocab_size=64, d_model=16, n_layer=2, n_head=2, d_inner=32)
+        ),
+        "outside a window": lambda: t.GPTNeoForCausalLM(t.GPTNeoConfig(vocab_size=64, hidden_size=16, **neo)),
+        "says 2 heads of 8": lambda: t.FalconForCausalLM(
+            t.FalconConfig(**sizes, num_attention_heads=2, new_decoder_architecture=False, multi_query=True)
+        ),
+    }
+    for message, build in makers.items():
+        with pytest.raises(UnsupportedLayer, match=message):
+            attach(build(), PrefixTuning(2))
