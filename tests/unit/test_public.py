@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -31,6 +33,14 @@ def test_the_parts_of_a_federation_load_from_its_package_which_can_be_called() -
     assert all((part.__doc__ or "").strip() for part in (Krum, Quantum, Ternary, dirichlet))
     with pytest.raises(AttributeError, match="no attribute 'Krumm'"):
         sys.modules["dtheta.federate"].Krumm  # noqa: B018
+
+
+@pytest.mark.parametrize("package", ["dtheta.ensemble", "dtheta.federate", "dtheta.probe"])
+def test_no_name_that_is_loaded_on_first_use_is_that_of_a_file(package: str) -> None:
+    """Importing the file would bind the module where the function should be."""
+    module = importlib.import_module(package)
+    files = {file.name for file in pkgutil.iter_modules(module.__path__)}
+    assert files and not files & set(module._LAZY)
 
 
 def test_importing_dtheta_loads_neither_torch_nor_transformers() -> None:
