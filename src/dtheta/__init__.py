@@ -63,11 +63,11 @@ if TYPE_CHECKING:
     from dtheta.adapt.prompts.cocoop import CoCoOp as CoCoOp
     from dtheta.adapt.prompts.coop import CoOp as CoOp
     from dtheta.adapt.prompts.dept import DePT as DePT
+    from dtheta.adapt.prompts.folding import fold_offsets as fold_offsets
     from dtheta.adapt.prompts.p_tuning import PTuning as PTuning
     from dtheta.adapt.prompts.prefix_tuning import PrefixTuning as PrefixTuning
     from dtheta.adapt.prompts.step_cost import StepCost as StepCost
     from dtheta.adapt.prompts.step_cost import step_cost as step_cost
-    from dtheta.adapt.prompts.token_wise import fold_offsets as fold_offsets
     from dtheta.adapt.prompts.tuning import PromptTuning as PromptTuning
     from dtheta.adapt.prompts.upt import UPT as UPT
     from dtheta.adapt.prompts.vpt import VPT as VPT
@@ -284,7 +284,7 @@ _LAZY = {
     "fit": "dtheta.fit.loop",
     "fit_mlp": "dtheta.kernels.fit_mlp",
     "fold": "dtheta.kernels.bundle",
-    "fold_offsets": "dtheta.adapt.prompts.token_wise",
+    "fold_offsets": "dtheta.adapt.prompts.folding",
     "from_peft": "dtheta.core.interop",
     "gathered": "dtheta.fit.sharded",
     "gaussian_limit": "dtheta.kernels.gaussian_limit",

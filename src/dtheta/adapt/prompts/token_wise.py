@@ -1,7 +1,7 @@
 """Token-wise offsets: what a small network adds to the embedding of every token, or a table of the same by token.
 
     network   f(x) = relu(x A + a) B + b      A (d, r), a (1, r), B (r, d), b (1, d)      ADePT, arXiv 2501.03291
-    table     T[token], T = f(E)              T (V, d)                                    by ``fold_offsets``
+    table     T[token], T = f(E)              T (V, d)                                      made by folding.py
 
 The offset follows from the token alone, so padding, instructions in front and generation change nothing. In a delta
 the network is its four matrices, which is what sums and multiples act on: half of a network is not half of its offsets,
@@ -21,10 +21,8 @@ from dtheta.adapt.prompts.family import Family, family
 from dtheta.adapt.prompts.names import NETWORK, TOKEN_TABLE
 from dtheta.adapt.prompts.sources import restored
 from dtheta.adapt.term import Term
-from dtheta.core.apply import originals
-from dtheta.core.change import Change, New, slabs
+from dtheta.core.change import slabs
 from dtheta.core.delta import Delta
-from dtheta.core.provenance import Provenance
 from dtheta.errors import ConfigError, ShapeMismatch
 
 
@@ -77,27 +75,12 @@ def folded_nbytes(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def fold_offsets(delta: Delta, model: nn.Module, *, strict: bool = True) -> Delta:
-    """Return a delta whose network of token-wise offsets is folded into a table over the vocabulary.
-
-    The table takes 4 V d bytes (``folded_nbytes``: 47 MB for MiniLM, 113 MB for SmolLM2), where the network takes
-    4 (2 d r + r + d), and saves the 2 d r multiplications a token that the network costs, below 1 % of a token's way
-    through either model. So it does not pay for speed; it does for arithmetic: tables add up exactly.
-
-    Args:
-        delta: With the matrices of an ``ADePT``; what else it holds is kept.
-        model: The model it was made on.
-        strict: Whether it must be that very model.
+def vocabulary_table(delta: Delta, model: nn.Module) -> Tensor:
+    """Return the offsets of all tokens (V, d), of the network in a delta.
 
     Raises:
-        ConfigError: If the delta has no such network, or has a table already.
-        BaseMismatch: If it was made on another base.
         ShapeMismatch: If the network does not fit the model.
     """
-    if TOKEN_TABLE in delta or not all(name in delta for name in NETWORK):
-        raise ConfigError(f"expected a delta with {', '.join(NETWORK)}, as ADePT makes it; found {', '.join(delta)}")
-    if strict:
-        delta.base.check(originals(model))
     found = family(model)
     require_token_wise(found, {name: restored(delta[name]) for name in NETWORK})
     parts = {name: delta[name].dense() for name in NETWORK}
@@ -106,6 +89,4 @@ def fold_offsets(delta: Delta, model: nn.Module, *, strict: bool = True) -> Delt
     for start, stop in slabs(weight.shape[0], weight.shape[1]):
         x = found.embedding(torch.arange(start, stop, device=weight.device))  # which may scale what it looks up
         table[start:stop] = network_offsets(x.cpu(), parts)
-    kept: dict[str, Change] = {name: change for name, change in delta.changes.items() if name not in NETWORK}
-    made = Provenance("fold", parents=[delta.digest], seed=delta.provenance.seed, task=delta.provenance.task)
-    return Delta({**kept, TOKEN_TABLE: New(table)}, delta.base, made)
+    return table

@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dtheta.adapt.attach import attach
+from dtheta.adapt.method import Method
+from dtheta.core.delta import Delta
 from dtheta.core.seeds import generator
 
 TEXT = torch.tensor([[7, 21, 40, 3, 33, 12]])
+GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 99}
 FAMILIES = ("llama", "gpt2", "opt", "bert", "roberta", "t5")
 
 
@@ -89,6 +93,14 @@ def shake(adapter: Any) -> Any:
         for index, p in enumerate(adapter.trainable().values()):
             p.add_(torch.randn(p.shape, generator=generator(1, "shake", index)), alpha=0.5)
     return adapter
+
+
+def trained(name: str, method: Method, seed: int = 0) -> Delta:
+    adapter = shake(attach(make(name), method, seed=seed))
+    with torch.no_grad():
+        for p in adapter.trainable().values():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.3)
+    return adapter.delta()
 
 
 @pytest.fixture(params=FAMILIES)

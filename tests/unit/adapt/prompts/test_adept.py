@@ -11,24 +11,15 @@ import torch
 from dtheta.adapt.attach import attach
 from dtheta.adapt.method import method_from_dict
 from dtheta.adapt.prompts.adept import ADePT
-from dtheta.adapt.prompts.dept import DePT
+from dtheta.adapt.prompts.folding import fold_offsets
 from dtheta.adapt.prompts.names import NETWORK, TOKEN_TABLE
-from dtheta.adapt.prompts.token_wise import fold_offsets, folded_nbytes
+from dtheta.adapt.prompts.token_wise import folded_nbytes
+from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.adapt.registry import method_class
 from dtheta.core.delta import Delta
 from dtheta.core.files import load
 from dtheta.errors import BaseMismatch, ConfigError, ShapeMismatch
-from tests.unit.adapt.prompts.conftest import TEXT, make, of_text, padded, shake, states
-
-GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 99}
-
-
-def trained(name: str, method: ADePT, seed: int = 0) -> Delta:
-    adapter = shake(attach(make(name), method, seed=seed))
-    with torch.no_grad():
-        for p in adapter.trainable().values():
-            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.3)
-    return adapter.delta()
+from tests.unit.adapt.prompts.conftest import GREEDY, TEXT, make, of_text, padded, states, trained
 
 
 def by_hand(delta: Delta, x: torch.Tensor) -> torch.Tensor:
@@ -143,8 +134,8 @@ def test_generation_of_a_folded_one(decoder: Any) -> None:
 def test_what_cannot_be_folded() -> None:
     model = make("gpt2")
     delta = trained("gpt2", ADePT(2, rank=3))
-    with pytest.raises(ConfigError, match="expected a delta with"):
-        fold_offsets(attach(make("gpt2"), DePT(2, rank=2, positions=5)).delta(), model)
+    with pytest.raises(ConfigError, match="expected a delta with offsets"):
+        fold_offsets(attach(make("gpt2"), PromptTuning(2)).delta(), model)
     with pytest.raises(ConfigError, match="expected a delta with"):
         fold_offsets(fold_offsets(delta, model), model)
     with pytest.raises(BaseMismatch):

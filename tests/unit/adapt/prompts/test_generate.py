@@ -16,9 +16,8 @@ from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.errors import ConfigError
-from tests.unit.adapt.prompts.conftest import TEXT, make, padded, shake
+from tests.unit.adapt.prompts.conftest import GREEDY, TEXT, make, padded, shake
 
-GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 99}
 METHODS = [
     PromptTuning(4),
     DePT(3, rank=2, positions=8),

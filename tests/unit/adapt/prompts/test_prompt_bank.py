@@ -14,8 +14,8 @@ from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.bank import PromptBank
 from dtheta.adapt.prompts.dept import DePT
+from dtheta.adapt.prompts.folding import fold_offsets
 from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
-from dtheta.adapt.prompts.token_wise import fold_offsets
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.core.change import New
 from dtheta.core.delta import Delta
