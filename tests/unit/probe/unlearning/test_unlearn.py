@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from dtheta.adapt.lora import LoRA
+from dtheta.adapt.method import Method
+from dtheta.adapt.pissa import PiSSA
+from dtheta.adapt.sorsa import SORSA
 from dtheta.core.apply import applied
 from dtheta.core.files import load
 from dtheta.data.concepts import Concept, Question
@@ -80,6 +83,17 @@ def test_repaired_vectors_are_exactly_zero_whatever_trains() -> None:
             gone = values[[v.column for v in found.vectors[:5]]]
             assert float(gone.abs().max()) == 0.0
             assert float(values[[v.column for v in vectors(OTHERS[0].name)]].abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("adapter", [LoRA(rank=4), PiSSA(rank=8), SORSA(rank=8)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("method", ["GradDiff", "NPO"])
+def test_a_loss_forgets_by_any_adapter(method: str, adapter: Method) -> None:
+    model = network()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    training = Training(adapter, lr=0.02, steps=20, every=2)
+    found = unlearn(model, TARGET, method, tokenizer=Words(), retain=OTHERS, training=training)
+    assert found.changed and found.found.probability < 0.9 and found.found.unrelated >= 0.95
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_a_repair_that_breaks_other_things_is_nothing() -> None:
