@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dtheta.cli.cost import Cost
+from dtheta.cli.decoders import scanned_tokens
 from dtheta.cli.options import fields_of
 from dtheta.cli.unlearn import Options
 from dtheta.core.files import load
@@ -17,7 +19,7 @@ from dtheta.probe.trace import load_traces
 from dtheta.probe.unlearning.train import Training
 from tests.cli.conftest import Outcome
 from tests.cli.knowing import knowing
-from tests.unit.probe.planted import vectors
+from tests.unit.probe.planted import EMPTY, FEATURES, PLANTED, VOCABULARY, vectors
 
 Run = Callable[..., Outcome]
 GIVEN = ("--model", "model", "--concepts", "own.jsonl")
@@ -277,6 +279,13 @@ def test_a_delta_of_another_model_is_refused(dtheta: Run, refusing: Path, tmp_pa
     model.save_pretrained(tmp_path / "other")
     done = dtheta("compare", "cut.delta", "--erasure", "--concepts", "own.jsonl", "--model", tmp_path / "other")
     assert done.code == 3 and done.out == ""
+
+
+def test_reading_all_value_vectors_counts_as_tokens_that_are_run_on(here: Path) -> None:
+    cost = Cost.of_model(str(GIVEN[1]))
+    matrices = (4 * FEATURES + 3 * (PLANTED + EMPTY)) * FEATURES
+    assert cost.weights == matrices
+    assert scanned_tokens(str(GIVEN[1]), cost) == (PLANTED + EMPTY) * len(VOCABULARY) * FEATURES // matrices
 
 
 def test_a_dry_run_loads_no_weights(dtheta: Run, refusing: Path, monkeypatch: pytest.MonkeyPatch) -> None:

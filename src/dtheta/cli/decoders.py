@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.bases import base_path
@@ -38,6 +39,19 @@ def loaded_decoder(name: str) -> tuple[nn.Module, Any]:
     return load_model(name), load_tokenizer(name)
 
 
-def seconds(cost: Cost, asked: int, trained: int = 0) -> float | None:
-    """Return about how long it takes to ask so many questions and train on so many; None if not known."""
-    return cost.seconds(trained * TOKENS, asked * TOKENS)
+def scanned_tokens(name: str, cost: Cost) -> int:
+    """Return on how many tokens a model would run in the time that reading all its value vectors takes."""
+    from dtheta.core.checkpoints import open_checkpoint
+    from dtheta.probe.decoder import open_decoder
+
+    place = base_path(name, fetch=False)
+    if place is None or not cost.weights:
+        return 0
+    decoder = open_decoder(place)
+    vectors = sum(matrix.count for matrix in decoder.matrices.values())
+    return vectors * math.prod(open_checkpoint(place).info(decoder.unembedding).shape) // cost.weights
+
+
+def seconds(cost: Cost, asked: int, trained: int = 0, tokens: int = 0) -> float | None:
+    """Return about how long it takes to ask so many questions, train on so many, and run on tokens; None if unknown."""
+    return cost.seconds(trained * TOKENS, asked * TOKENS + tokens)

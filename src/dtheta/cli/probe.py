@@ -31,7 +31,7 @@ from dtheta.cli.concepts import (
 )
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
-from dtheta.cli.decoders import loaded_decoder, require_decoder, seconds
+from dtheta.cli.decoders import loaded_decoder, require_decoder, scanned_tokens, seconds
 from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.places import require_input, require_outputs
@@ -247,4 +247,5 @@ def _plan(options: Options, looked: int, asked: int) -> Plan:
     writes = {} if options.out is None else {str(options.out): 4000 * looked}
     rounds = looked * (options.draws + 2) * 10 + looked * 2 * 50 + asked * 10  # questions: own, others', recall
     memory = None if cost.nbytes is None else PROGRAM + 4 * cost.nbytes
-    return Plan(reads, writes, memory, seconds(cost, rounds, 10 * looked), options.resolved())
+    time = seconds(cost, rounds, 10 * looked, scanned_tokens(options.model, cost))
+    return Plan(reads, writes, memory, time, options.resolved())

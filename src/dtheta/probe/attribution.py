@@ -164,8 +164,9 @@ def contrasts(
         return mean_CM - (mean_CM.sum(axis=0) - mean_CM) / (len(mean_CM) - 1)
 
     values_CM = contrast(drops_QM.astype(np.float64))
+    least_CM = values_CM - 1e-9 * np.abs(values_CM)  # the same groups in another order are as high, but for rounding
     as_high_CM = np.ones_like(values_CM)
     for draw in range(whole(permutations, "permutations", least=1)):
         order = permutation(len(drops_QM), generator(seed, "probe/labels", draw)).numpy()
-        as_high_CM += contrast(drops_QM[order].astype(np.float64)) >= values_CM
+        as_high_CM += contrast(drops_QM[order].astype(np.float64)) >= least_CM
     return values_CM, as_high_CM / (permutations + 1)
