@@ -58,7 +58,9 @@ def same(a: Verification, b: Verification, rel: float = 1e-9) -> None:
         }
         for name in ("value", "low", "high"):
             a_flat, b_flat = (np.array(x[name], dtype=float).ravel() for x in (one, other))
-            np.testing.assert_allclose(a_flat, b_flat, rtol=rel, atol=1e-9, err_msg=one["metric"])
+            # spectra are transformed in float32, of whose rounding the processor and the size of a batch have a part
+            allowed = max(rel, 1e-6) if rel and one["metric"].startswith("spectrum") else rel
+            np.testing.assert_allclose(a_flat, b_flat, rtol=allowed, atol=1e-9, err_msg=one["metric"])
 
 
 @pytest.fixture(scope="module")
