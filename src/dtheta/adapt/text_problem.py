@@ -1,7 +1,9 @@
 """A text classification task, encoded once for one model, and what the frozen encoder reaches on it.
 
-base       classifier = pretrained encoder, pooling, a head of zeros
-baseline   logistic regression on the frozen encoder's pooled features (frozen.py), on the training texts
+    base       classifier = pretrained encoder, pooling, a head of zeros
+    baseline   logistic regression on the frozen encoder's pooled features (frozen.py), on the training texts
+
+Training on it is for classify.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.bases import base_path
@@ -41,15 +40,15 @@ def loaded_decoder(name: str) -> tuple[nn.Module, Any]:
 
 def scanned_tokens(name: str, cost: Cost) -> int:
     """Return on how many tokens a model would run in the time that reading all its value vectors takes."""
-    from dtheta.core.checkpoints import open_checkpoint
+    from dtheta.cli.outline import outline
     from dtheta.probe.decoder import open_decoder
 
     place = base_path(name, fetch=False)
     if place is None or not cost.weights:
         return 0
-    decoder = open_decoder(place)
+    decoder = open_decoder(outline(place))
     vectors = sum(matrix.count for matrix in decoder.matrices.values())
-    return vectors * math.prod(open_checkpoint(place).info(decoder.unembedding).shape) // cost.weights
+    return vectors * decoder.tensors[decoder.unembedding].numel() // cost.weights
 
 
 def seconds(cost: Cost, asked: int, trained: int = 0, tokens: int = 0) -> float | None:

@@ -52,7 +52,7 @@ class Evaluator:
         self.count = count
         self.world = world
         self._alone = batches is None or (brings_data(metric) and not takes(metric, 2))
-        if batches is not None and metric is not None and not hasattr(metric, "of_means"):
+        if batches is not None and is_function(metric):
             self._check_function()
 
     def _check_function(self) -> None:
@@ -186,7 +186,12 @@ def _prediction(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def brings_data(metric: Any) -> bool:
     """Tell whether a metric is a function that can be called with the model alone."""
-    return metric is not None and not hasattr(metric, "of_means") and takes(metric, 1)
+    return is_function(metric) and takes(metric, 1)
+
+
+def is_function(metric: Any) -> bool:
+    """Tell whether a metric is a function of the user's, and none of ``dtheta.score``."""
+    return metric is not None and not hasattr(metric, "of_means")
 
 
 def takes(function: Any, arguments: int) -> bool:

@@ -27,7 +27,7 @@ from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError
 from dtheta.fit.batch import item_counter
 from dtheta.fit.checks import check_attached, check_callable
-from dtheta.fit.evaluate import Evaluator, Scorer, brings_data
+from dtheta.fit.evaluate import Evaluator, Scorer, brings_data, is_function
 from dtheta.fit.randomness import kept_generators
 from dtheta.fit.record import Record
 from dtheta.fit.run import Callback, Run
@@ -181,7 +181,7 @@ def _checked(loss: Any, metric: Any, count: Any, collate: Any, callbacks: Any) -
     for name, value, what in table:
         if value is not None:
             check_callable(name, value, what)
-    if metric is not None and not hasattr(metric, "of_means"):
+    if is_function(metric):
         check_callable("metric", metric, "a dtheta.score metric or a function (model, batches) -> number")
     if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Iterable):
         raise ConfigError(f"callbacks must be a list of functions (step) -> bool or None, got {callbacks!r:.80}")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dtheta.probe.erasure.result import Erasure as Erasure
     from dtheta.probe.erasure.result import load_erasure as load_erasure
     from dtheta.probe.recall import known as known
-    from dtheta.probe.scan import Scan as Scan
-    from dtheta.probe.scan import scan as scan
     from dtheta.probe.scores import vector_scores as vector_scores
     from dtheta.probe.trace import Trace as Trace
     from dtheta.probe.trace import Traces as Traces

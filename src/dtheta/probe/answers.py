@@ -27,7 +27,7 @@ from dtheta.core.modes import kept_modes
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError, NonFinite
 from dtheta.probe.encoded import BATCH, Encoded, by_length, collate, encode, tokenized
-from dtheta.probe.predictions import logits_at
+from dtheta.probe.predictions import device_of, logits_at
 from dtheta.score.text import starts_with
 
 _CACHES = ("cache", "past_key_values")  # the name changed in transformers 5
@@ -123,7 +123,7 @@ def _answer_logits(model: nn.Module, rows: Sequence[Encoded]) -> tuple[Tensor, .
 
 def _greedy(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int, ends: set[int]) -> list[list[int]]:
     """Continue each prompt by the likeliest tokens, until an end, which is left out, or ``new_tokens``."""
-    width, device, step = max(map(len, prompts)), _device(model), _step(model)
+    width, device, step = max(map(len, prompts)), device_of(model), _step(model)
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     check_fits(model, ids, new_tokens)
@@ -187,7 +187,3 @@ def check_fits(model: nn.Module, ids: Tensor, more: int = 0) -> None:
     limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if limit is not None and ids.shape[1] + more > limit:
         raise ConfigError(f"a text has {ids.shape[1] + more} tokens, the model reads {limit}: give shorter texts")
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -127,8 +127,8 @@ class Attribution:
         """
         if concept not in self.concepts or len(self.concepts) < 2:
             raise ConfigError(f"{concept!r}: expected one of two or more concepts, {', '.join(self.concepts[:5])}")
-        c, others = self.concepts.index(concept), len(self.concepts) - 1
-        return {layer: drop[c] - (drop.sum(axis=0) - drop[c]) / others for layer, drop in self.drops.items()}
+        c = self.concepts.index(concept)
+        return {layer: _apart(drop)[c] for layer, drop in self.drops.items()}
 
 
 def attribution(
@@ -158,15 +158,16 @@ def contrasts(
         seed: Of the draws.
     """
     groups_CQ = (np.arange(concept_Q.max() + 1)[:, None] == concept_Q) / np.bincount(concept_Q)[:, None]
-
-    def contrast(wide_QM: NDArray[np.float64]) -> NDArray[np.float64]:
-        mean_CM = groups_CQ @ wide_QM
-        return mean_CM - (mean_CM.sum(axis=0) - mean_CM) / (len(mean_CM) - 1)
-
-    values_CM = contrast(drops_QM.astype(np.float64))
+    wide_QM = drops_QM.astype(np.float64)
+    values_CM = _apart(groups_CQ @ wide_QM)
     least_CM = values_CM - 1e-9 * np.abs(values_CM)  # the same groups in another order are as high, but for rounding
     as_high_CM = np.ones_like(values_CM)
     for draw in range(whole(permutations, "permutations", least=1)):
-        order = permutation(len(drops_QM), generator(seed, "probe/labels", draw)).numpy()
-        as_high_CM += contrast(drops_QM[order].astype(np.float64)) >= least_CM
+        order = permutation(len(wide_QM), generator(seed, "probe/labels", draw)).numpy()
+        as_high_CM += _apart(groups_CQ @ wide_QM[order]) >= least_CM
     return values_CM, as_high_CM / (permutations + 1)
+
+
+def _apart(means: NDArray[Any]) -> NDArray[Any]:
+    """Return the means of each concept less the mean of the other concepts' (C, ...), in their dtype."""
+    return means - (means.sum(axis=0) - means) / (len(means) - 1)

@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
 
 def predictions(model: Any, batch: Mapping[str, Tensor]) -> Predictions:
     """Return what a model makes of a batch's labels (B, T), which stand at the tokens' own places."""
-    target_BT = batch["labels"].to(_device(model))[:, 1:]
+    target_BT = batch["labels"].to(device_of(model))[:, 1:]
     counts_BT = target_BT != IGNORED
     before_BT = nn.functional.pad(counts_BT, (0, 1))  # a token is predicted from the one before it
     row_A, place_A = counts_BT.nonzero(as_tuple=True)
@@ -66,7 +66,7 @@ def logits_at(model: Any, batch: Mapping[str, Tensor], chosen_BT: Tensor, **opti
         chosen_BT: Which tokens, on any device.
         options: Further arguments of the model.
     """
-    device = _device(model)
+    device = device_of(model)
     ids_BT, mask_BT, chosen_BT = (part.to(device) for part in (batch["input_ids"], batch["attention_mask"], chosen_BT))
     with _unembedding_only(model, chosen_BT):
         output = model(input_ids=ids_BT, attention_mask=mask_BT, **options)
@@ -85,7 +85,8 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _device(model: Any) -> torch.device:
+def device_of(model: Any) -> torch.device:
+    """Return where a model takes its input: where its first parameter is."""
     return next(model.parameters()).device
 
 

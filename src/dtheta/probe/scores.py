@@ -155,7 +155,8 @@ class _Scorer:
         values_ND = self.decoder.values(layer)
         read = self.reader.layer(layer, values_ND[[vector.column for vector in vectors]])
         chance = self.reader.layer(layer, shuffled(values_ND, whole(null, "null", least=1), seed, layer))
-        found, by_chance, fit_CSN = self._scores(read), self._scores(chance), self._fit(read)
+        fit_CSN = self._fit(read)
+        found, by_chance = self._scores(read, fit_CSN), self._scores(chance, self._fit(chance))
         p = {name: p_values(values_SN, by_chance[name]) for name, values_SN in found.items()}
 
         def scores(n: int, vector: ValueVector) -> VectorScores:
@@ -166,7 +167,7 @@ class _Scorer:
 
         return {vector: scores(n, vector) for n, vector in enumerate(vectors)}
 
-    def _scores(self, read: LayerScan) -> dict[str, NDArray[np.floating]]:
+    def _scores(self, read: LayerScan, fit_CSN: NDArray[np.float32] | None) -> dict[str, NDArray[np.floating]]:
         """Return the scores of all directions that were read, (S, N) each."""
         found: dict[str, NDArray[np.floating]] = {
             "peak": read.peak_SN(min(PEAK, self.best)),
@@ -175,7 +176,7 @@ class _Scorer:
         if self.belong is not None:
             npmi = [[self.belong.npmi(self._words(tokens_K)) for tokens_K in side] for side in read.tokens_SNK]
             found["npmi"] = np.array(npmi)
-        if (fit_CSN := self._fit(read)) is not None:
+        if fit_CSN is not None:
             found["projection"] = fit_CSN.max(axis=0)
         return found
 

@@ -66,13 +66,12 @@ class Texts:
 
     def losses(self) -> Tensor:
         """Return -log p of each text in nats, float64 (texts,), in the state that the model is in."""
-        model, device = self.subject.model, next(self.subject.model.parameters()).device
+        model = self.subject.model
         found = torch.zeros(len(self.rows), dtype=torch.float64)
         with torch.no_grad(), kept_modes(model):
             for places in by_length([len(row.ids) for row in self.rows], _BATCH):
-                batch = {name: part.to(device) for name, part in collate([self.rows[i] for i in places]).items()}
-                found_now = predictions(model, batch)
-                found[places] = found_now.sums_B(found_now.losses_A().double()).cpu()
+                made = predictions(model, collate([self.rows[i] for i in places]))
+                found[places] = made.sums_B(made.losses_A().double()).cpu()
         return self._by_text(found)
 
     def _by_text(self, of_rows: Tensor) -> Tensor:
