@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from dtheta.cli.concepts import concept_called, read_concepts
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import scanned_tokens
 from dtheta.cli.options import fields_of
 from dtheta.cli.unlearn import Options
 from dtheta.core.files import load
+from dtheta.data.concepts import Concept
+from dtheta.errors import ConfigError
 from dtheta.probe.trace import load_traces
 from dtheta.probe.unlearning.train import Training
 from tests.cli.conftest import Outcome
@@ -54,6 +57,22 @@ def unlearned(dtheta: Run, here: Path) -> Path:
     return here
 
 
+def test_a_concept_is_taken_as_it_is_written() -> None:
+    """Before, "turkey" was Turkey where both are there."""
+    both = (Concept("Turkey"), Concept("turkey"), Concept("Japan"))
+    assert [concept_called(both, name, "own").name for name in ("turkey", "Turkey", "japan")] == [
+        "turkey", "Turkey", "Japan"
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="own has 'Turkey', 'turkey'; write the one that is meant so"):
+        concept_called(both, "TURKEY", "own")
+
+
+def test_published_concepts_have_no_answers_and_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps([{"Concept": "X", "Layer": 0, "Dim": 5, "QA": ["Who?"] * 10}]))
+    with pytest.raises(ConfigError, match=r"none of the 1 concepts.*published ConceptVectors have none: .*validate"):
+        read_concepts(str(tmp_path / "p.json"))
+
+
 def test_probe_finds_the_planted_vectors(dtheta: Run, here: Path) -> None:
     done = dtheta(
         "probe", *GIVEN, "--concept", "Japan", "--concept", "atlantis", "--count", 5, "--out", "t.json", "--json"
@@ -68,7 +87,9 @@ def test_probe_finds_the_planted_vectors(dtheta: Run, here: Path) -> None:
     assert note.startswith("the model answers 0 of 3 questions about atlantis") and note.endswith("left out")
     assert load_traces("t.json")["japan"].vectors
     told = dtheta("probe", *GIVEN, "--concept", "japan", "--count", 5, "--quiet")
-    assert told.err == "" and "holds" in told.out and "japfood" in told.out
+    assert told.err == "" and "without any random set" in told.out and "japfood" in told.out
+    alone = dtheta("probe", *GIVEN, "--concept", "japan", "--count", 5, "--draws", 0)
+    assert "no random set was drawn" in alone.out and "without any random set" not in alone.out
 
 
 def test_a_corpus_tells_how_well_words_belong_together(dtheta: Run, here: Path) -> None:

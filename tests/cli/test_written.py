@@ -16,6 +16,7 @@ from dtheta.federate.codecs import Ternary, TopK
 from dtheta.federate.codecs.registry import CODECS
 from dtheta.federate.server.aggregate import Aggregate, Mean, NormClip
 from dtheta.federate.server.coordinatewise import TrimmedMean
+from dtheta.probe.erasure.persona import Persona
 
 AGGREGATES: dict[str, type[Aggregate]] = named([Mean, TrimmedMean, NormClip])  # type: ignore[type-abstract]
 
@@ -45,6 +46,17 @@ def test_parts_in_parts() -> None:
     assert made("quantum(kilometers=5, eavesdropper=none)", channel) == Quantum(5.0)
     pulses = made("quantum(kilometers=5, pulses=Pulses(shares=[0.5, 0.3, 0.2], decoys=no))", channel).pulses
     assert pulses == Pulses(shares=(0.5, 0.3, 0.2), decoys=False)
+
+
+def test_a_text_may_stand_in_quotes_as_in_python() -> None:
+    """Before, the quotes were part of the text, and a comma in it made two."""
+    assert made("Ternary(per='tensor')") == made('Ternary(per="tensor")') == Ternary(per="tensor")
+    asked = {"persona": Persona}
+    assert made("Persona(texts=['It is said, (often) of {concept}:', \"it's so\", plain's])", asked) == Persona(
+        ("It is said, (often) of {concept}:", "it's so", "plain's")
+    )
+    with pytest.raises(ConfigError, match="is not of the form"):
+        made("Persona(texts=['one, two])", asked)
 
 
 def test_keyword_arguments_of_a_function_are_fields_but_for_the_seed() -> None:

@@ -30,32 +30,37 @@ def concepts_place(source: str) -> Path | None:
 
 
 def read_concepts(source: str) -> tuple[Concept, ...]:
-    """Return the concepts of a source with the questions that have answers, two or more each; others are left out.
+    """Return the concepts of a source that have two questions with answers or more, each question once.
 
     Raises:
         ConfigError: If there is no such source, or no concept in it has answers.
         FormatError: If it is damaged.
     """
     from dtheta.data.concepts import load_concepts
+    from dtheta.probe.encoded import answered
 
     place = concepts_place(source)
     found = load_concepts(source if place is None else place)
-    asked = (replace(one, questions=tuple(q for q in one.questions if q.answer.strip())) for one in found)
+    asked = (replace(one, questions=tuple(answered(one))) for one in found)
     kept = tuple(one for one in asked if len(one.questions) >= _LEAST)
     if not kept:
-        raise ConfigError(f"none of the {len(found)} concepts of {source} has two questions with answers to ask")
+        open_ended = any(one.questions for one in found)
+        why = "; published ConceptVectors have none: dtheta.probe.validate compares texts instead" if open_ended else ""
+        raise ConfigError(f"none of the {len(found)} concepts of {source} has two questions with answers to ask{why}")
     return kept
 
 
 def concept_called(concepts: Sequence[Concept], name: str, source: str) -> Concept:
-    """Return the concept of a name, whatever its case.
+    """Return the concept of a name; where none is written so, that of the name in another case.
 
     Raises:
         ConfigError: Naming the nearest one.
     """
-    for one in concepts:
-        if one.name.lower() == name.lower():
-            return one
+    alike = [one for one in concepts if one.name.lower() == name.lower()]
+    if found := next((one for one in alike if one.name == name), alike[0] if len(alike) == 1 else None):
+        return found
+    if alike:
+        raise ConfigError(f"{source} has {', '.join(repr(one.name) for one in alike)}; write the one that is meant so")
     near = did_you_mean(name, [one.name for one in concepts])
     raise ConfigError(f"{source} has no concept {name!r} with questions and answers{near}")
 

@@ -157,12 +157,18 @@ def _parts(traces: Sequence[Trace], notes: Sequence[str], record: dict[str, Any]
     heads = ("concept", "falls by>", "others by>", "random at most>", "p>", "its trace", "words of its first vectors")
     parts: list[Part] = [Table(heads, [_row(trace) for trace in traces])]
     parts.append("falls: of the mean log-probability of answers, in nats, when the vectors are taken out")
-    parts.append("holds: it falls beyond its interval, more than others', and more than without any random set")
+    parts.append(f"holds: it falls beyond its interval, {_more_than(traces)}")
     if len(traces) <= _DETAILED:
         for trace in traces:
             parts += ["", _vectors(trace)]
     parts += [f"note: {note}" for note in notes]
     return parts + ([f"wrote {record['out']}"] if "out" in record else [])
+
+
+def _more_than(traces: Sequence[Trace]) -> str:
+    if any(trace.effect.null for trace in traces):
+        return "more than others', and more than without any random set"
+    return "and more than others'; no random set was drawn to compare it with (--draws)"
 
 
 def _row(trace: Trace) -> tuple[str, ...]:

@@ -6,7 +6,8 @@
     --privacy "clip=1, noise=0.5"                              privacy: {clip: 1, noise: 0.5}
 
 Fields are those of the Python class, and their types decide how a value is read (values.py). Where an option has one
-kind alone, its name may be left out. Names are found whether they are written top-k, TopK or top_k.
+kind alone, its name may be left out. Names are found whether they are written top-k, TopK or top_k. A text may stand in
+quotes, as in Python, and must where it holds a comma, a bracket or blanks at its ends.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _FORM = re.compile(
     r"\s*(?P<name>[\w-]+)\s*(?:\((?P<fields>.*)\))?(?:\s+on\s+(?P<select>\S.*?))?\s*", re.DOTALL
 )  # fmt: skip
 _BRACKETS = {"(": 1, "[": 1, ")": -1, "]": -1}
+_QUOTES = ("'", '"')
 _MARKS = re.compile(r"[()\[\],=]")
 _PLAIN = ("yes", "true", "on")
 
@@ -81,19 +83,28 @@ def _fields(text: str, where: str, such_as: str) -> dict[str, str]:
 
 
 def _pieces(text: str, where: str, such_as: str) -> list[str]:
-    """Cut at the commas that stand in no brackets."""
-    pieces, depth = [""], 0
+    """Cut at the commas that stand in no brackets and no quotes, which open where a value begins."""
+    pieces, depth, quote = [""], 0, ""
     for letter in text:
-        depth += _BRACKETS.get(letter, 0)
-        if letter == "," and depth == 0:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in _QUOTES and pieces[-1].rstrip()[-1:] in ("", "=", "[", "(", ","):
+            quote = letter
+        else:
+            depth += _BRACKETS.get(letter, 0)
+        if letter == "," and depth == 0 and not quote:
             pieces.append("")
         else:
             pieces[-1] += letter
         if depth < 0:
             raise _malformed(text, where, such_as)
-    if depth:
+    if depth or quote:
         raise _malformed(text, where, such_as)
     return [piece for piece in pieces if piece.strip()]
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] in _QUOTES and text[0] == text[-1] else text
 
 
 def text_of(value: Any, where: str) -> str:
@@ -222,8 +233,8 @@ def plain_value(text: str, kind: Any, where: str) -> Any:
         ConfigError: If it cannot be meant.
     """
     if text.startswith("[") and text.endswith("]"):
-        return read_value(_pieces(text[1:-1], where, "[1, 2]"), kind, where)
-    return read_value(text, kind, where)
+        return read_value([_unquoted(one.strip()) for one in _pieces(text[1:-1], where, "[1, 2]")], kind, where)
+    return read_value(_unquoted(text), kind, where)
 
 
 def _is_part(kind: type, known: Mapping[str, Any]) -> bool:

@@ -7,7 +7,8 @@ A file is a list of records
 
 of which Concept, Layer, Dim and QA are required and others are not read. Questions have no answers: a changed model is
 compared with what the original one answers. Their prompt is that of the authors' validation: "Question: ...", new line,
-" Answer:". The data is not part of dtheta; get it from the authors.
+" Answer:". The data is not part of dtheta; get it from the authors. A benchmark that dtheta wrote (probe.benchmark) is
+read as well.
 
 Source: "Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces" (arXiv 2406.11614).
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.tensorfile import parse_json
-from dtheta.data.concepts import Completion, Concept, Question, address, texts
+from dtheta.data.concepts import Completion, Concept, Question, address, concept_from, texts
 from dtheta.data.lines import text_field
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
@@ -30,12 +31,19 @@ _REQUIRED = ("Concept", "Layer", "Dim", "QA")
 def read_concept_vectors(path: Path, encoding: str = "utf-8") -> tuple[Concept, ...]:
     """Return the concepts of a published file; where two have one name, the later one's place is added to it.
 
+    Those of a benchmark of dtheta are returned as they are.
+
     Raises:
         ConfigError: If the encoding is unknown.
         FormatError: If the file is not in this format.
     """
+    records = _parsed(path, encoding)
+    if isinstance(records, Mapping) and str(records.get("format", "")).startswith("dtheta-concepts/"):
+        return _own(records, path.name)
+    if not isinstance(records, list) or not records:
+        raise FormatError(f"{path.name}: expected a list of concepts, as ConceptVectors publishes them")
     found: list[Concept] = []
-    for number, fields in enumerate(_records(path, encoding), start=1):
+    for number, fields in enumerate(records, start=1):
         concept = _concept(fields, f"{path.name}, concept {number}")
         if any(concept.name == other.name for other in found):
             concept = replace(concept, name=f"{concept.name} ({fields['Layer']}/{fields['Dim']})")
@@ -43,17 +51,20 @@ def read_concept_vectors(path: Path, encoding: str = "utf-8") -> tuple[Concept, 
     return tuple(found)
 
 
-def _records(path: Path, encoding: str) -> list[Any]:
+def _own(record: Mapping[str, Any], name: str) -> tuple[Concept, ...]:
+    if not isinstance(found := record.get("concepts"), list):
+        raise FormatError(f"{name} is a damaged benchmark: it has no list of concepts")
+    return tuple(concept_from(fields, f"{name}, concept {number}") for number, fields in enumerate(found, start=1))
+
+
+def _parsed(path: Path, encoding: str) -> Any:
     try:
-        text = path.read_bytes().decode(encoding)
+        text = path.read_bytes().decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise ConfigError(f"unknown encoding {encoding!r}") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"{path.name} is not {encoding}: {error}; give its encoding") from error
-    found = parse_json(text, path.name)
-    if not isinstance(found, list) or not found:
-        raise FormatError(f"{path.name}: expected a list of concepts, as ConceptVectors publishes them")
-    return found
+    return parse_json(text, path.name)
 
 
 def _concept(fields: Any, where: str) -> Concept:

@@ -3,7 +3,8 @@
     "facts"       plain facts in English that dtheta ships (facts.tsv), ten or so a concept
     "wordnet"     kinds of things, from the glosses and relations of WordNet 3.0, see data.wordnet
     x.jsonl       one's own: a concept a line
-    x.json        the published data of ConceptVectors (arXiv 2406.11614), see data.concept_vectors
+    x.json        the published data of ConceptVectors (arXiv 2406.11614), see data.concept_vectors, or a benchmark that
+                  ``probe.build_benchmark`` made
 
 A prompt is the very text that a model is given, a sentence to complete or a question with "Answer:" after it; the
 answer is what follows, without the blank between them. The facts' wordings were chosen, among several of each, by what
@@ -82,7 +83,8 @@ def load_concepts(source: str | Path = "facts", encoding: str = "utf-8") -> tupl
     """Return the concepts of a source, in its order.
 
     Args:
-        source: "facts", "wordnet", or the path of a JSONL file of one's own or of published ConceptVectors JSON.
+        source: "facts", "wordnet", or the path of a JSONL file of one's own, of published ConceptVectors JSON, or of a
+            benchmark that was saved.
         encoding: Of a file.
 
     Raises:

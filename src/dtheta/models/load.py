@@ -77,7 +77,10 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
         with _quiet():  # transformers does not know a dual encoder's config.json, and need not
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise FormatError(f"{folder} holds no tokenizer that can be read: {_first_line(error)}") from error
+        said = _first_line(error).rstrip(": ")  # what follows a colon are other lines
+        raise FormatError(
+            f"{folder} holds no tokenizer that can be read: {said}; put the model's own tokenizer.json there"
+        ) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where files are missing
         raise FormatError(f"{folder} holds no tokenizer: there is no vocabulary, such as tokenizer.json")
     return tokenizer

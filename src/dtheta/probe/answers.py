@@ -1,7 +1,8 @@
 """What a decoder answers: the probability it gives a known answer, and the text it writes by itself.
 
     log P(answer | prompt) = sum over the answer's tokens t of  log p(t | all before it)            teacher forcing
-    exact                    each of those tokens is the likeliest one, and the next one does not go on with its word
+    exact                    each of those tokens is the likeliest one, and the next one does not go on with its word;
+                             never where the tokenizer does not know one of them, since anything is such a token
 
 "exact" is what greedy decoding would write, told by one pass over prompt and answer. Nothing depends on what else is in
 a batch, beyond rounding: attention is causal, so what pads a row on its right is never seen; where rows are continued
@@ -108,7 +109,8 @@ def _scored(tokenizer: Any, row: Encoded, logits_AV: Tensor) -> tuple[float, boo
     answer = row.ids[row.start :]
     loss_A = F.cross_entropy(logits_AV[:-1], torch.tensor(answer, device=logits_AV.device), reduction="none")
     best = logits_AV.argmax(dim=1).tolist()
-    ends = best[:-1] == answer and starts_with(tokenizer.decode(best), reference=tokenizer.decode(answer))
+    written = best[:-1] == answer and getattr(tokenizer, "unk_token_id", None) not in answer
+    ends = written and starts_with(tokenizer.decode(best), reference=tokenizer.decode(answer))
     return -float(loss_A.double().sum()), ends
 
 

@@ -13,7 +13,9 @@ The final norm stands between the residual stream and the unembedding E. Its dir
     LayerNorm    logits of v ~ E diag(g) (v - mean(v))
 
 "folded" reads through that matrix, "raw" through E alone, as the code of ConceptVectors does (arXiv 2406.11614). The
-norm's bias adds the same to every vector and is left out; a soft cap of the logits (Gemma 2) changes no order.
+norm's bias adds the same to every vector and is left out; a soft cap of the logits (Gemma 2) changes no order. Where a
+norm stands between the down-projection and the stream as well (Gemma 2 and 3, OLMo 2, see ``norms``), "folded" takes in
+its gain p: E diag(g) diag(p) v.
 
 Shape legend: V tokens, D features of the stream, N neurons.
 """
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.tensors import base_tensors, canonical_names
 from dtheta.errors import ConfigError, FormatError, NonFinite, UnsupportedLayer
+from dtheta.probe.norms import final_norm, norm_behind
 
 Norm = Literal["folded", "raw"]
 
@@ -45,9 +48,7 @@ _DOWN = re.compile(
 _EXPERTS = re.compile(r"\.experts?\b|block_sparse_moe|shared_expert|\.router\.|\.moe\.")
 _HEADS = ("lm_head.weight", "embed_out.weight", "transformer.ff_out.weight", "output_projection.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-_NORMS = ("model.norm", "ln_f", "final_layer_norm", "final_layernorm", "norm")
-_CENTERED = ("olmo", "hf_olmo", "cohere", "cohere2")  # LayerNorms without a bias that would show in the names
-_ROWS = ("gpt2", "imagegpt", "openai-gpt", "gpt_bigcode")  # where N = D says nothing: these store Conv1D
+_ROWS = ("gpt2", "imagegpt", "openai-gpt")  # where N = D says nothing: these store Conv1D
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class ValueMatrix:
         name: Name of the tensor.
         rows: Whether its rows are the value vectors; its columns else.
         count: N, how many there are.
+        gain: Name of the weight of the norm between them and the stream, or None where there is none.
     """
 
     layer: int
     name: str
     rows: bool
     count: int
+    gain: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class Decoder:
         unembedding: Name of E (V, D).
         tied: Whether E is the input embedding as well.
         gain: Name of the final norm's weight, or None where it has none.
-        offset: What is added to that weight: 1 in Gemma, else 0.
+        offset: What is added to that weight, and to those behind the MLPs: 1 in Gemma, else 0.
         centered: Whether the final norm takes the mean away.
         device: Where values and readout are returned; the host by default, wherever the model is.
     """
@@ -108,6 +111,20 @@ class Decoder:
         matrix = self.matrices[layer]
         stored = _readable(self.tensors[matrix.name], matrix.name, self.device)
         return stored if matrix.rows else stored.T
+
+    def written(self, layer: int, values_ND: Tensor, norm: Norm = "folded") -> Tensor:
+        """Return directions of a layer's value vectors as its stream gets them, float32 (..., D).
+
+        With "folded" the gain of a norm between the down-projection and the stream is multiplied in, where there is
+        one; else they are returned as they are.
+
+        Raises:
+            NonFinite: If that gain holds NaN or infinity.
+        """
+        gain = self.matrices[layer].gain
+        if norm == "raw" or gain is None:
+            return values_ND
+        return values_ND * (_readable(self.tensors[gain], gain, self.device) + self.offset)
 
     def value(self, layer: int, column: int) -> Tensor:
         """Return one value vector (D,), float32, or float64 where it is stored so; a copy.
@@ -183,7 +200,8 @@ def _of_model(model: nn.Module) -> _Source:
         path = next(path for path, module in model.named_modules() if module is output)
         head = canonical_names(model)[f"{path}.weight"]
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return _Source(tensors, shapes, getattr(model, "config", {}), head, type(model).__name__)
+    config = getattr(model, "config", {})
+    return _Source(tensors, shapes, getattr(config, "text_config", None) or config, head, type(model).__name__)
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> _Source:
@@ -192,7 +210,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Source:
         config = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise FormatError(f"{path} is no JSON: {error}") from None
-    config = config.get("text_config", config) if isinstance(config, dict) else {}
+    config = {**config, **(config.get("text_config") or {})} if isinstance(config, dict) else {}
     return _Source(checkpoint, {n: checkpoint.info(n).shape for n in checkpoint}, config, None, str(checkpoint.path))
 
 
@@ -203,9 +221,10 @@ def _decoder(source: _Source) -> Decoder:
             "routing, so a scan would not say what the model holds; probe a dense model"
         )
     unembedding, tied = _unembedding(source)
-    gain, centered = _final_norm(source)
-    offset = 1.0 if str(source.says("model_type", "")).startswith("gemma") else 0.0
-    return Decoder(source.tensors, _matrices(source, unembedding), unembedding, tied, gain, offset, centered)
+    stack, matrices = _matrices(source, unembedding)
+    kind = str(source.says("model_type", ""))
+    gain, offset, centered = final_norm(source.shapes, stack, source.shapes[unembedding][1], kind)
+    return Decoder(source.tensors, matrices, unembedding, tied, gain, offset, centered)
 
 
 def _unembedding(source: _Source) -> tuple[str, bool]:
@@ -214,15 +233,36 @@ def _unembedding(source: _Source) -> tuple[str, bool]:
     head = source.head or next((name for end in _HEADS for name in source.shapes if name.endswith(end)), None)
     if head is not None:
         return head, head == embedding
-    if embedding is not None and source.says("tie_word_embeddings", False):
+    if embedding is not None and _says_tied(source):
         return embedding, True
+    if embedding is not None and not source.config:
+        raise UnsupportedLayer(
+            f"{source.what} has {embedding} and no {_HEADS[0]}, and no config.json that says whether the two are one; "
+            "put the model's own beside it"
+        )
     raise UnsupportedLayer(
         f"{source.what} has no unembedding: no {_HEADS[0]} and no tied input embedding. Load the model with its "
         "language modeling head (its architecture ends in ForCausalLM)"
     )
 
 
-def _matrices(source: _Source, unembedding: str) -> dict[int, ValueMatrix]:
+def _says_tied(source: _Source) -> bool:
+    """Tell whether the unembedding is the input embedding; where a configuration does not say, as its kind has it.
+
+    Files leave out what is usual: GPT-2's and Gemma's do not say that they are tied.
+    """
+    if (told := source.says("tie_word_embeddings")) is not None:
+        return bool(told)
+    try:
+        from transformers import CONFIG_MAPPING
+
+        return bool(getattr(CONFIG_MAPPING[str(source.says("model_type"))](), "tie_word_embeddings", False))
+    except (ImportError, KeyError):
+        return False
+
+
+def _matrices(source: _Source, unembedding: str) -> tuple[str, dict[int, ValueMatrix]]:
+    """Return the name of the stack of layers, and where the value vectors of each are."""
     features, found, stacks = source.shapes[unembedding][1], {}, set()
     for name, shape in source.shapes.items():
         if (match := _DOWN.fullmatch(name)) and len(shape) == 2 and features in shape:
@@ -230,25 +270,15 @@ def _matrices(source: _Source, unembedding: str) -> dict[int, ValueMatrix]:
             rows = str(source.says("model_type")) in _ROWS if square else shape[1] == features
             layer = int(match["layer"])
             stacks.add(match["stack"])
-            found[layer] = ValueMatrix(layer, name, rows, shape[0] if rows else shape[1])
+            gain = norm_behind(source.shapes, f"{match['stack']}.{layer}", features)
+            found[layer] = ValueMatrix(layer, name, rows, shape[0] if rows else shape[1], gain)
     if not found or len(stacks) > 1:
         have = f"two stacks of layers ({', '.join(sorted(stacks))})" if found else "no MLP down-projections"
         raise UnsupportedLayer(
             f"{source.what} has {have} of {features} features; probing reads decoders laid out as Llama, GPT-2, OLMo, "
             "Qwen, Gemma, NeoX or OPT, with plain (not packed or quantized) weights"
         )
-    return dict(sorted(found.items()))
-
-
-def _final_norm(source: _Source) -> tuple[str | None, bool]:
-    """Return the name of the gain of the norm before the unembedding, and whether that norm takes the mean away."""
-    inside, centered = re.compile(r"\.\d+\."), str(source.says("model_type", "")) in _CENTERED
-    for end in _NORMS:
-        for name in source.shapes:
-            stem = name.removesuffix(".weight")
-            if name.endswith(".weight") and (stem == end or stem.endswith(f".{end}")) and not inside.search(name):
-                return name, centered or f"{stem}.bias" in source.shapes
-    return None, centered  # OLMo 1 has a norm without weights
+    return stacks.pop(), dict(sorted(found.items()))
 
 
 def _readable(tensor: Tensor, name: str, device: torch.device) -> Tensor:

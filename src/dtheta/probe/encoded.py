@@ -9,7 +9,7 @@ Shape legend: B rows of a batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,8 +50,17 @@ def encode(tokenizer: Any, questions: Sequence[Question]) -> list[Encoded]:
 
 
 def answered(concept: Concept) -> list[Question]:
-    """Return the questions about a concept whose answers are known."""
-    return [question for question in concept.questions if question.answer.strip()]
+    """Return the questions about a concept whose answers are known, each once."""
+    return each_once(concept.questions)
+
+
+def each_once(questions: Iterable[Question]) -> list[Question]:
+    """Return the questions with answers, each once: asked twice it would make intervals too narrow."""
+    each: dict[tuple[str, str], Question] = {}
+    for question in questions:
+        if question.answer.strip():
+            each.setdefault((question.prompt, question.answer), question)
+    return list(each.values())
 
 
 def with_answer(question: Question) -> str:
@@ -61,18 +70,30 @@ def with_answer(question: Question) -> str:
 
 
 def tokenized(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each text.
+    """Return the token ids of each text, without an end of text that the tokenizer adds: the text is to go on.
 
     Raises:
         ConfigError: If there is no text, or one has no tokens.
     """
     if not texts:
         raise ConfigError("no questions or prompts were given; expected at least one")
-    rows: list[list[int]] = tokenizer(list(texts))["input_ids"]
+    rows = _left_open(tokenizer, texts, tokenizer(list(texts))["input_ids"])
     for text, row in zip(texts, rows, strict=True):
         if not row:
             raise ConfigError(f"the prompt {text!r} has no tokens; a model needs at least one to go on from")
     return rows
+
+
+def _left_open(tokenizer: Any, texts: Sequence[str], rows: list[list[int]]) -> list[list[int]]:
+    """Return rows without the end of text that the tokenizer added; one that a text itself holds stays."""
+    end = getattr(tokenizer, "eos_token_id", None)
+    if end is None or not any(row[-1:] == [end] for row in rows):
+        return rows
+    plain: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [
+        row[:-1] if row[-1:] == [end] and row.count(end) > bare.count(end) else row
+        for row, bare in zip(rows, plain, strict=True)
+    ]
 
 
 def collate(rows: Sequence[Encoded]) -> Batch:

@@ -20,12 +20,18 @@ from numpy.typing import NDArray
 from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
-from dtheta.probe.decoder import Decoder
+from dtheta.probe.decoder import Decoder, Norm
 from dtheta.probe.scan import LayerScan, Reader
 
 
 def null_scan(
-    decoder: Decoder, reader: Reader, count: int = 2000, *, layers: tuple[int, ...] | None = None, seed: int = 0
+    decoder: Decoder,
+    reader: Reader,
+    count: int = 2000,
+    *,
+    layers: tuple[int, ...] | None = None,
+    norm: Norm = "folded",
+    seed: int = 0,
 ) -> list[LayerScan]:
     """Read shuffled directions, about ``count`` in all, an equal number of each layer.
 
@@ -34,6 +40,7 @@ def null_scan(
         reader: What they are read through; that of the scan they are compared to.
         count: Directions, each read on both sides.
         layers: Which layers; all by default.
+        norm: What they are read through, that of the reader.
         seed: Of the draws.
 
     Raises:
@@ -43,7 +50,10 @@ def null_scan(
     if not chosen:
         raise ConfigError("layers: expected one or more")
     each = math.ceil(whole(count, "count", least=1) / len(chosen))
-    return [reader.layer(layer, shuffled(decoder.values(layer), each, seed, layer)) for layer in chosen]
+    return [
+        reader.layer(layer, decoder.written(layer, shuffled(decoder.values(layer), each, seed, layer), norm))
+        for layer in chosen
+    ]
 
 
 def shuffled(values_ND: torch.Tensor, count: int, seed: int, index: int) -> torch.Tensor:

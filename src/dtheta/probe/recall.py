@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 from dtheta.core.arguments import number
-from dtheta.data.concepts import Concept
+from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError
 from dtheta.probe.answers import answer_scores
-from dtheta.probe.encoded import BATCH
+from dtheta.probe.encoded import BATCH, encode
 from dtheta.score.interval import Interval, wilson
 
 LEAST = 0.5
@@ -41,8 +41,9 @@ class ConceptRecall:
 
     @property
     def recall(self) -> Interval:
-        """Share of the questions that are answered, with its 95 % interval."""
-        return wilson(sum(self.exact), len(self.exact))
+        """Share of the questions that are answered, each counted once, with its 95 % interval."""
+        each = {(q.prompt, q.answer): exact for q, exact in zip(self.concept.questions, self.exact, strict=True)}
+        return wilson(sum(each.values()), len(each))
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,32 @@ def known(
         batch: Questions at a time.
 
     Raises:
-        ConfigError: If there is no concept, one has no questions with answers, or ``least`` is not in [0, 1].
+        ConfigError: If there is no concept, one has no questions with answers, the tokenizer has tokens for no answer,
+            or ``least`` is not in [0, 1].
         NonFinite: If the model gives an answer no finite log-probability.
     """
     least = number(least, "least")
     if not 0 <= least <= 1:
         raise ConfigError(f"least={least} must lie between 0 and 1; it is a share of questions")
     _check_answerable(concepts)
-    scores = answer_scores(model, tokenizer, [q for concept in concepts for q in concept.questions], batch=batch)
+    asked = [q for concept in concepts for q in concept.questions]
+    _check_written(tokenizer, asked)
+    scores = answer_scores(model, tokenizer, asked, batch=batch)
     rows, start = [], 0
     for concept in concepts:
         place = slice(start, start + len(concept.questions))
         rows.append(ConceptRecall(concept, tuple(scores.exact[place].tolist()), tuple(scores.logprob[place].tolist())))
         start = place.stop
     return Known(tuple(rows), least)
+
+
+def _check_written(tokenizer: Any, asked: Sequence[Question]) -> None:
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and all(unknown in row.ids[row.start :] for row in encode(tokenizer, asked)):
+        raise ConfigError(
+            f"the tokenizer has no tokens for any of the {len(asked)} answers, such as {asked[0].answer!r}: all have "
+            "the one for what it does not know; load the tokenizer from the model's own folder, or ask in its words"
+        )
 
 
 def _check_answerable(concepts: Sequence[Concept]) -> None:

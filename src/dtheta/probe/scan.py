@@ -176,7 +176,7 @@ def scan(
     reader = Reader(*_read(decoder, norm, tokens), top)
     found = []
     for done, layer in enumerate(chosen):
-        found.append(reader.layer(layer, decoder.values(layer)))
+        found.append(reader.layer(layer, decoder.written(layer, decoder.values(layer), norm)))
         if progress is not None:
             progress(done + 1, len(chosen))
     return Scan(tuple(found), top, norm, len(reader.readout_VD))

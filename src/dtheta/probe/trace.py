@@ -54,7 +54,10 @@ class Effect:
 
     @property
     def holds(self) -> bool:
-        """Whether the concept falls, falls more than others, and more than without any of the random sets."""
+        """Whether the concept falls, falls more than others, and more than without any of the random sets.
+
+        Where none were drawn, the first two decide.
+        """
         apart = self.target.low > 0.0 and self.target.low > self.others.high
         return apart and all(drop < self.target.estimate for drop in self.null)
 

@@ -124,7 +124,8 @@ class _Reading:
 
     def __init__(self, decoder: Decoder, vectors: Sequence[ValueVector], norm: Norm) -> None:
         self.values_KD = torch.stack([v.sign * vector_of(decoder, v).double() for v in vectors])
-        self.logits_KV = self.values_KD.float() @ decoder.readout(norm).T
+        written_KD = [decoder.written(v.layer, x, norm) for v, x in zip(vectors, self.values_KD.float(), strict=True)]
+        self.logits_KV = torch.stack(written_KD) @ decoder.readout(norm).T
         self.vocabulary = self.logits_KV.shape[1]
 
     def tokens(self, row: int, top: int) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dtheta.data.concepts import Completion, Question, load_concepts
+from dtheta.data.concepts import Completion, Concept, Question, load_concepts
 from dtheta.errors import ConfigError, FormatError
+from dtheta.probe.benchmark import Benchmark
 
 RECORD: dict[str, Any] = {
     "Concept": "Poland",
@@ -38,6 +39,22 @@ def test_published_concepts_are_read(tmp_path: Path) -> None:
     )
     assert concept.completions == (Completion("The capital of Poland is", "called Warsaw"),)
     assert concept.unrelated == (Question("Question: Who wrote Hamlet?\n Answer:", ""),)
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    """As in the tables beside it."""
+    path = written(tmp_path, [RECORD])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_concepts(path)[0].name == "Poland"
+
+
+def test_a_benchmark_that_was_saved_is_read(tmp_path: Path) -> None:
+    """Before, what build_benchmark made could not be given to the commands."""
+    chosen = (Concept("France", questions=(Question("Its capital is", "Paris"),), unrelated=(Question("A", "b"),)),)
+    Benchmark(chosen, (), "", 0, 0.5).save(tmp_path / "made.json")
+    assert load_concepts(tmp_path / "made.json") == chosen
+    with pytest.raises(FormatError, match="damaged benchmark: it has no list of concepts"):
+        load_concepts(written(tmp_path, {"format": "dtheta-concepts/1"}))
 
 
 def test_what_is_not_required_may_be_missing_and_more_may_be_there(tmp_path: Path) -> None:

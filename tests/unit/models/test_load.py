@@ -174,6 +174,13 @@ def test_a_folder_without_tokenizer(bert_folder):
         load_tokenizer(bert_folder)
 
 
+def test_a_tokenizer_that_is_not_there_is_asked_for(tmp_path):
+    """Before, the message was the first line of transformers' own, up to its colon."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(FormatError, match=r"one of; put the model's own tokenizer\.json there"):
+        load_tokenizer(tmp_path)
+
+
 def test_without_transformers_the_command_is_given(bert_folder, monkeypatch):
     monkeypatch.setattr("dtheta.models.zoo.find_spec", lambda name: None)
     for load in (load_model, load_tokenizer):

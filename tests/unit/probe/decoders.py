@@ -56,6 +56,53 @@ def opt() -> nn.Module:
     return _made(t.OPTForCausalLM, config)
 
 
+def gemma3() -> nn.Module:
+    config = t.Gemma3TextConfig(**_common(intermediate_size=N, num_key_value_heads=2, head_dim=8))
+    return _made(t.Gemma3ForCausalLM, config)
+
+
+def vaultgemma() -> nn.Module:
+    config = t.VaultGemmaConfig(
+        **_common(intermediate_size=N, num_key_value_heads=2, head_dim=8, final_logit_softcapping=None)
+    )
+    return _made(t.VaultGemmaForCausalLM, config)
+
+
+def olmo2() -> nn.Module:
+    config = t.Olmo2Config(**_common(intermediate_size=N, num_key_value_heads=2, pad_token_id=0, eos_token_id=1))
+    return _made(t.Olmo2ForCausalLM, config)
+
+
+def glm4() -> nn.Module:
+    config = t.Glm4Config(
+        **_common(intermediate_size=N, num_key_value_heads=2, head_dim=8, pad_token_id=0, eos_token_id=1)
+    )
+    return _made(t.Glm4ForCausalLM, config)
+
+
+def qwen3_5() -> nn.Module:
+    config = t.Qwen3_5TextConfig(
+        **_common(intermediate_size=N, num_key_value_heads=2, head_dim=8, layer_types=["full_attention"] * L)
+    )
+    return _made(t.Qwen3_5ForCausalLM, config)
+
+
+def nemotron() -> nn.Module:
+    config = t.NemotronConfig(
+        **_common(intermediate_size=N, num_key_value_heads=2, head_dim=8, bos_token_id=1, eos_token_id=2)
+    )
+    return _made(t.NemotronForCausalLM, config)
+
+
+def biogpt() -> nn.Module:
+    return _made(t.BioGptForCausalLM, t.BioGptConfig(**_common(intermediate_size=N)))
+
+
+#: Whose norms are stored, named or placed otherwise.
+NORMED = {
+    "gemma3": gemma3, "vaultgemma": vaultgemma, "olmo2": olmo2, "glm4": glm4, "qwen3_5": qwen3_5,
+    "nemotron": nemotron, "biogpt": biogpt,
+}  # fmt: skip
 DECODERS = {"llama": llama, "qwen": qwen, "gemma": gemma, "olmo": olmo, "gpt2": gpt2, "neox": neox, "opt": opt}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from dtheta.data.concepts import Question
 from dtheta.errors import ConfigError
-from dtheta.probe.encoded import by_length, collate, encode, with_answer
+from dtheta.probe.encoded import by_length, collate, encode, tokenized, with_answer
 from tests.unit.probe.word_tokens import word_tokenizer
 
 QUESTIONS = [Question("w5 w6 w7", "w8 w9"), Question("w2", "w3")]
@@ -21,6 +22,16 @@ def test_one_blank_stands_between_prompt_and_answer() -> None:
 
 def test_the_answer_begins_where_the_prompt_ends() -> None:
     assert encode(word_tokenizer(), QUESTIONS) == [([5, 6, 7, 8, 9], 3), ([2, 3], 1)]
+
+
+def test_an_end_of_text_that_the_tokenizer_adds_is_taken_away() -> None:
+    """Before, it was the answer's last token, and what a model went on from in a prompt."""
+    ending = word_tokenizer(end="w1")
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="w4 $A w1", special_tokens=[("w4", 4), ("w1", 1)]
+    )
+    assert tokenized(ending, ["w5", "w5 w1"]) == [[4, 5], [4, 5, 1]]  # one that is written stays
+    assert encode(ending, QUESTIONS) == [([4, 5, 6, 7, 8, 9], 4), ([4, 2, 3], 2)]
 
 
 def test_a_token_of_both_is_the_answers(smollm2_tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from dtheta.data.concepts import Concept, Question, load_concepts
 from dtheta.errors import ConfigError
 from dtheta.models.load import load_model
 from dtheta.probe.answers import answer_scores
+from dtheta.probe.encoded import answered
 from dtheta.probe.recall import known
 from dtheta.score.interval import wilson
 from tests.unit.probe.decoders import llama
@@ -41,6 +43,32 @@ def test_rows_are_the_scores_of_their_own_questions(model: Any) -> None:
         alone = answer_scores(model, word_tokenizer(), row.concept.questions)
         assert row.exact == tuple(alone.exact.tolist())
         assert row.logprob == pytest.approx(alone.logprob.tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_a_token_for_what_the_tokenizer_does_not_know_is_no_answer() -> None:
+    """Before, a model that writes that token knew every concept whose words the tokenizer does not have."""
+    writes_w0 = llama(eos_token_id=None, tie_word_embeddings=False)
+    with torch.no_grad():
+        writes_w0.get_output_embeddings().weight.zero_()  # type: ignore[operator]
+    tokenizer = word_tokenizer()
+    tokenizer.unk_token = "w0"
+    asked = Question("w3 w4", "Paris")
+    assert not answer_scores(writes_w0, tokenizer, [asked]).exact.any()
+    found = known(
+        writes_w0, tokenizer, [Concept("France", questions=(asked,)), Concept("two", questions=(Question("w5", "w2"),))]
+    )
+    assert not found.concepts
+    with pytest.raises(ConfigError, match="has no tokens for any of the 1 answers, such as 'Paris'"):
+        known(writes_w0, tokenizer, [Concept("France", questions=(asked,))])
+
+
+def test_a_question_that_is_given_twice_counts_once(model: Any) -> None:
+    """Before, twice the same ten questions made an interval as narrow as that of twenty."""
+    one = known_concepts(model)[0]
+    twice = replace(one, questions=one.questions * 2)
+    rows = [known(model, word_tokenizer(), [concept]).rows[0] for concept in (one, twice)]
+    assert rows[0].recall == rows[1].recall and len(rows[1].exact) == 2 * len(rows[0].exact)
+    assert answered(twice) == answered(one)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from dtheta.probe.null import shuffled
 from dtheta.probe.scan import scan
 from dtheta.probe.scores import VectorScores, coherence_SN, vector_scores
 from dtheta.probe.value_vector import ValueVector
-from tests.unit.probe.decoders import N, llama
+from tests.unit.probe.decoders import N, llama, olmo2
 from tests.unit.probe.planted import CONCEPTS, RELATIONS, Words, concepts, network, vectors
 from tests.unit.probe.tokens import Letters
 
@@ -72,11 +74,13 @@ def test_every_score_is_that_of_its_formula() -> None:
         assert one.npmi is not None and (one.npmi.value, one.npmi.p) == (0.0, 1.0)
 
 
-def test_p_is_the_share_of_shuffled_directions_on_both_sides() -> None:
-    model, vector = llama(), ValueVector(1, 7)
+@pytest.mark.parametrize("make", [llama, olmo2])
+def test_p_is_the_share_of_shuffled_directions_on_both_sides(make: Callable[[], Any]) -> None:
+    """Shuffled are the vectors as they are stored; what stands between them and the stream comes after it."""
+    model, vector = make(), ValueVector(0, 7)
     (one,) = vector_scores(model, [vector], tokenizer=Letters(), best=4, null=50, seed=3)
     decoder = open_decoder(model)
-    z_NV = shuffled(decoder.values(1), 50, 3, 1) @ decoder.readout().T
+    z_NV = decoder.written(0, shuffled(decoder.values(0), 50, 3, 0)) @ decoder.readout().T
     spread = (z_NV.std(1, correction=0), z_NV.mean(1))
     peaks = [(sign * z_NV).topk(4, dim=1).values.mean(1) - sign * spread[1] for sign in (1, -1)]
     null = torch.cat([peak / spread[0] for peak in peaks])

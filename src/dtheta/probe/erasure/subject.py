@@ -17,7 +17,7 @@ from dtheta.core.delta import Delta
 from dtheta.data.concepts import Concept, Question
 from dtheta.errors import ConfigError
 from dtheta.probe.answers import AnswerScores, answer_scores
-from dtheta.probe.encoded import with_answer
+from dtheta.probe.encoded import each_once, with_answer
 from dtheta.probe.erasure.paired import LEAST
 from dtheta.score.text import words
 
@@ -88,11 +88,7 @@ def tells(fact: Question, answer: str) -> bool:
 
 def _answerable(questions: Sequence[Question], about: str) -> tuple[Question, ...]:
     """Return the questions with answers, each once: asked twice it would make the intervals too narrow."""
-    each: dict[tuple[str, str], Question] = {}
-    for question in questions:
-        if question.answer.strip():
-            each.setdefault((question.prompt, question.answer), question)
-    found = tuple(each.values())
+    found = tuple(each_once(questions))
     if len(found) < LEAST:
         raise ConfigError(
             f"{len(found)} questions {about} have answers; an interval takes {LEAST}, a useful one ten or more"
