@@ -279,6 +279,12 @@ def test_coefficients_that_are_all_zero_are_said(dtheta: Run, here: Path) -> Non
         assert "this is the base itself" in done.out and "--head" not in done.out and "None" not in done.out
 
 
+def test_nothing_composed_is_no_matter_of_coefficients(dtheta: Run, here: Path) -> None:
+    Delta({}).save("empty.delta")
+    done = dtheta("compose", "empty.delta", "--out", "c.delta")
+    assert done.code == 0 and "nothing is left: no delta changes any tensor" in done.out, done.err
+
+
 def test_a_dry_run_tells_of_dense_entries(dtheta: Run, here: Path) -> None:
     arguments = ["compose", "a.delta", "b.delta", "--by", "ties", "--out", "c.delta", "--json"]
     (said,) = dtheta(*arguments, "--dry-run").json["writes"].values()

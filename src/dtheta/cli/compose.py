@@ -291,7 +291,9 @@ def _tell(
     if options.learn:
         lines += learning_told(record)
     if not len(made):
-        lines.append("nothing is left: every coefficient is zero, so that this is the base itself")
+        some = any(header.changes for header in given.headers)
+        why = "every coefficient is zero" if some else "no delta changes any tensor"
+        lines.append(f"nothing is left: {why}, so that this is the base itself")
     elif left:
         headed = f"{Path(left[0]).stem}-composed.delta"
         lines += [

@@ -8,7 +8,7 @@ epochs. Of its three objectives UFM is the best; entropy is that of AdaMerging a
 filter of SAR, whose second step towards flat minima is left out. SimCLR needs augmentations of a projection head that
 a delta does not carry.
 
-Nothing can be measured without labels, so the coefficients are those of the last epoch.
+Nothing can be measured without labels, so the coefficients are those of the last epoch, unless a metric is given.
 
 Shape legend: n deltas, m blocks, K parts; B examples of a batch, C classes.
 """
@@ -27,10 +27,13 @@ from dtheta.compose.coefficients import Coefficients
 from dtheta.compose.objectives import Task
 from dtheta.compose.pool import Pool, Predict, View, logits_of, pool_of
 from dtheta.compose.recipe import Recipe, recipe_of
-from dtheta.compose.rules import Best, Last, Metric
+from dtheta.compose.rules import Metric, best_or_last
 from dtheta.compose.ufm import Mixed, Mixture, ufm_loss
+from dtheta.core.arguments import is_number, positive
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError
+
+_EXPONENT = 0.5  # of the paper
 
 
 def adapt_coefficients(
@@ -44,9 +47,10 @@ def adapt_coefficients(
     collate: Callable[[list[Any]], Any] | None = None,
     weak: View | None = None,
     strong: View | None = None,
-    exponent: float = 0.5,
+    exponent: float = _EXPONENT,
     margin: float | None = None,
     metric: Metric | None = None,
+    better: Literal["higher", "lower"] = "higher",
     recipe: str | Recipe = "adaptation",
     isotropic: bool = False,
     parts: int = 1,
@@ -65,11 +69,12 @@ def adapt_coefficients(
         objective: "ufm" or "entropy".
         batch_size: Examples a batch; of UFM's a quarter are trusted ones.
         collate: From a list of items to a batch, for a sequence.
-        weak: View of a batch for pseudo-labels; the batch itself by default.
-        strong: View of a batch that is to agree with them; the batch itself by default.
+        weak: UFM's view of a batch for pseudo-labels; the batch itself by default.
+        strong: UFM's view of a batch that is to agree with them; the batch itself by default.
         exponent: Of UFM's pseudo-labels: 0.5 flattens them, as the paper says; 2 sharpens them.
         margin: For "entropy": examples count whose entropy is below ``margin * ln C``; None for all.
         metric: model -> number, where labels exist after all; keeps the best epoch, the base included.
+        better: Which direction of the metric is better.
         recipe: "adaptation" (10 epochs at 1e-3), or a ``Recipe``.
         isotropic: One number a delta for all blocks.
         parts: K coefficients a delta and block, as in ``learn_coefficients``.
@@ -79,20 +84,33 @@ def adapt_coefficients(
         changes: Fields of the recipe to change.
 
     Raises:
-        ConfigError: An argument that cannot be meant, or no examples.
+        ConfigError: An argument that cannot be meant, or that does nothing with this objective; or no examples.
         ShapeMismatch: ``predict`` returns something else than logits.
         DthetaError: Otherwise as ``learn_coefficients``.
     """
-    made = recipe_of(recipe, changes)
+    made, rule = recipe_of(recipe, changes), best_or_last(metric, better)
+    _require_used(objective, weak, strong, exponent, margin)
     pool = pool_of(examples, collate, batch_size)
     problem = problem_of(model, deltas, isotropic, parts, linearized, seed, strict)
     if objective == "ufm":
         task = _ufm(pool, predict, batch_size, weak or _same, strong or _same, exponent, made, seed)
-    elif objective == "entropy":
-        task = _entropy(pool, predict, batch_size, margin, seed)
     else:
+        task = _entropy(pool, predict, batch_size, margin, seed)
+    return problem.solve([task], rule, made)
+
+
+def _require_used(
+    objective: str, weak: View | None, strong: View | None, exponent: float, margin: float | None
+) -> None:
+    """Raise for an unknown objective, and for arguments of the other one: they would do nothing."""
+    if objective not in ("ufm", "entropy"):
         raise ConfigError(f"unknown objective {objective!r}; expected ufm or entropy")
-    return problem.solve([task], Last() if metric is None else Best(metric), made)
+    given = {"weak": weak is not None, "strong": strong is not None, "exponent": exponent != _EXPONENT}
+    idle = [name for name, there in given.items() if there] if objective == "entropy" else []
+    idle += ["margin"] if objective == "ufm" and margin is not None else []
+    if idle:
+        other = "ufm" if objective == "entropy" else "entropy"
+        raise ConfigError(f"{idle[0]} does nothing with objective={objective!r}; leave it out, or take {other!r}")
 
 
 def _same(batch: Any) -> Any:
@@ -102,8 +120,7 @@ def _same(batch: Any) -> Any:
 def _ufm(
     pool: Pool, predict: Predict, size: int, weak: View, strong: View, exponent: float, made: Recipe, seed: int
 ) -> Task:
-    if not (math.isfinite(exponent) and exponent > 0):
-        raise ConfigError(f"exponent is {exponent!r}; expected a positive number")
+    positive(exponent, "exponent")
     if made.accumulation != 1 or made.shortest != 1:
         raise ConfigError("UFM has one batch a step and epochs as long as its pool: accumulation and shortest are 1")
     mixture = Mixture(pool, predict, size, seed, made.epochs)
@@ -115,7 +132,7 @@ def _ufm(
 
 
 def _entropy(pool: Pool, predict: Predict, size: int, margin: float | None, seed: int) -> Task:
-    if margin is not None and not 0 < margin <= 1:
+    if margin is not None and not (is_number(margin) and 0 < margin <= 1):
         raise ConfigError(f"margin is {margin!r}; expected a share of the largest entropy, above 0 and at most 1")
 
     def loss(model: Any, index: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from dtheta.compose.linearized import linearly_composed
 from dtheta.compose.objectives import Supply, Task, tasks
 from dtheta.compose.prompts import check_prompts, shown
 from dtheta.compose.recipe import Recipe, recipe_of
-from dtheta.compose.rules import Best, Last, Metric, Rule
+from dtheta.compose.rules import Metric, Rule, best_or_last
 from dtheta.compose.select import Strategy, check_budget, pick, pick_randomly
 from dtheta.core.apply import bind
 from dtheta.core.arguments import listed, number
@@ -98,8 +98,7 @@ def learn_coefficients(
             delta changes buffers; or the model writes to its own tensors.
         NonFinite: A loss, a gradient or a metric is NaN or infinite.
     """
-    made = recipe_of(recipe, changes)
-    rule = Last() if metric is None else Best(metric, better)
+    made, rule = recipe_of(recipe, changes), best_or_last(metric, better)
     problem = problem_of(model, deltas, isotropic, parts, linearized, seed, strict, prompts=True)
     problem = problem.starting(start, budget)
     check_budget(budget, selection, len(problem.deltas))

@@ -248,7 +248,7 @@ class Bank:
 
         Raises:
             ConfigError: If there are no rows, or an input has another number of them.
-            UnsupportedLayer, ShapeMismatch: If an output has not one entry a row.
+            UnsupportedLayer, ShapeMismatch: If rows run in several groups, and an output has not one entry a row.
             DthetaError: Otherwise as ``switch`` and ``batched``.
         """
         names = list(experts)

@@ -134,7 +134,7 @@ class Shelf:
         self._names: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(list(self._names))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -145,7 +145,8 @@ class Shelf:
     @property
     def loaded(self) -> list[Expert]:
         """The experts in memory, the one asked for longest ago first."""
-        return [expert for expert in self._experts.values() if expert.delta is not None]
+        # taken as a list at once: other threads may ask for experts while one looks
+        return [expert for expert in list(self._experts.values()) if expert.delta is not None]
 
     @property
     def nbytes(self) -> int:

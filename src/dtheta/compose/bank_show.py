@@ -53,7 +53,7 @@ class Display:
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
+        return sum(buffer.nbytes for buffer in list(self._buffers.values()))  # other threads may add to them
 
     def free(self) -> None:
         """Give the buffers back that are not shown."""

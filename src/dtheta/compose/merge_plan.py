@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,16 @@ def setting_at(name: str, parameter: Parameter, setting: Any, tensor: str, t: fl
         if text is None or text == "*" or str(text) in tensor:
             return setting_at(name, parameter, item["value"], tensor, t)
     return None
+
+
+def filters_in(setting: Any) -> Iterator[str]:
+    """Yield the texts by which a setting picks tensors, in values of its entries too."""
+    for item in [setting] if isinstance(setting, Mapping) else setting if isinstance(setting, list | tuple) else ():
+        if isinstance(item, Mapping):
+            text = item.get("filter")
+            if text is not None and text != "*":
+                yield str(text)
+            yield from filters_in(item.get("value"))
 
 
 def _gradient(name: str, parameter: Parameter, setting: Sequence[Any], t: float) -> Any:

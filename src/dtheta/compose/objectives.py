@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError
 from dtheta.fit.stream import Stream, as_batches
@@ -38,6 +40,11 @@ class Task:
     weight: float = 1.0
     begin: Callable[[Any], None] | None = None
 
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            found, whose = type(self.loss).__name__, f" for {self.name!r}" if self.name else ""
+            raise ConfigError(f"the loss is a {found}; expected a function{whose}: loss(model, batch) -> scalar")
+
 
 def tasks(batches: Any, loss: Loss | Mapping[str, Loss]) -> list[Task]:
     """Return the tasks that batches and a loss stand for: one, or one for each name.
@@ -47,22 +54,23 @@ def tasks(batches: Any, loss: Loss | Mapping[str, Loss]) -> list[Task]:
         loss: (model, batch) -> scalar, for all tasks; or a mapping with the names of ``batches``.
 
     Raises:
-        ConfigError: If the names do not agree, or there is none.
+        ConfigError: If the names do not agree, there is none, a loss is no function, or the mapping is one batch.
     """
     if not isinstance(batches, Mapping):
-        if not callable(loss):
-            if isinstance(loss, Mapping):
-                raise ConfigError("several losses need batches by the same names")
-            raise ConfigError(f"the loss is a {type(loss).__name__}; expected a function: loss(model, batch) -> scalar")
+        if isinstance(loss, Mapping):
+            raise ConfigError("several losses need batches by the same names")
         return [Task("", batches, loss)]
     if not batches:
         raise ConfigError("there is no task: batches is an empty mapping")
+    if all(isinstance(source, Tensor) for source in batches.values()):
+        raise ConfigError(
+            f"a mapping names tasks, each with batches of its own, and this one holds tensors, {list(batches)}: if "
+            "it is one batch, give it in a list"
+        )
     if isinstance(loss, Mapping):
         if set(loss) != set(batches):
             raise ConfigError(f"losses are named {sorted(loss)} and batches {sorted(batches)}; expected the same names")
         return [Task(name, source, loss[name]) for name, source in batches.items()]
-    if not callable(loss):
-        raise ConfigError(f"the loss is a {type(loss).__name__}; expected a function, or one by the name of each task")
     return [Task(name, source, loss) for name, source in batches.items()]
 
 

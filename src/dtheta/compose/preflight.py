@@ -7,7 +7,7 @@ disk and memory            what will be read, written and held
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from dtheta.compose.merge_forms import require_divisible, require_same_form
 from dtheta.compose.merge_layout import Place, depths, numbered, sharded, stacked
 from dtheta.compose.merge_parts import Model, Part
-from dtheta.compose.merge_plan import MergeInput, MergePlan, resolved
+from dtheta.compose.merge_plan import MergeInput, MergePlan, filters_in, resolved
 from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.header import Opened, open_delta
 from dtheta.core.tensorfile import Entry
@@ -125,6 +125,23 @@ def _note(found: Preflight) -> None:
         found.notes.append(
             f"density changes nothing: {rule.name} keeps every entry; ties, dare_linear or breadcrumbs trim"
         )
+    if rule.trim is None and any(part.shared.get("rescale") for part in found.parts()):
+        found.notes.append(f"rescale changes nothing: {rule.name} keeps every entry, so that no magnitude is lost")
+    found.notes += _idle_filters(found)
+
+
+def _idle_filters(found: Preflight) -> list[str]:
+    """Say which filters fit no tensor, so that what they set holds nowhere."""
+    named = {name for part in found.parts() for name in (part.name, *(n for _, n in part.inputs if n is not None))}
+    settings = [setting for scope in _scopes(found.plan) for setting in scope.values()]
+    idle = dict.fromkeys(text for setting in settings for text in filters_in(setting) if not _fits(text, named))
+    words = {word for name in named for word in name.split(".") if not word.isdigit()}
+    why = "changes nothing: no tensor has it in its name"
+    return [f"filter {text!r} {why}{did_you_mean(text, words)}" for text in idle]
+
+
+def _fits(text: str, names: Iterable[str]) -> bool:
+    return any(text in name for name in names)
 
 
 def _open(found: Preflight) -> None:

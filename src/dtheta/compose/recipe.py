@@ -76,10 +76,11 @@ def recipe_of(name: str | Recipe, changes: dict[str, Any]) -> Recipe:
     """
     if isinstance(name, Recipe):
         found = name
-    elif name in RECIPES:
+    elif isinstance(name, str) and name in RECIPES:
         found = RECIPES[name]
     else:
-        raise ConfigError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
+        near = did_you_mean(str(name), RECIPES)
+        raise ConfigError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}, or a Recipe{near}")
     known = list(Recipe.__dataclass_fields__)
     for field in changes:
         if field not in known:

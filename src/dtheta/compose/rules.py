@@ -12,12 +12,12 @@ then, and fails).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from dtheta.errors import ConfigError, NonFinite
+from dtheta.core.arguments import is_number, number
+from dtheta.errors import ConfigError
 
 #: model -> number, such as an accuracy on validation data.
 Metric: TypeAlias = Callable[[Any], float]
@@ -74,7 +74,7 @@ class Forget:
     keep: float = 0.95
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
+        if not (is_number(self.keep) and 0 < self.keep <= 1):
             raise ConfigError(f"keep is {self.keep!r}; expected a share of the control's score, above 0 and at most 1")
 
     def scores(self, model: Any) -> dict[str, float]:
@@ -119,12 +119,25 @@ class Last:
 
 
 def measured(name: str, metric: Metric, model: Any) -> float:
-    """Return the number that a metric gives.
+    """Return the number that a metric gives; it decides which coefficients are kept.
 
     Raises:
-        NonFinite: If it is NaN or infinite.
+        ConfigError: If it is no function, or what it gives is no number.
+        NonFinite: If that is NaN or infinite.
     """
-    found = float(metric(model))
-    if not math.isfinite(found):
-        raise NonFinite(f"the {name} is {found} on this model; it decides which coefficients are kept")
-    return found
+    if not callable(metric):
+        raise ConfigError(f"the {name} is {metric!r}; expected a function of the model: metric(model) -> number")
+    return number(metric(model), f"what the {name} gives for this model")
+
+
+def best_or_last(metric: Metric | None, better: Literal["higher", "lower"]) -> Rule:
+    """Return the rule of a metric and its direction; without a metric, that of the last epoch.
+
+    Raises:
+        ConfigError: If the direction is none, or comes without a metric.
+    """
+    if metric is not None:
+        return Best(metric, better)
+    if better != "higher":
+        raise ConfigError(f"better={better!r} is said of no metric, so that the last epoch is kept; pass metric=...")
+    return Last()

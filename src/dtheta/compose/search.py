@@ -71,7 +71,7 @@ def search_coefficients(
         strict: Whether the touched tensors must be, bit for bit, those the deltas were made on.
 
     Raises:
-        ConfigError: An argument that cannot be meant, no deltas, or no batches.
+        ConfigError: An argument that cannot be meant, no deltas, no batches, or a loss that is no number.
         NonFinite: The loss is NaN or infinite.
         DthetaError: Otherwise as ``learn_coefficients``.
     """
@@ -120,12 +120,19 @@ def _mean_loss(composition: Composition, held: Sequence[tuple[Task, list[Any]]],
     for task, batches in held:
         for i, batch in enumerate(batches):
             seed_all(key(seed, "search/loss", i))  # a loss that draws must draw the same for every composition
-            total += task.weight * float(task.loss(composition.model, batch)) / len(batches)
+            total += task.weight * _scalar(task.loss(composition.model, batch)) / len(batches)
     if not math.isfinite(total):
         raise NonFinite(
             f"the loss is {total} for one of the compositions; lower bound or spread, or look at the batches"
         )
     return total
+
+
+def _scalar(loss: Any) -> float:
+    if not is_number(loss):
+        found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ConfigError(f"the loss must be one number, got {found}; return its mean")
+    return float(loss)
 
 
 def _report(found: Found) -> Report:

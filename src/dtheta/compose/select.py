@@ -33,6 +33,8 @@ def check_budget(budget: int | None, strategy: str, n: int) -> None:
     """
     if strategy not in ("blockwise", "whole", "random"):
         raise ConfigError(f"unknown selection {strategy!r}; expected blockwise, whole or random")
+    if budget is None and strategy != "blockwise":
+        raise ConfigError(f"selection={strategy!r} chooses deltas under a budget, and there is none; pass budget=...")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= n):
         raise ConfigError(f"budget is {budget!r}; expected a number of deltas from 1 to {n}, or None for all")
 

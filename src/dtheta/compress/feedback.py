@@ -107,7 +107,7 @@ class ErrorFeedback:
         density, alpha = check(density, per, of), check_scale(scale, alpha)
         _refuse_factors(of)
         self.settings = {"density": density, "scale": scale, "per": per, "alpha": alpha, "of": of}
-        self.residual = residual
+        self.residual = None if residual is None else one_delta(residual)
 
     def send(self, delta: Delta) -> Delta:
         """Return what is sent of this round's delta and of what was left before.

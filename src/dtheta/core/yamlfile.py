@@ -26,8 +26,8 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
         what: What it is to be, for the message, such as "configuration".
 
     Raises:
-        ConfigError: If it cannot be read, is larger than a megabyte, is not YAML, has a key twice, or stands for too
-            many values.
+        ConfigError: If it cannot be read, is larger than a megabyte, is not YAML, has a key twice or a value inside
+            itself, or stands for too many values.
     """
     import yaml
 
@@ -47,15 +47,18 @@ def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def _check(root: Any, path: Path) -> None:
-    """Raise where a table has a key twice, or aliases written out make too many values."""
+    """Raise where a table has a key twice, a value is inside itself, or aliases written out make too many values."""
     import yaml
 
     counts: dict[int, int] = {}  # of nodes, each looked at once, however many aliases it has
 
     def count(node: Any) -> int:
         if id(node) in counts:
+            if not counts[id(node)]:
+                line = node.start_mark.line + 1
+                raise ConfigError(f"{path}, line {line}: a value is inside itself by an alias; write it plainly")
             return counts[id(node)]
-        counts[id(node)] = 1  # of a node that is inside itself, which yaml refuses later or makes without end
+        counts[id(node)] = 0  # as long as what is inside of it is counted
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST:
             raise ConfigError(f"{path}, line {node.start_mark.line + 1}: a number of {len(node.value):,} characters")
         inner: list[Any] = []

@@ -141,10 +141,12 @@ def test_what_cannot_be_adapted_to(tiny_mlp: nn.Module, deltas: list[Delta]) -> 
         adapt(x[:0])
     with pytest.raises(ConfigError, match="unknown objective"):
         adapt(objective="simclr")
-    with pytest.raises(ConfigError, match="margin"):
-        adapt(objective="entropy", margin=2.0)
-    with pytest.raises(ConfigError, match="exponent"):
-        adapt(exponent=0.0)
+    for margin in (2.0, "half"):
+        with pytest.raises(ConfigError, match="margin"):
+            adapt(objective="entropy", margin=margin)
+    for exponent in (0.0, "half"):
+        with pytest.raises(ConfigError, match="exponent"):
+            adapt(exponent=exponent)
     with pytest.raises(ConfigError, match="batch_size"):
         adapt(batch_size=0)
     with pytest.raises(ConfigError, match="UFM has one batch"):
@@ -155,3 +157,25 @@ def test_what_cannot_be_adapted_to(tiny_mlp: nn.Module, deltas: list[Delta]) -> 
     with pytest.raises(NonFinite, match="logits that are not finite"):
         adapt(prediction=lambda model, batch: model(batch) * float("inf"))
     assert bits(tiny_mlp) == before
+
+
+def test_arguments_of_the_other_objective_are_refused(tiny_mlp: nn.Module, deltas: list[Delta]) -> None:
+    x = normal(8, 12)
+    for name, value in {"weak": abs, "strong": abs, "exponent": 2.0}.items():
+        with pytest.raises(ConfigError, match=f"{name} does nothing with objective='entropy'"):
+            adapt_coefficients(tiny_mlp, deltas, x, predict, objective="entropy", **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="margin does nothing with objective='ufm'"):
+        adapt_coefficients(tiny_mlp, deltas, x, predict, margin=0.4)
+
+
+def test_a_metric_may_be_better_when_lower(tiny_mlp: nn.Module, deltas: list[Delta]) -> None:
+    x = normal(16, 12)
+
+    def metric(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(entropy(model(x)))
+
+    settings: dict[str, Any] = {"objective": "entropy", "metric": metric, "epochs": 3, "lr": 0.1}
+    low = adapt_coefficients(tiny_mlp, deltas, x, predict, better="lower", **settings)
+    high = adapt_coefficients(tiny_mlp, deltas, x, predict, **settings)
+    assert low.values.any() and not high.values.any()  # entropy falls, and of the highest the base is kept

@@ -411,3 +411,9 @@ def test_what_is_no_delta(tiny_mlp: nn.Module, wrong: Any) -> None:
 def test_a_loss_is_a_function(tiny_mlp: nn.Module, batches: Any) -> None:
     with pytest.raises(ConfigError, match="the loss is a NoneType; expected a function"):
         learn_coefficients(tiny_mlp, [delta(tiny_mlp)], batches, None)  # type: ignore[arg-type]
+
+
+def test_one_batch_is_no_mapping_of_tasks(tiny_mlp: nn.Module) -> None:
+    batch = {"x": normal(8, 12), "y": normal(8, 12)}
+    with pytest.raises(ConfigError, match=r"holds tensors, \['x', 'y'\]: if it is one batch, give it in a list"):
+        learn_coefficients(tiny_mlp, [delta(tiny_mlp, "dense")], batch, lambda m, b: m(b["x"]).mean())

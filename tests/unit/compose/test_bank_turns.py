@@ -6,6 +6,7 @@ import asyncio
 import copy
 import io
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,39 @@ def test_threads_get_what_they_ask_for(bank: Bank) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(60)))
     assert bits(bank.model) == before and bank.current is None
+
+
+def test_one_may_look_while_others_use_it(bank: Bank) -> None:
+    """What tells of the bank does not wait for blocks, and does not fail when they change what it tells of."""
+    done, failed = threading.Event(), list[str]()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                assert bank.nbytes and len(bank.loaded) == len(list(bank)) == 6 and repr(bank)
+                assert bank.buffer_nbytes >= 0
+            except RuntimeError as error:
+                failed.append(str(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    watcher = threading.Thread(target=look)
+    try:
+        watcher.start()
+        for i in range(600):
+            with bank.using([*bank][i % 6]):
+                bank.free()
+    finally:
+        done.set()
+        watcher.join(30)
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
+def test_experts_may_be_removed_while_one_goes_through_them(bank: Bank) -> None:
+    for name in bank:
+        bank.remove(name)
+    assert not len(bank)
 
 
 def test_a_thread_waits_until_the_block_of_another_ends(bank: Bank) -> None:

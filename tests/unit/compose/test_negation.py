@@ -15,7 +15,7 @@ from dtheta.compose.compose import compose
 from dtheta.compose.negation import learn_negation
 from dtheta.core.apply import applied
 from dtheta.core.delta import Delta
-from dtheta.errors import DthetaWarning
+from dtheta.errors import ConfigError, DthetaWarning
 from tests.unit.compose.examples import bits, delta, normal
 
 Batch = tuple[Tensor, Tensor]
@@ -96,3 +96,9 @@ def test_zeros_where_no_epoch_keeps_the_control(tiny_mlp: nn.Module, problem: tu
 def test_a_target_that_never_falls_keeps_the_base(tiny_mlp: nn.Module, problem: tuple[Delta, Batch, Batch]) -> None:
     found = negate(tiny_mlp, problem, target_metric=scored([0.5, 0.6, 0.5]), control_metric=scored([1.0] * 3), epochs=2)
     assert not found.values.any() and found.report is not None and found.report.feasible and found.report.best == 0
+
+
+def test_losses_are_functions(tiny_mlp: nn.Module) -> None:
+    x, found = normal(8, 12), [delta(tiny_mlp, "dense")]
+    with pytest.raises(ConfigError, match="the loss is a NoneType; expected a function for 'target'"):
+        learn_negation(tiny_mlp, found, [x], [x], None, target_metric=float, control_metric=float)  # type: ignore[arg-type]

@@ -158,3 +158,22 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing was read or written"):
         merge_checkpoints(merge_plan("ties", [folders[1]], folders[0]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rescale_that_changes_nothing_is_noted(tmp_path: Path) -> None:
+    folders = family(tmp_path, count=1)
+    for method, count in {"task_arithmetic": 1, "ties": 0}.items():
+        notes = preflight(merge_plan(method, [folders[1]], folders[0], weight=1, rescale=True)).notes
+        assert sum("rescale changes nothing" in note for note in notes) == count
+
+
+def test_filters_that_fit_no_tensor_are_noted(tmp_path: Path) -> None:
+    folders = family(tmp_path, count=1)
+    inner = {"filter": "mlp", "value": 1}
+    density = [{"filter": "norn", "value": 0.5}, {"filter": "norm", "value": inner}]
+    weight = [{"filter": "layers.1", "value": 0.5}, {"filter": "*", "value": 1}]
+    notes = preflight(merge_plan("ties", [(folders[1], {"density": density})], folders[0], weight=weight)).notes
+    assert notes == [
+        "filter 'norn' changes nothing: no tensor has it in its name; did you mean 'norm' or 'nothing'?",
+        "filter 'mlp' changes nothing: no tensor has it in its name",
+    ]

@@ -39,3 +39,9 @@ def test_unknown_names_say_what_is_meant() -> None:
         recipe_of("fewshot", {})
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         recipe_of("addition", {"epoch": 3})
+
+
+def test_a_recipe_has_a_name() -> None:
+    for recipe in (None, ["addition"]):
+        with pytest.raises(ConfigError, match=r"unknown recipe .*; expected one of addition"):
+            recipe_of(recipe, {})  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtheta.compose.rules import Best, Forget, Last
+from dtheta.compose.rules import Best, Forget, Last, best_or_last
 from dtheta.errors import ConfigError, NonFinite
 
 
@@ -43,3 +43,20 @@ def test_a_share_of_a_negative_score_means_nothing() -> None:
     with pytest.raises(ConfigError, match="the control metric is -1 on the base"):
         rule.stop({"target": 0.0, "control": -1.0}, {"target": 0.0, "control": -1.0})
     assert rule.stop({"target": 0.0, "control": 0.0}, {"target": 0.0, "control": 0.0}) == ""
+
+
+def test_a_metric_gives_a_number() -> None:
+    for metric in (lambda model: None, lambda model: "0.9", lambda model: [1.0, 2.0]):
+        with pytest.raises(ConfigError, match=r"what the metric gives for this model is .*; expected a number"):
+            Best(metric).scores(1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the target metric is 3; expected a function"):
+        Forget(3, float).scores(1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="keep"):
+        Forget(float, float, keep="most")  # type: ignore[arg-type]
+
+
+def test_a_direction_needs_a_metric() -> None:
+    assert isinstance(best_or_last(None, "higher"), Last)
+    assert best_or_last(float, "lower") == Best(float, "lower")
+    with pytest.raises(ConfigError, match="better='lower' is said of no metric"):
+        best_or_last(None, "lower")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -71,3 +73,13 @@ def test_what_cannot_be_meant(tiny_mlp: nn.Module) -> None:
         tiny_mlp[0].weight += 1
     with pytest.raises(BaseMismatch):
         search_coefficients(tiny_mlp, deltas, [x], square)
+
+
+def test_a_loss_is_one_number(tiny_mlp: nn.Module) -> None:
+    deltas, x = [delta(tiny_mlp, "dense")], normal(8, 12)
+    as_number: Any = lambda m, b: float(square(m, b))  # noqa: E731
+    assert search_coefficients(tiny_mlp, deltas, [x], as_number, evaluations=3) is not None
+    with pytest.raises(ConfigError, match=r"the loss must be one number, got \(8,\); return its mean"):
+        search_coefficients(tiny_mlp, deltas, [x], lambda m, b: m(b).sum(1))
+    with pytest.raises(ConfigError, match="the loss must be one number, got NoneType"):
+        search_coefficients(tiny_mlp, deltas, [x], lambda m, b: None)  # type: ignore[arg-type, return-value]

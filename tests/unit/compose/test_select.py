@@ -48,3 +48,6 @@ def test_budgets_that_cannot_be_meant() -> None:
             check_budget(budget, "whole", 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unknown selection"):
         check_budget(1, "features", 3)
+    for strategy in ("whole", "random"):
+        with pytest.raises(ConfigError, match=f"selection='{strategy}' chooses deltas under a budget"):
+            check_budget(None, strategy, 3)

@@ -85,3 +85,5 @@ def test_arguments_are_checked_before_the_first_round(arguments: dict[str, Any])
 def test_what_is_no_delta_is_refused() -> None:
     with pytest.raises(ConfigError, match="a str was given; expected one delta"):
         ErrorFeedback().send("a.delta")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a str was given; expected one delta"):
+        ErrorFeedback(residual="a.delta")  # type: ignore[arg-type]

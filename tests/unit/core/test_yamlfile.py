@@ -53,9 +53,10 @@ def test_what_cannot_be_meant_is_refused(read, text, says):
         read(text)
 
 
-def test_a_list_inside_of_itself_does_not_hang(read):
-    found = read("a: &a [*a]")
-    assert found["a"][0] is found["a"]
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: [1, *a]}", "a: 1\nb: &b\n- {value: *b}\n"])
+def test_a_value_inside_of_itself_is_refused(read, text):
+    with pytest.raises(ConfigError, match=r"line [123]: a value is inside itself by an alias; write it plainly"):
+        read(text)
 
 
 def test_a_missing_file_is_named(tmp_path):
