@@ -57,6 +57,12 @@ def test_version(dtheta: Run) -> None:
     assert dtheta("--version").out == f"dtheta {__version__}\n"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "dtheta", "shwo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "show" in done.stderr
+
+
 def test_unknown_verb_names_the_nearest(dtheta: Run) -> None:
     done = dtheta("adpat")
     assert done.code == 2
@@ -122,9 +128,9 @@ def test_nobody_reads_the_output(adapted: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 @pytest.mark.slow
-@pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("sign", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_killed_while_training_leaves_no_half_file(
-    folders: dict[str, Path], table: Path, tmp_path: Path, sign: int, code: int
+    folders: dict[str, Path], table: Path, tmp_path: Path, sign: str, code: int
 ) -> None:
     out = tmp_path / "x.delta"
     command = [sys.executable, "-m", "dtheta.cli.main", "adapt", "--model", folders["bert"], "--data", table]
@@ -138,10 +144,43 @@ def test_killed_while_training_leaves_no_half_file(
             while "training" not in process.stderr.readline():
                 assert process.poll() is None, "it ended before it trained"
             time.sleep(0.5)
-            process.send_signal(sign)
+            process.send_signal(getattr(signal, sign))
             assert process.wait(60) == code
         finally:
             process.kill()
     left = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {table.name}
     assert not out.exists()
     assert not [name for name in left if name.endswith(".part")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+@pytest.mark.parametrize(("sign", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_what_ends_a_process_unwinds_it(dtheta: Run, monkeypatch: pytest.MonkeyPatch, sign: str, code: int) -> None:
+    left: list[int] = []
+
+    def ended(*_: object) -> int:
+        try:
+            os.kill(os.getpid(), getattr(signal, sign))
+            time.sleep(10)
+        finally:
+            left.append(code)
+        return 0
+
+    monkeypatch.setattr("dtheta.cli.show.run", ended)
+    before = signal.getsignal(getattr(signal, sign))
+    assert dtheta("show", "anything").code == code and left == [code]
+    assert signal.getsignal(getattr(signal, sign)) is before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_what_nohup_ignores_stays_ignored(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return 0
+
+    monkeypatch.setattr("dtheta.cli.show.run", closed)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert dtheta("show", "anything").code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,6 +1,7 @@
 """``dtheta VERB ...``: find the verb's file, import that one alone, run it, and turn errors into exit codes.
 
-    0 done    1 failed    2 usage    3 wrong base    130 interrupted    143 terminated    141 nobody reads the output
+    0 done    1 failed    2 usage    3 wrong base    130 interrupted    143 terminated    129 its terminal was closed
+    141 nobody reads the output
 
 An error of ours is one clear message on stderr; ``DTHETA_DEBUG=1`` adds the traceback. Anything else that goes wrong is
 a bug, and shows its traceback.
@@ -23,7 +24,7 @@ from dtheta._version import __version__
 from dtheta.cli.verbs import ACTIONS, GROUPS, VERBS
 from dtheta.errors import ConfigError, DthetaError, DthetaWarning, did_you_mean
 
-_INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143
+_INTERRUPTED, _UNREAD = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(arguments, _as_options(arguments, str(error)), error.exit_code)
     except KeyboardInterrupt as interrupt:
         return _fail(arguments, f"interrupted{interrupt}", _INTERRUPTED)
-    except _Terminated:
-        return _TERMINATED
+    except _Terminated as terminated:
+        return 128 + terminated.signal
     except BrokenPipeError:
         # the interpreter flushes once more as it ends: give it somewhere to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,20 +61,26 @@ _SURROUNDINGS = {
 }  # fmt: skip
 
 
+_ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no terminals to close
+
+
 @contextlib.contextmanager
 def _kept_handlers() -> Iterator[None]:
     """Handle warnings and termination our way for the length of a block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # A plain kill would skip every "finally" and leave files that were being written aside.
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # A plain kill, or a terminal that is closed, would skip every "finally" and leave files that were written aside.
+    # What nohup has the process ignore it goes on ignoring.
+    ends = [sign for sign in _ENDS if signal.getsignal(sign) not in (signal.SIG_IGN, None)]
+    before = {sign: signal.signal(sign, _terminate) for sign in ends}
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _open_streams() -> None:
@@ -86,9 +93,13 @@ def _open_streams() -> None:
 class _Terminated(BaseException):
     """The process is asked to end. No SystemExit: a federation takes that of a client's code for the client's end."""
 
+    def __init__(self, sign: int) -> None:
+        super().__init__(sign)
+        self.signal = sign
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+
+def _terminate(sign: int, _: object) -> None:
+    raise _Terminated(sign)
 
 
 def _run(arguments: list[str]) -> int:

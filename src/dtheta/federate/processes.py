@@ -84,7 +84,9 @@ class Processes(InProcess):
 
     def _child(self, task: Task, frame: Frame | None, pipe: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its processes
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server's handler would unwind what is the server's
+        for sign in (signal.SIGTERM, signal.SIGHUP):  # the server's handler would unwind what is the server's
+            if signal.getsignal(sign) is not signal.SIG_IGN:
+                signal.signal(sign, signal.SIG_DFL)
         torch.set_num_threads(1)  # threads do not come along through a fork
         _, data, left = self._answered(task)
         pipe.send_bytes(data)
