@@ -47,6 +47,24 @@ def configuration(checkpoint: Checkpoint) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def ties_embeddings(config: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration makes input and output embeddings one; where it does not say, as its kind has it.
+
+    Files leave out what is usual: GPT-2's and Gemma's do not say that they are tied.
+    """
+    said = config.get("tie_word_embeddings")
+    return _usual_tie(str(config.get("model_type"))) if said is None else bool(said)
+
+
+def _usual_tie(kind: str) -> bool:
+    try:
+        from transformers import CONFIG_MAPPING
+
+        return bool(getattr(CONFIG_MAPPING[kind](), "tie_word_embeddings", False))
+    except (ImportError, KeyError):
+        return False
+
+
 def with_dtype(config: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
     """Return a configuration that states a dtype, as far as it states one at all; None changes nothing."""
     name = str(dtype).removeprefix("torch.")

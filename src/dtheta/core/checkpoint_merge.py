@@ -23,6 +23,7 @@ from dtheta.core.checkpoint_folder import (
     copy_companions,
     refuse_source,
     require_room,
+    ties_embeddings,
     with_dtype,
     write_config,
     write_index,
@@ -157,7 +158,7 @@ def _change_of(checkpoint: Checkpoint, delta: Delta) -> dict[str, str]:
     Where the configuration says that embeddings are tied and the file stores both copies, both move.
     """
     found = {name: name for name in delta}
-    if not configuration(checkpoint).get("tie_word_embeddings", False):
+    if not ties_embeddings(configuration(checkpoint)):
         return found
     for name in delta:
         entry, digest = checkpoint.info(name), None

@@ -22,7 +22,6 @@ Shape legend: V tokens, D features of the stream, N neurons.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -33,9 +32,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dtheta.core.checkpoint_folder import configuration, ties_embeddings
 from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.tensors import base_tensors, canonical_names
-from dtheta.errors import ConfigError, FormatError, NonFinite, UnsupportedLayer
+from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer
 from dtheta.probe.norms import final_norm, norm_behind
 
 Norm = Literal["folded", "raw"]
@@ -192,6 +192,9 @@ class _Source:
     def says(self, key: str, default: Any = None) -> Any:
         return self.config.get(key, default) if isinstance(self.config, dict) else getattr(self.config, key, default)
 
+    def ties(self) -> bool:
+        return ties_embeddings({key: self.says(key) for key in ("tie_word_embeddings", "model_type")})
+
 
 def _of_model(model: nn.Module) -> _Source:
     tensors, head = base_tensors(model), None
@@ -205,12 +208,8 @@ def _of_model(model: nn.Module) -> _Source:
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> _Source:
-    path = checkpoint.path / "config.json"
-    try:
-        config = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise FormatError(f"{path} is no JSON: {error}") from None
-    config = {**config, **(config.get("text_config") or {})} if isinstance(config, dict) else {}
+    config = configuration(checkpoint)
+    config |= config.get("text_config") or {}
     return _Source(checkpoint, {n: checkpoint.info(n).shape for n in checkpoint}, config, None, str(checkpoint.path))
 
 
@@ -233,7 +232,7 @@ def _unembedding(source: _Source) -> tuple[str, bool]:
     head = source.head or next((name for end in _HEADS for name in source.shapes if name.endswith(end)), None)
     if head is not None:
         return head, head == embedding
-    if embedding is not None and _says_tied(source):
+    if embedding is not None and source.ties():
         return embedding, True
     if embedding is not None and not source.config:
         raise UnsupportedLayer(
@@ -244,21 +243,6 @@ def _unembedding(source: _Source) -> tuple[str, bool]:
         f"{source.what} has no unembedding: no {_HEADS[0]} and no tied input embedding. Load the model with its "
         "language modeling head (its architecture ends in ForCausalLM)"
     )
-
-
-def _says_tied(source: _Source) -> bool:
-    """Tell whether the unembedding is the input embedding; where a configuration does not say, as its kind has it.
-
-    Files leave out what is usual: GPT-2's and Gemma's do not say that they are tied.
-    """
-    if (told := source.says("tie_word_embeddings")) is not None:
-        return bool(told)
-    try:
-        from transformers import CONFIG_MAPPING
-
-        return bool(getattr(CONFIG_MAPPING[str(source.says("model_type"))](), "tie_word_embeddings", False))
-    except (ImportError, KeyError):
-        return False
 
 
 def _matrices(source: _Source, unembedding: str) -> tuple[str, dict[int, ValueMatrix]]:

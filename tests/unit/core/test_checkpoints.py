@@ -338,13 +338,15 @@ def test_the_source_is_never_written_to(sharded: Path, delta: Delta, tmp_path: P
 def test_stored_copies_of_tied_embeddings_move_together(tmp_path: Path) -> None:
     embed = normal(6, 4)
     tensors = {"embed.weight": embed, "lm_head.weight": embed.clone(), "other.weight": normal(6, 4, index=1)}
-    for tied in (True, False):
-        folder = tmp_path / f"model-{tied}"
+    gpt2, llama = {"model_type": "gpt2"}, {"model_type": "llama"}  # which leave out what is usual: tied, and not
+    said = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+    for i, (config, tied) in enumerate([(said[0], True), (said[1], False), (gpt2, True), (llama, False)]):
+        folder = tmp_path / f"model-{i}"
         folder.mkdir()
         save_file(tensors, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
-        done = merge_checkpoint(folder, Delta({"embed.weight": Dense(torch.ones(6, 4))}), tmp_path / f"out-{tied}")
-        found = open_checkpoint(tmp_path / f"out-{tied}")
+        (folder / "config.json").write_text(json.dumps(config))
+        done = merge_checkpoint(folder, Delta({"embed.weight": Dense(torch.ones(6, 4))}), tmp_path / f"out-{i}")
+        found = open_checkpoint(tmp_path / f"out-{i}")
         assert torch.equal(found["embed.weight"], embed + 1)
         assert torch.equal(found["lm_head.weight"], embed + 1 if tied else embed)
         assert set(done.changed) == {"embed.weight", *(["lm_head.weight"] if tied else [])}
