@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from dtheta.core.tensorfile import data_of
 from dtheta.core.tensors import base_tensors, why_unreadable
 from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
+
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -123,10 +126,22 @@ def _mismatch(missing: list[str], differ: list[str], total: int, tensors: Mappin
     if differ:
         lines.append(f"  {len(differ)} differ in content, first: {', '.join(differ[:3])}")
     if missing:
-        near = did_you_mean(missing[0], tensors)
-        lines.append(f"  {len(missing)} are missing, first: {', '.join(missing[:3])}{near}")
+        stored = _stored_apart(missing, tensors)
+        near = "" if stored else did_you_mean(missing[0], tensors)
+        lines += [f"  {len(missing)} are missing, first: {', '.join(missing[:3])}{near}", *stored]
     lines.append("  load the base it was made on ('dtheta show FILE' names it), or ask for strict=False, knowing why")
     return "\n".join(lines)
+
+
+def _stored_apart(missing: Iterable[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Say so where a delta has experts one by one, as files do, and the model has those of a layer in one tensor."""
+    apart = any(_EXPERT.search(name) for name in missing)
+    if not apart or any(_EXPERT.search(name) for name in tensors) or not any(".experts." in name for name in tensors):
+        return []
+    return [
+        "  it names experts one by one, as files store them, and this model has all of a layer in one tensor; add the "
+        "delta to the files ('dtheta merge FOLDER DELTA --out NEW'), or extract it from two models in memory"
+    ]
 
 
 def merkle_root(digests: Mapping[str, str]) -> str:

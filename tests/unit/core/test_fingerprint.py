@@ -116,6 +116,17 @@ def test_check_names_what_differs_and_what_is_missing(tiny_mlp: nn.Module) -> No
     known.check(tensors, ["0.bias", "2.weight", "unknown to the fingerprint"])
 
 
+def test_experts_that_files_store_one_by_one_are_told() -> None:
+    """transformers stacks them as it loads; the nearest name was advised, which is another tensor."""
+    stored = {f"l.moe.experts.{i}.w1.weight": torch.zeros(2, 3) for i in range(2)}
+    with pytest.raises(BaseMismatch, match=r"dtheta merge FOLDER DELTA") as error:
+        fingerprint(stored).check({"l.mlp.experts.gate_up_proj": torch.zeros(2, 2, 3)})
+    assert "did you mean" not in str(error.value)
+    with pytest.raises(BaseMismatch) as error:
+        fingerprint(stored).check({"l.mlp.experts.0.w1.weight": torch.zeros(2, 3)})
+    assert "did you mean" in str(error.value) and "in one tensor" not in str(error.value)
+
+
 def test_names_do_not_depend_on_wrappers(tiny_mlp: nn.Module) -> None:
     plain = fingerprint(tiny_mlp)
     assert fingerprint(nn.DataParallel(tiny_mlp)) == plain
