@@ -42,6 +42,12 @@ def heavy(x):
 heavy.channels, heavy.units, heavy.hours = ("z", "t"), {"z": "m", "t": "K"}, 6.0
 wrong_shape = lambda x: x[:, :1]
 blows_up = lambda x: x * float("inf")
+bf16 = torch.nn.Linear(12, 12).bfloat16()
+def later(x):
+    raise KeyError("what is not there")
+def timed(x):
+    return x
+timed.hours = "six"
 '''
 
 
@@ -198,6 +204,9 @@ ACTS: dict[str, Callable[[Any], Any]] = {
     "lacking": lambda d: d[["z"]],
     "unsorted": lambda d: d.isel(time=slice(None, None, -1)),
     "numbered": lambda d: d.assign_coords(time=np.arange(40)),
+    "levels": lambda d: d.expand_dims(level=[500, 850]),
+    "shuffled": lambda d: d.isel(latitude=[1, 0, 2, 3, 4, 5]),
+    "closed": lambda d: d.assign_coords(longitude=np.linspace(0, 360, 12)),
 }
 
 
@@ -222,6 +231,9 @@ ACTS: dict[str, Callable[[Any], Any]] = {
         ("lacking", "--truth", 2, "has no channel 't'; it has z"),
         ("unsorted", "--analyses", 2, "expected times that rise"),
         ("numbered", "--analyses", 2, "expected dates"),
+        ("levels", "--analyses", 2, "variables have the dimensions level, latitude, longitude; expected latitude and"),
+        ("shuffled", "--analyses", 2, "latitudes neither rise nor fall"),
+        ("closed", "--analyses", 2, "a meridian is there twice"),
     ],
 )
 def test_files_that_do_not_fit(dtheta: Run, here: Path, act: str, option: str, code: int, said: str) -> None:
@@ -260,6 +272,18 @@ def test_files_that_do_not_fit(dtheta: Run, here: Path, act: str, option: str, c
         ),
         (("--step", "net.py:wrong_shape", "--perturbation", "white(amplitude=1)"), 1, "expected the same shape"),
         (("--step", "net.py:blows_up", "--perturbation", "white(amplitude=1)"), 1, "no longer finite"),
+        (
+            ("--step", "net.py:bf16"),
+            2,
+            "the step net.py:bf16 raised RuntimeError: mat1 and mat2 must have the same dtype",
+        ),
+        (("--step", "net.py:bf16", "--dry-run"), 2, "It is called with states (batch, channels, ...) in float32"),
+        (
+            ("--step", "net.py:later", "--perturbation", "white(amplitude=1)"),
+            2,
+            "the step net.py:later raised KeyError: 'what is not there'",
+        ),
+        (("--step", "net.py:timed"), 2, "the step's attribute 'hours' is 'six'; expected a number"),
         (("--step", "net.py:net", "--perturbation", "bred(amplitude=[1, 2, 3])"), 2, "3 amplitudes for 2 channels"),
         (("--step", "net.py:net", "--perturbation", "random"), 2, "give --climate FILE"),
         (("--step", "net.py:net", "--parameters", "none.safetensors"), 2, "none.safetensors"),
@@ -376,10 +400,45 @@ def test_a_region_has_no_harmonics_and_is_scored_all_the_same(dtheta: Run, here:
     scored = dtheta("ensemble", "verify", "run.zarr", "--report", "p.html", "--json")
     assert scored.code == 0, scored.err
     assert "spectrum_mean" not in {s["metric"] for s in scored.json["scores"]}
+    run, archive = Hindcast("run.zarr"), Hindcast("run.zarr").archive(0)
+    happened = run.truth(0)
+    assert happened is not None and run.grid is not None
+    rows = np.deg2rad(np.abs(np.diff(GRID.latitudes[1:4])))
+    middle = np.deg2rad(GRID.latitudes[1:4])
+    edges = np.concatenate([[middle[0] + rows[0] / 2], (middle[1:] + middle[:-1]) / 2, [middle[-1] - rows[-1] / 2]])
+    areas = -np.diff(np.sin(edges))
+    error = (archive.read(0, 2, 4).double().mean(0) - happened[-1].double()).numpy()[0]
+    expected = np.sqrt((error**2).mean(-1) @ areas / areas.sum())
+    score = next(s for s in scored.json["scores"] if (s["metric"], s["channel"], s["lead"]) == ("rmse", "z", 24))
+    assert score["value"] == pytest.approx(expected, rel=1e-5)
     refused = dtheta(
         "ensemble", "run", "--step", "net.py:heavy", *given, "--perturbation", "spherical", "--out", "b.zarr"
     )
     assert refused.code == 2 and "take white noise here" in refused.err
+    twice = dtheta("ensemble", "verify", "run.zarr", "--region", "a=0:90", "--region", "a=-90:0")
+    assert twice.code == 2 and "--region: 'a' is there twice" in twice.err
+
+
+def test_stations_in_another_order_are_refused(dtheta: Run, here: Path) -> None:
+    names = [f"s{i}" for i in range(12)]
+    flat = weather().isel(latitude=2, drop=True).rename(longitude="station").assign_coords(station=names)
+    flat.to_zarr("a.zarr")
+    flat.isel(station=[1, 0, *range(2, 12)]).to_zarr("b.zarr")
+    given = ("ensemble", "run", "--step", "net.py:heavy", "--members", 2, "--days", 1, "--starts", 1, "--quiet")
+    done = dtheta(*given, "--analyses", "a.zarr", "--truth", "b.zarr")
+    assert done.code == 1 and "station differ" in done.err and "sort both by station" in done.err
+    done = dtheta(*given, "--analyses", "a.zarr", "--truth", "a.zarr", "--perturbation", "white(amplitude=1)")
+    assert done.code == 0, done.err
+
+
+def test_fields_on_other_cells_beside_those_that_are_meant_do_not_matter(dtheta: Run, here: Path) -> None:
+    more = weather().assign(u=weather()["z"].expand_dims(level=[500, 850]))
+    more.to_zarr("more.zarr")
+    given = ("ensemble", "run", "--analyses", "more.zarr", "--days", 1, "--members", 2, "--starts", 1, "--quiet")
+    done = dtheta(*given, "--step", "net.py:heavy")
+    assert done.code == 0 and Hindcast("run.zarr").names == ["z", "t"], done.err
+    done = dtheta(*given, "--step", "net.py:net", "--out", "b.zarr")
+    assert done.code == 2 and "lies on the cells" in done.err
 
 
 def test_a_file_that_is_none_and_a_reader_that_is_not_there(dtheta: Run, here: Path, monkeypatch) -> None:

@@ -172,7 +172,7 @@ def read_states(
         units: that channels must have.
 
     Raises:
-        ConfigError: if nothing is there, or a channel, the times or the expected units are not.
+        ConfigError: if nothing is there, or a channel, the times or the expected units are not, or cells are no maps.
         FormatError: if it cannot be read.
         MissingExtra: where xarray, or what reads such a file, is not installed.
     """
@@ -180,6 +180,8 @@ def read_states(
     from dtheta.score.ensemble.units import require_same_units
 
     data = _opened(require_input(path))
+    if channels is not None and set(channels) <= set(map(str, data.data_vars)):
+        data = data[list(dict.fromkeys(channels))]  # others may lie on other cells
     fields = labeled.fields_of(data, ("time",), ("channel",), f"{option} {path}")
     there = fields.variables
     timed = tuple(name for name, array in there.items() if fields.dims["time"] in array.dims)
@@ -195,7 +197,21 @@ def read_states(
         if name not in fields.units:
             raise ConfigError(f"{option} {path}: {name} tells no unit, expected {unit}; give it its attribute 'units'")
     require_same_units(fields.units, expected, f"{option} {path}", "what it goes with")
+    _require_maps(fields, f"{option} {path}")
     return States(path, option, fields, wanted)
+
+
+def _require_maps(fields: Fields, where: str) -> None:
+    """Raise where cells have latitudes and are no maps: their areas would be lost on the way to the scores.
+
+    Raises:
+        ConfigError: naming the dimensions; or for latitudes and longitudes that no grid has.
+    """
+    if fields.coordinates is None and fields.weights is not None:
+        raise ConfigError(
+            f"{where}: variables have the dimensions {', '.join(fields.cells)}; expected latitude and longitude alone. "
+            "Make a variable of each level, as z500 and z850"
+        )
 
 
 def _opened(path: Path) -> Any:

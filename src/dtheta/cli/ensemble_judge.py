@@ -102,7 +102,7 @@ def judge_of(options: Options, found: Hindcast) -> Judge:
 
 def _file(path: Path, option: str, found: Hindcast) -> States:
     from dtheta.cli.ensemble_files import read_states
-    from dtheta.ensemble.labeled import require_same_coordinates
+    from dtheta.ensemble.coordinates import require_same_coordinates
 
     states = read_states(path, option, found.names, {n: u for n, u in found.units.items() if u != "1"})
     if states.shape != found.shape:
@@ -203,7 +203,12 @@ def regions_of(options: Options, found: Hindcast) -> dict[str, Box]:
     """
     if options.region and found.grid is None:
         raise ConfigError("--region is a box of latitudes and longitudes, and states of this run have none")
-    return dict(_region(text) for text in options.region)
+    found_ = [_region(text) for text in options.region]
+    names = [name for name, _ in found_]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--region: {name!r} is there twice; give each box a name of its own")
+    return dict(found_)
 
 
 def _region(text: str) -> tuple[str, Box]:

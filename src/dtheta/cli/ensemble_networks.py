@@ -9,13 +9,16 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.written import built, nearest, parsed
+from dtheta.core.arguments import number
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, DthetaError, did_you_mean
 
@@ -88,11 +91,55 @@ def network_of(model: str | None, step: str | None, parameters: Sequence[Path]) 
         )
     if step is not None:
         found = imported(step)
-        return Network(step, found, _sets(parameters), hours=getattr(found, "hours", None))
+        return Network(step, found, _sets(parameters), hours=_said_hours(found))
     assert model is not None
     if parameters:
         raise ConfigError("--parameters are those of a --step of your own; --model has its own")
     return _emulators(model) if model.startswith(QG) else _flow(model)
+
+
+def _said_hours(step: Any) -> float | None:
+    """Return the length of a step as it says itself; None where it says nothing."""
+    found = getattr(step, "hours", None)
+    return None if found is None else number(found, "the step's attribute 'hours'")
+
+
+@contextmanager
+def stepping(network: Network, left: str = "") -> Iterator[None]:
+    """Turn what the step of a user raises, inside a block, into an error of ours.
+
+    Args:
+        network: the network.
+        left: what is left behind, to be told.
+
+    Raises:
+        ConfigError: saying what the step raised, and what it was called with.
+    """
+    try:
+        yield
+    except DthetaError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        if not _within_step(error):
+            raise
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"the step {network.name} raised {type(error).__name__}: {said:.300}. It is called with states (batch, "
+            f"channels, ...) in float32 and returns the states one step later, in float32{left}"
+        ) from error
+
+
+def _within_step(error: Exception) -> bool:
+    """Tell whether an error was raised while a step was called."""
+    from dtheta.ensemble.networks import Networks
+
+    calls = (Networks.call.__code__, called.__code__)
+    return any(frame.f_code in calls for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def called(step: Callable[..., Any], states: Any) -> Any:
+    """Return what a step makes of states (B, ...)."""
+    return step(states)
 
 
 def _sets(parameters: Sequence[Path]) -> list[Parameters] | None:

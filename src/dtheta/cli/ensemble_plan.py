@@ -12,6 +12,7 @@ import numpy as np
 
 from dtheta.cli.ensemble_assembly import rows_of
 from dtheta.cli.ensemble_climate import QUANTILES, climate_memory
+from dtheta.cli.ensemble_networks import called, stepping
 from dtheta.cli.ensemble_scene import PAST_STATES, simulated_starts, starts_of
 from dtheta.cli.ensemble_simulated import CYCLES, TRIALS
 from dtheta.cli.plan import PROGRAM, Plan, size_of, size_within
@@ -47,7 +48,9 @@ def plan(
         )
     rows = rows_of(options.rows, members)
     counts = Counter(member.parameters for member in members).values()
-    calls, seconds = sum(-(-count // rows) for count in counts), _call(source, network, rows)
+    with stepping(network):
+        seconds = _call(source, network, rows)
+    calls = sum(-(-count // rows) for count in counts)
     steps = leads[-1] + 2 * past
     held = len(members) if options.hold is None else min(options.hold, len(members))
     return Plan(
@@ -117,7 +120,7 @@ def _call(source: Source, network: Network, rows: int) -> float:
     else:
         state = source.analyses.at([source.analyses.times[0]], "the first")[0]
     with torch.no_grad():
-        network.step(state.repeat(rows, *[1] * state.ndim))
+        called(network.step, state.repeat(rows, *[1] * state.ndim))
         begin = time.perf_counter()
-        network.step(state.repeat(rows, *[1] * state.ndim))
+        called(network.step, state.repeat(rows, *[1] * state.ndim))
     return time.perf_counter() - begin

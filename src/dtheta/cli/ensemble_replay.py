@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.ensemble_assembly import threads
-from dtheta.cli.ensemble_networks import Network, network_of
+from dtheta.cli.ensemble_networks import Network, network_of, stepping
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input
 from dtheta.errors import BaseMismatch, ConfigError
@@ -61,7 +61,7 @@ def run(options: Options, console: Console) -> int:
         return 0
     step = options.step or settings["step"]
     network = network_of(None if step else settings["model"], step, options.parameters or _parameters(settings))
-    with threads(int(found.record["threads"])):
+    with threads(int(found.record["threads"])), stepping(network):
         rows = list(_compared(options, found, network))
     record = {
         "run": str(options.run), "member": options.member, "start": found.times[options.start],

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.ensemble_assembly import amplitude_of, assembled, ensemble_of, rows_of, threads
-from dtheta.cli.ensemble_networks import Network, network_of
+from dtheta.cli.ensemble_networks import Network, network_of, stepping
 from dtheta.cli.ensemble_parts import members_of, part_of
 from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag
@@ -190,7 +190,8 @@ def _begin(
     require_space(work, stored(source, part, members, leads, starts_in(options, source, part, leads)))
     console.note("simulating the truth ..." if source.analyses is None else "reading the starts ...")
     scene = scene_of(options, source, part, leads)
-    amplitude = amplitude_of(network, source, scene, part)
+    with stepping(network):
+        amplitude = amplitude_of(network, source, scene, part)
     if amplitude and part is not None and part.amplitude is None:
         names = [f.name for f in source.fields or []] or [""]
         said = ", ".join(f"{name} {size:.3g}".strip() for name, size in zip(names, amplitude, strict=True))
@@ -258,9 +259,11 @@ def _forecasts(found: Hindcast, network: Network, options: Options, console: Con
 
     ensemble = ensemble_of(found, network)
     grid: Any = found.grid  # latitudes and longitudes, whatever grid they are of, are all that an archive asks for
+    waves = 1 if options.hold is None else -(-len(ensemble) // max(1, options.hold))
+    progress = console.progress("leads", len(found) * len(found.leads) * waves)
+    kept = f". {found.path} holds what was done before; remove it to start anew"
     try:
-        waves = 1 if options.hold is None else -(-len(ensemble) // max(1, options.hold))
-        with console.progress("leads", len(found) * len(found.leads) * waves) as begin:
+        with stepping(network, kept), progress as begin:
             for start in range(len(found)):
                 state, past = found.analyses(start)
 
@@ -274,7 +277,7 @@ def _forecasts(found: Hindcast, network: Network, options: Options, console: Con
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; {found.path} holds what was done: go on with --resume") from None
     except (NonFinite, ShapeMismatch) as error:  # which going on would meet again
-        raise type(error)(f"{error}. {found.path} holds what was done before; remove it to start anew") from None
+        raise type(error)(f"{error}{kept}") from None
 
 
 def _tell(options: Options, network: Network, leads: Sequence[int], hours: float, console: Console) -> None:

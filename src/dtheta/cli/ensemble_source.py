@@ -111,7 +111,7 @@ def _alike(path: Path, option: str, analyses: States, units: dict[str, str]) -> 
     Raises:
         ConfigError, ShapeMismatch: if it has not.
     """
-    from dtheta.ensemble.labeled import require_same_coordinates
+    from dtheta.ensemble.labeled import require_same_cells
 
     found = read_states(path, option, analyses.channels, units)
     if found.shape != analyses.shape:
@@ -119,8 +119,7 @@ def _alike(path: Path, option: str, analyses: States, units: dict[str, str]) -> 
             f"{option} {path}: states are {found.shape}, and in --analyses {analyses.path} {analyses.shape}; "
             "interpolate one of them first"
         )
-    if found.coordinates is not None and analyses.coordinates is not None:
-        require_same_coordinates(analyses.coordinates, found.coordinates, f"{option} {path}")
+    require_same_cells(analyses.data, found.data, f"{option} {path}")
     return found
 
 

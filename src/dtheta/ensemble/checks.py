@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from dtheta.core.arguments import whole
 from dtheta.ensemble.members import Member
 from dtheta.ensemble.perturbation import Rows
 from dtheta.errors import ConfigError, NonFinite, ShapeMismatch
+
+#: True where a cell counts, (*cells) or (C, *cells); or what gives it for a start and lead. None where all count.
+Mask: TypeAlias = Tensor | Callable[[Any, float], Tensor] | None
 
 
 def checked_state(state: Any, what: str = "the analysis") -> Tensor:
@@ -113,3 +116,22 @@ def check_finite(x: Tensor, members: Sequence[Member], lead: int) -> None:
                 f"member {index}, {members[index]}, is no longer finite at lead {lead}: {int(bad.sum()):,} values, the "
                 f"first at {first}; its network or its perturbation is too strong; ensemble.only(...) runs the others"
             )
+
+
+def mask_at(mask: Mask, start: Any, lead: float) -> Tensor | None:
+    """Return which cells count at a start and lead; None for all."""
+    return mask if mask is None or isinstance(mask, Tensor) else mask(start, lead)
+
+
+def checked_triple(item: Any) -> tuple[Any, Any, Any]:
+    """Return the start, lead and members of a forecast without labels.
+
+    Raises:
+        ConfigError: if it is something else.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 3:
+        raise ConfigError(
+            f"a forecast is a {type(item).__name__}; expected an archive, labeled data, or (start, lead, members)"
+        )
+    start, lead, members = item
+    return start, lead, members

@@ -20,6 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from dtheta.ensemble.coordinates import (
+    LATITUDE,
+    LONGITUDE,
+    Coordinates,
+    areas_of_rows,
+    check_latitudes,
+    checked_coordinates,
+    degrees_along,
+    require_same_labels,
+)
+from dtheta.ensemble.variables import chosen, single
 from dtheta.errors import ConfigError, ShapeMismatch, did_you_mean
 from dtheta.score.ensemble.units import require_same_units
 
@@ -31,28 +42,6 @@ NAMES = {
     "time": ("time", "valid_time"),
 }
 _HOURS = {"hours": 1.0, "hour": 1.0, "h": 1.0, "days": 24.0, "minutes": 1 / 60, "seconds": 1 / 3600}
-LATITUDE, LONGITUDE = ("latitude", "lat"), ("longitude", "lon")
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """Cells of a grid by their coordinates in degrees, with the area between the midpoints of rows.
-
-    Attributes:
-        latitudes: (H,), rising or falling.
-        longitudes: (W,).
-    """
-
-    latitudes: np.ndarray
-    longitudes: np.ndarray
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Areas of rows (H,): differences of sin(latitude) at the midpoints, poles at the ends."""
-        edges = np.clip((self.latitudes[1:] + self.latitudes[:-1]) / 2, -90, 90)
-        falling = self.latitudes[0] > self.latitudes[-1]
-        ends = (90.0, -90.0) if falling else (-90.0, 90.0)
-        return np.abs(np.diff(np.sin(np.deg2rad([ends[0], *edges, ends[1]]))))
 
 
 def is_labeled(value: Any) -> bool:
@@ -122,8 +111,23 @@ class Fields:
         """Latitudes and longitudes, where these are the cells."""
         if len(self.cells) != 2 or self.cells[0] not in LATITUDE or self.cells[1] not in LONGITUDE:
             return None
-        latitudes, longitudes = (np.asarray(self.data[d].values, dtype=float) for d in self.cells)
-        return Coordinates(latitudes, longitudes)
+        latitudes, longitudes = (degrees_along(self.data, d, self.what) for d in self.cells)
+        return checked_coordinates(latitudes, longitudes, self.what)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Areas of cells (*cells), of rows of latitude among other dimensions; None where no dimension is latitude.
+
+        Raises:
+            ConfigError: If latitudes neither rise nor fall.
+        """
+        along = [i for i, d in enumerate(self.cells) if d in LATITUDE]
+        if not along:
+            return None
+        latitudes = degrees_along(self.data, self.cells[along[0]], self.what)
+        check_latitudes(latitudes, self.what)
+        shape = [len(latitudes) if i == along[0] else 1 for i in range(len(self.cells))]
+        return np.broadcast_to(areas_of_rows(latitudes).reshape(shape), self.shape)
 
     def labels(self, name: str) -> np.ndarray:
         """Return the labels along one of our dimensions."""
@@ -142,8 +146,10 @@ def fields_of(
     """Return labeled data with its dimensions told apart; those of no name of ours are cells.
 
     Raises:
-        ConfigError: If a dimension is missing, or no cells are left.
+        ConfigError: If a dimension is missing, no cells are left, or fields lie on different cells.
     """
+    beside = {d for name in (*needed, *optional) for d in NAMES[name]}
+    data = single(chosen(data, [NAMES[name] for name in needed], beside, what, channels), NAMES["channel"], what)
     there, dims = [str(d) for d in data.dims], {}
     for name in (*needed, *optional):
         known = [d for d in NAMES[name] if d in there and d not in dims.values()]
@@ -172,38 +178,24 @@ def require_aligned(forecast: Fields, truth: Fields) -> None:
             f"cells differ: {dict(zip(forecast.cells, forecast.shape, strict=True))} in the forecast, "
             f"{dict(zip(truth.cells, truth.shape, strict=True))} in the truth; interpolate one of them first"
         )
-    ours, other = forecast.coordinates, truth.coordinates
-    if ours is not None and other is not None:
-        require_same_coordinates(ours, other, "the truth")
+    require_same_cells(forecast, truth, "the truth")
 
 
-def require_same_coordinates(ours: Any, other: Any, whose: str) -> None:
-    """Raise unless latitudes and longitudes are equal.
+def require_same_cells(ours: Fields, other: Fields, whose: str) -> None:
+    """Raise unless cells have the same labels, in the same order, along every dimension that both label.
 
     Raises:
         ShapeMismatch: If they differ, saying how.
     """
-    for name in ("latitudes", "longitudes"):
-        a, b = (np.asarray(getattr(side, name), dtype=float) for side in (ours, other))
-        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=1e-4):
-            raise ShapeMismatch(f"{name} differ: {_ends(a)} in the forecast, {_ends(b)} in {whose}{_hint(a, b)}")
+    for a, b in zip(ours.cells, other.cells, strict=True):
+        if a in ours.data.coords and b in other.data.coords:
+            name = "latitudes" if a in LATITUDE else "longitudes" if a in LONGITUDE else a
+            require_same_labels(name, ours.data[a].values, other.data[b].values, whose)
 
 
 def _common(cells: tuple[str, ...]) -> list[str]:
     """Return the names of cells, in whatever way latitude and longitude are written."""
     return ["latitude" if d in LATITUDE else "longitude" if d in LONGITUDE else d for d in cells]
-
-
-def _ends(labels: np.ndarray) -> str:
-    return f"{len(labels)} from {labels[0]:g} to {labels[-1]:g}"
-
-
-def _hint(ours: np.ndarray, other: np.ndarray) -> str:
-    if ours.shape == other.shape and np.allclose(ours, other[::-1], rtol=0, atol=1e-4):
-        return "; the order is reversed: flip one by .isel(latitude=slice(None, None, -1))"
-    if ours.shape == other.shape and np.allclose(np.sort(ours % 360), np.sort(other % 360), rtol=0, atol=1e-4):
-        return "; the same meridians, counted from -180 or from 0: take one modulo 360 and sort by it"
-    return "; interpolate one to the other's grid first"
 
 
 def runs(forecast: Fields) -> Iterator[tuple[Any, float, dict[str, int]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dtheta.core.sphere import Grid
-from dtheta.ensemble.labeled import Coordinates
+from dtheta.ensemble.coordinates import Coordinates
 
 _SAME = 1e-3  # degrees; files often hold float32
 

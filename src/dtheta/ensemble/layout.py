@@ -30,7 +30,7 @@ class Field:
 
     Attributes:
         name: of the variable: letters, digits and underscores.
-        units: as UDUNITS reads them; "1" for a pure number.
+        units: as UDUNITS reads them; "1" for a pure number, empty where nobody tells.
         standard_name: of the CF table, such as "geopotential_height"; empty for none.
         long_name: for people.
     """
@@ -101,7 +101,7 @@ def layout(shape: Sequence[int], fields: Sequence[Field | str] | None = None, gr
         ShapeMismatch: for another number of fields than channels, or a grid that does not fit.
     """
     shape = tuple(shape)
-    named = [Field(one) if isinstance(one, str) else one for one in fields or [Field("state")]]
+    named = [Field(one, "") if isinstance(one, str) else one for one in fields or [Field("state")]]
     if len({one.name for one in named}) != len(named):
         raise ConfigError(f"two fields have one name: {', '.join(one.name for one in named)}")
     if fields is not None and (not shape or shape[0] != len(named)):

@@ -269,7 +269,8 @@ def _fitting(found: Mapping[str, Tensor], base: Mapping[str, Tensor], network: i
             raise ShapeMismatch(
                 f"{name}: parameter set {network} has {tuple(own.shape)}, the step {tuple(tensor.shape)}"
             )
-        fitting[name] = own.detach().to(tensor.device)
+        both = own.is_floating_point() and tensor.is_floating_point()  # as a state dict is loaded
+        fitting[name] = own.detach().to(tensor.device, tensor.dtype if both else own.dtype)
     return fitting
 
 

@@ -111,8 +111,9 @@ def amplitude_of(amplitude: float | Sequence[float] | Tensor, state: Tensor, wha
     found = torch.as_tensor(amplitude).to(state.device, state.dtype)
     if found.ndim == 1 and state.ndim > 1 and len(found) == len(state):
         found = found.reshape(-1, *[1] * (state.ndim - 1))
-    try:
-        fits = torch.broadcast_shapes(found.shape, state.shape) == state.shape
+    try:  # several numbers in a row that are not those of channels would become those of the last axis
+        listed = found.ndim == 1 and state.ndim > 1 and len(found) > 1
+        fits = not listed and torch.broadcast_shapes(found.shape, state.shape) == state.shape
     except RuntimeError:
         fits = False
     if not fits:

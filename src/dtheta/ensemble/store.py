@@ -150,6 +150,17 @@ class Archive:
         found = torch.from_numpy(np.stack(values, 1) if self._channels else values[0])
         return found.reshape(stop - first, *self._shape)
 
+    def check(self) -> None:
+        """Read all chunks once and hold them against the digests of what was written, a chunk at a time.
+
+        Raises:
+            ConfigError: if members are missing.
+            FormatError: if a chunk is not what was written, or is gone.
+        """
+        for lead in self.leads:
+            for i in range(self.chunks):
+                self.read(*self.span(i), lead)
+
     def missing(self) -> list[Missing]:
         """Return which members lack which leads; empty where all is there."""
         self.progress.read()

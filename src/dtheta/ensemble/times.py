@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import datetime
 import numbers
+import re
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from dtheta.errors import ConfigError
 
+_ZONED = re.compile(r"T.*(Z|[+-]\d\d:?(\d\d)?)$", re.IGNORECASE)
+_YEARS = 8000  # from 1970; digits without hyphens, such as 20200131, are read as a year
 Time: TypeAlias = "int | str | datetime.datetime | np.datetime64"
 
 
@@ -27,13 +30,15 @@ def start_time(value: Any) -> int | np.datetime64:
         return int(value)
     if getattr(value, "tzinfo", None) is not None:
         raise ConfigError(f"time is {value!r}, in a time zone; give UTC without one")
+    if isinstance(value, str) and _ZONED.search(value):
+        raise ConfigError(f"time is {value!r}, in a time zone; give UTC without one")
     if isinstance(value, (str, datetime.date, np.datetime64)):
         try:
             date: Any = value
             found = np.datetime64(date, "s")
         except (TypeError, ValueError):
             found = np.datetime64("NaT")
-        if not np.isnat(found):
+        if not np.isnat(found) and np.abs(found.astype("datetime64[Y]").astype(int)) < _YEARS:
             return found
     raise ConfigError(f"time is {value!r}; expected a date, such as '2020-01-31T06:00', or a whole number")
 

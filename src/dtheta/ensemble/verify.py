@@ -17,12 +17,16 @@ from torch import Tensor
 
 from dtheta.core.arguments import whole
 from dtheta.ensemble import labeled
+from dtheta.ensemble.checks import Mask, checked_triple, mask_at
+from dtheta.ensemble.coordinates import require_same_coordinates
 from dtheta.ensemble.ensemble import Ensemble
+from dtheta.ensemble.references import lined_up
 from dtheta.ensemble.store import Archive
 from dtheta.ensemble.times import start_time
 from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.score.ensemble import EnsembleMetric, Verification, standard_metrics
 from dtheta.score.ensemble.entries import place
+from dtheta.score.ensemble.source import tensor_of
 from dtheta.score.ensemble.units import require_same_units
 
 Analyses = Mapping[Any, Any] | Callable[[Any], Any]
@@ -38,6 +42,7 @@ def verify(
     starts: Iterable[Any] | None = None,
     leads: int | Sequence[int] | None = None,
     batch: int | None = None,
+    mask: Mask = None,
     **settings: Any,
 ) -> Verification:
     """Count forecasts of all starts and leads against the truth; ``.result()`` of what is returned has the scores.
@@ -56,6 +61,8 @@ def verify(
         leads: For an ensemble: steps, as `Ensemble.run` takes them.
         batch: For an ensemble: members that are run at a time, where all of them are too many; then CRPS and energy
             score, which need all members at once, are left out of the standard metrics.
+        mask: True where a cell counts, (*cells) or (C, *cells); or a function (start, lead) that gives it. Forecasts
+            and truth may have gaps elsewhere.
         **settings: Of `Verification`: grid, channels, units, regions, references, transform. Labeled forecasts give
             channels, units and coordinates themselves; ``channels`` then takes some of theirs, in this order, and
             references have one part a channel in the order of the channels.
@@ -64,27 +71,30 @@ def verify(
         ConfigError: If channels, units or times do not line up, or something is missing.
         ShapeMismatch: If cells differ.
         NonFinite: If a value is NaN or infinite, naming channel, start, lead, member and cell.
+        FormatError: If an archive is not what was written.
     """
     if isinstance(forecasts, Ensemble):
         verification = Verification(metrics or _standard(settings, batch is None), **settings)
         field = _truth(truth, verification)
         for start in _given(starts, "starts"):
-            _run(verification, forecasts, field, _given(analyses, "analyses"), start, _given(leads, "leads"), batch)
+            known = _given(analyses, "analyses"), start, _given(leads, "leads")
+            _run(verification, forecasts, field, *known, batch, mask)
         return verification
     counted: Verification | None = None
     given: Callable[[Any, float], Any] | None = None
-    if not _has_labels(forecasts) and not isinstance(forecasts, Iterable):
+    if not _has_labels(forecasts) and (isinstance(forecasts, str | Mapping) or not isinstance(forecasts, Iterable)):
         raise ConfigError(
-            f"forecasts are a {type(forecasts).__name__}; expected an Ensemble, archives, labeled data or triples"
+            f"forecasts are a {type(forecasts).__name__}; expected an Ensemble, archives, labeled data or triples; "
+            "open_archive(path) opens an archive"
         )
     for item in [forecasts] if _has_labels(forecasts) else forecasts:
         if _has_labels(item):
-            counted = _labeled(counted, item, truth, metrics, settings)
+            counted = _labeled(counted, item, truth, metrics, settings, mask)
         else:
-            start, lead, members = item
+            start, lead, members = checked_triple(item)
             counted = counted or Verification(metrics or _standard(settings), **settings)
             given = given or _truth(truth, counted)
-            counted.update(start, lead, members, given(start, lead))
+            counted.update(start, lead, members, given(start, lead), mask=mask_at(mask, start, lead))
     if counted is None:
         raise ConfigError("no forecasts were given")
     return counted
@@ -98,6 +108,7 @@ def _run(
     start: Any,
     leads: int | Sequence[int],
     batch: int | None,
+    mask: Mask,
 ) -> None:
     """Run one start and count all its leads."""
     found = analyses(start) if callable(analyses) else _at(analyses, start)
@@ -107,14 +118,14 @@ def _run(
     if batch is None:
         for step, members in ensemble.run(state, leads, past=past, time=start):
             lead = labeled.hours(step * ensemble.hours)
-            verification.update(label, lead, members, field(start, lead))
+            verification.update(label, lead, members, field(start, lead), mask=mask_at(mask, start, lead))
         return
     gathered: dict[float, Any] = {}
     for part in _parts(len(ensemble), whole(batch, "batch", least=1)):
         for step, members in ensemble.only(part).run(state, leads, past=past, time=start):
             lead = labeled.hours(step * ensemble.hours)
             if lead not in gathered:
-                gathered[lead] = verification.gather(label, lead, field(start, lead))
+                gathered[lead] = verification.gather(label, lead, field(start, lead), mask=mask_at(mask, start, lead))
             gathered[lead].add(members)
     for sums in gathered.values():
         verification.accept(sums)
@@ -134,6 +145,7 @@ def _labeled(
     truth: Any,
     metrics: Sequence[EnsembleMetric] | None,
     settings: Mapping[str, Any],
+    mask: Mask,
 ) -> Verification:
     """Count labeled forecasts; labeled truth must have their channels, units, cells and times."""
     alone, channels = None, settings.get("channels")
@@ -147,12 +159,13 @@ def _labeled(
     for start, lead, indices in labeled.runs(forecast):
         start = start if alone is None else alone
         arrays = list(forecast.at(indices).values())
-        verification.update(_label(start), lead, _reader(arrays), field(start, lead))
+        counts = mask_at(mask, start, lead)
+        verification.update(_label(start), lead, _reader(arrays), field(start, lead), mask=counts)
     return verification
 
 
 def _complete(archive: Archive) -> int | np.datetime64:
-    """Return the start of an archive, all of whose members must be there."""
+    """Return the start of an archive, all of whose members must be there as they were written."""
     missing = archive.missing()
     if missing:
         first = missing[0]
@@ -160,6 +173,7 @@ def _complete(archive: Archive) -> int | np.datetime64:
             f"{archive.path}: members {first.first} to {first.stop - 1} lack {len(first.leads)} leads, the first is "
             f"{first.leads[0]}; run the same ensemble into the archive again, it goes on from there"
         )
+    archive.check()
     time = archive.record["time"]
     return int(time) if time.lstrip("-").isdigit() else np.datetime64(time, "s")
 
@@ -169,9 +183,13 @@ def _verification_of(
 ) -> Verification:
     """Return the verification of labeled forecasts: channels, units and cells are theirs."""
     there = forecast.coordinates
-    cells: dict[str, Any] = {"cells": forecast.shape} if there is None else {"grid": there}
+    cells: dict[str, Any] = {"grid": there}
+    if there is None:
+        areas = forecast.weights
+        cells = {"cells": forecast.shape} | ({} if areas is None else {"weights": torch.from_numpy(areas.copy())})
     given: dict[str, Any] = cells | {"units": forecast.units} | dict(settings)
     given["channels"] = list(forecast.variables)
+    given["references"] = lined_up(given.get("references"), forecast)
     return Verification(metrics or _standard(given), **given)
 
 
@@ -185,7 +203,7 @@ def _require_same(verification: Verification, forecast: labeled.Fields) -> None:
         )
     require_same_units(forecast.units, verification.units, "the forecast", "what is counted")
     if forecast.coordinates is not None and verification.cells.grid is not None:
-        labeled.require_same_coordinates(forecast.coordinates, verification.cells.grid, "the grid")
+        require_same_coordinates(forecast.coordinates, verification.cells.grid, "the grid")
 
 
 def _truth(
@@ -208,7 +226,7 @@ def _truth(
 
     def field(start: Any, lead: float) -> Tensor:
         index = times.index(start_time(start), lead, place(_label(start), lead))
-        found = [torch.as_tensor(array.values) for array in fields.at({"time": index}).values()]
+        found = [tensor_of(array.values) for array in fields.at({"time": index}).values()]
         return torch.stack(found) if verification.channels is not None else found[0]
 
     return field
@@ -225,7 +243,7 @@ def _require_fits(verification: Verification, truth: labeled.Fields) -> None:
         cells = dict(zip(truth.cells, truth.shape, strict=True))
         raise ShapeMismatch(f"the truth has cells {cells}, and the forecasts {verification.cells.shape}")
     if truth.coordinates is not None and verification.cells.grid is not None:
-        labeled.require_same_coordinates(verification.cells.grid, truth.coordinates, "the truth")
+        require_same_coordinates(verification.cells.grid, truth.coordinates, "the truth")
 
 
 def _reader(arrays: list[Any]) -> Callable[[int, slice], Any]:

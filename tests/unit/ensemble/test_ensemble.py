@@ -20,6 +20,7 @@ from dtheta.ensemble.ensemble import Ensemble
 from dtheta.ensemble.members import Member, cross
 from dtheta.ensemble.noise import WhiteNoise
 from dtheta.ensemble.perturbation import Advance, Perturbation, Rows, Start
+from dtheta.ensemble.times import start_time
 from dtheta.errors import ConfigError, FormatError, NonFinite, ShapeMismatch, UnknownParameter
 
 FLOW = Lorenz96()
@@ -322,3 +323,26 @@ def test_the_record_says_what_makes_the_bits() -> None:
     assert "10 members, parameter sets: 3, calls a step: 3" in repr(ensemble())
     one, other = (Ensemble(Lorenz96(forcing=forcing).step, 1).to_dict() for forcing in (8, 9))
     assert one["parameters"] != other["parameters"]
+
+
+def test_parameters_in_another_precision_run_in_that_of_the_step() -> None:
+    half = {name: tensor.half() for name, tensor in NETWORKS[1].state_dict().items()}
+    rounded = {name: tensor.float() for name, tensor in half.items()}
+    for stack in (1, 2):
+        found, expected = (
+            dict(Ensemble(NETWORKS[0], 4, parameters=[sets, None], stack=stack).run(ANALYSES[-1], 2))[2]
+            for sets in (half, rounded)
+        )
+        assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("time", ["2020-01-31T06:00+02:00", "2020-01-31T06Z", "2020-01-31T06:00-0530"])
+def test_a_text_with_a_time_zone_is_refused_as_a_date_with_one_is(time: str) -> None:
+    with pytest.raises(ConfigError, match="in a time zone; give UTC without one"):
+        start_time(time)
+
+
+def test_digits_without_hyphens_are_no_year() -> None:
+    with pytest.raises(ConfigError, match="time is '20200131'; expected a date"):
+        start_time("20200131")
+    assert str(start_time("2020-01-31T06")) == "2020-01-31T06:00:00" and start_time(20200131) == 20200131

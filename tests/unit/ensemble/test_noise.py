@@ -102,6 +102,7 @@ def test_random_fields_are_scaled_differences_of_two_states() -> None:
         (lambda: drawn(SphericalNoise(1.0, GRID, length_km=1e6), torch.zeros(GRID.shape)), ConfigError, "shorter"),
         (lambda: drawn(SphericalNoise(1.0, GRID), torch.zeros(3, 32, 63)), ShapeMismatch, "a state has the shape"),
         (lambda: drawn(WhiteNoise([1.0, 2.0]), torch.zeros(3, 8)), ShapeMismatch, "one for each channel"),
+        (lambda: drawn(WhiteNoise([1.0] * 8), torch.zeros(3, 8)), ShapeMismatch, "one for each channel"),
         (lambda: drawn(WhiteNoise(-1.0), torch.zeros(3, 8)), ConfigError, "0 or more"),
         (lambda: RandomFields(torch.ones(1, 8), 1.0), ConfigError, "two or more states"),
         (lambda: RandomFields(torch.ones(3, 8) / 0, 1.0), NonFinite, "NaN or infinity"),

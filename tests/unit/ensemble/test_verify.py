@@ -16,7 +16,7 @@ from dtheta.ensemble.labeled import Coordinates
 from dtheta.ensemble.layout import Field
 from dtheta.ensemble.noise import WhiteNoise
 from dtheta.ensemble.verify import verify
-from dtheta.errors import ConfigError, ShapeMismatch
+from dtheta.errors import ConfigError, FormatError, ShapeMismatch
 from dtheta.score.ensemble import ACC, CRPS, RMSE, Verification
 
 xr = pytest.importorskip("xarray", reason="pip install 'dtheta[weather]'")
@@ -239,3 +239,132 @@ def test_forecasts_of_another_grid_or_other_channels_than_the_first_are_refused(
         verify([forecast().isel(start=[0]), forecast()[["z"]].isel(start=[1])], truth(), METRICS)
     with pytest.raises(ConfigError, match="'z': the forecast is in km, what is counted in m"):
         verify(forecast(("km", "K")), TRUTH, METRICS, units={"z": "m"})
+
+
+LEVELS = [500, 850]
+
+
+def on_levels(data: Any) -> Any:
+    """A data set on two levels, the second twice the first; areas of rows must count all the same."""
+    both = xr.concat([data, 2 * data], xr.DataArray(LEVELS, dims="level", name="level"))
+    for name in data.data_vars:
+        both[name].attrs = data[name].attrs
+    return both
+
+
+def test_rows_count_by_area_among_levels_and_without_longitudes_too() -> None:
+    given = on_levels(forecast()), on_levels(truth())
+    flat = verify(forecast(), truth(), METRICS).result(resamples=2)
+    for score in verify(*given, METRICS).result(resamples=2):  # squares and distances of 1 and 2 times a field
+        other = flat.score(score.metric, score.lead, score.channel).value
+        factor = np.sqrt((1 + 4) / 2) if score.metric == "rmse" else (1 + 2) / 2
+        torch.testing.assert_close(score.value, factor * other, rtol=1e-5, atol=0)
+    zonal = verify(forecast().mean("longitude"), truth().mean("lon"), [RMSE()]).result(resamples=2)
+    error = forecast()["z"].mean(("member", "longitude")).values[:, 0] - np.stack(
+        [TRUTH[date, 6][0].mean(-1).numpy() for date in DATES]
+    )
+    weights = Coordinates(np.array(GRID.latitudes), np.array(GRID.longitudes)).weights / 2
+    expected_ = np.sqrt((error**2 @ weights).mean())
+    assert float(zonal.score("rmse", 6, "z").value) == pytest.approx(expected_, rel=1e-5)
+
+
+def stations(names: str) -> tuple[Any, Any]:
+    found = xr.DataArray(np.zeros((1, 3, 3)), {"lead": [6], "member": range(3), "station": [*"abc"]}, name="t")
+    time = np.array([DATES[0] + np.timedelta64(6, "h")], "datetime64[ns]")
+    happened = xr.DataArray(np.zeros((1, 3)), {"time": time, "station": [*names]}, name="t")
+    return found.assign_coords(init_time=np.datetime64(DATES[0], "ns")), happened
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda: (on_levels(forecast()), on_levels(truth()).isel(level=[1, 0])), ShapeMismatch,
+         "level differ: 2 from 500 to 850 in the forecast, 2 from 850 to 500 in the truth; the order is reversed"),
+        (lambda: (on_levels(forecast()), on_levels(truth()).isel(lat=slice(None, None, -1))), ShapeMismatch,
+         r"latitudes differ.*reversed: flip one by .isel\(latitude"),
+        (lambda: stations("bac"), ShapeMismatch, "station differ.*another one: sort both by station"),
+        (lambda: (forecast().isel(latitude=[1, 0, 2, 3]), truth()), ConfigError, "neither rise nor fall"),
+        (lambda: (forecast().drop_vars("latitude"), truth()), ConfigError,
+         "forecast: the dimension 'latitude' has no degrees, so rows have no areas"),
+        (lambda: (forecast().assign(u=on_levels(forecast())["z"]), truth()), ConfigError,
+         "forecast: z lies on the cells latitude, longitude, and u on latitude, level, longitude"),
+        (lambda: (forecast()[["z"]].expand_dims(channel=2).assign(y=forecast()["t"].expand_dims(channel=2)), truth()),
+         ConfigError, "'channel' is a dimension of channels, and z, y are variables"),
+        (lambda: ("run.zarr", truth()), ConfigError, r"forecasts are a str; .* open_archive\(path\)"),
+        (lambda: ([forecast(), "x"], truth()), ConfigError, "a forecast is a str; expected an archive"),
+    ],
+)  # fmt: skip
+def test_labels_of_all_cells_and_kinds_of_variables_are_looked_at(change, error, message) -> None:
+    with pytest.raises(error, match=message):
+        verify(*change(), METRICS)
+    verify(*stations("abc"), METRICS)
+
+
+def test_data_that_was_flipped_is_read(tmp_path) -> None:
+    turned = slice(None, None, -1)
+    same(expected(), verify(forecast(), truth().isel(lat=turned).copy(deep=True).isel(lat=turned), METRICS, grid=GRID))
+    upward = forecast().isel(latitude=turned).copy(deep=True)
+    same(expected(), verify(upward.isel(latitude=turned), truth(), METRICS, grid=GRID))
+
+
+def test_a_data_set_may_have_its_channels_as_a_dimension_and_variables_that_are_no_fields() -> None:
+    stacked = [data.to_dataarray("channel").to_dataset(name="x") for data in (forecast(), truth())]
+    same(expected(), verify(*stacked, METRICS, grid=GRID))
+    happened = truth().assign(time_bnds=(("time", "bnds"), np.zeros((4, 2))), lsm=truth()["z"].isel(time=0, drop=True))
+    happened["time"].attrs["bounds"] = "time_bnds"
+    fields = forecast().assign(lsm=forecast()["z"].isel(start=0, lead=0, member=0, drop=True))
+    found = verify(fields, happened, METRICS, grid=GRID)
+    same(expected(), found)
+    mixed = forecast().assign(u=on_levels(forecast())["z"])
+    assert verify(mixed, truth(), METRICS, channels=["z"]).names == ("z",)
+
+
+def test_a_mask_leaves_cells_out_of_labeled_forecasts_and_of_ensembles() -> None:
+    counts = torch.ones(4, 6, dtype=torch.bool)
+    counts[1, 2:] = False
+    gaps = truth()
+    gaps["z"].values[:, 1, 3] = np.nan
+    by_hand = Verification(METRICS, grid=GRID, channels=["z", "t"])
+    for date in DATES:
+        for i, step in enumerate(STEPS):
+            by_hand.update(str(date), 6 * step, members(date)[i], TRUTH[date, 6 * step], mask=counts)
+    same(by_hand, verify(forecast(), gaps, METRICS, grid=GRID, mask=counts))
+    same(by_hand, verify(forecast(), gaps, METRICS, grid=GRID, mask=lambda start, lead: counts))
+    run: dict[str, Any] = {"analyses": STATES, "starts": DATES, "leads": STEPS, "grid": GRID, "channels": ["z", "t"]}
+    same(by_hand, verify(ENSEMBLE, TRUTH, METRICS, mask=counts, **run))
+
+
+def test_labeled_references_are_taken_by_their_labels() -> None:
+    usual = truth().isel(time=0, drop=True)
+    plain = verify(forecast(), truth(), [ACC()], references={"climatology": usual}).result(resamples=2)
+    array = usual.to_dataarray("channel").isel(channel=[1, 0]).transpose("lon", "channel", "lat")
+    for given in (array, {name: usual[name].transpose("lon", "lat") for name in usual}):
+        found = verify(forecast(), truth(), [ACC()], references={"climatology": given}).result(resamples=2)
+        for a, b in zip(plain, found, strict=True):
+            torch.testing.assert_close(a.value, b.value)
+    upward = usual.isel(lat=slice(None, None, -1))
+    with pytest.raises(ShapeMismatch, match=r"latitudes differ: .* in reference 'climatology'; the order is reversed"):
+        verify(forecast(), truth(), [ACC()], references={"climatology": upward})
+
+
+def test_an_archive_that_was_changed_is_not_scored(tmp_path) -> None:
+    pytest.importorskip("zarr")
+    folder = archive(ENSEMBLE, tmp_path / "a", STATES[DATES[0]], STEPS, time=0, fields=FIELDS, grid=GRID)
+    chunk = next(path for path in (tmp_path / "a" / "z" / "c").rglob("*") if path.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[5] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(FormatError, match=r"members 0 to 4 at lead . are not what was written"):
+        verify(folder, lambda start, lead: TRUTH[DATES[0], lead], METRICS)
+    chunk.unlink()
+    with pytest.raises(FormatError, match="are not what was written"):
+        verify(folder, lambda start, lead: TRUTH[DATES[0], lead], METRICS)
+
+
+def test_an_archive_whose_fields_are_names_tells_no_units(tmp_path) -> None:
+    pytest.importorskip("zarr")
+    folders = [
+        archive(ENSEMBLE, tmp_path / str(i), STATES[date], STEPS, time=date, fields=["z", "t"], grid=GRID)
+        for i, date in enumerate(DATES)
+    ]
+    same(expected(), verify(folders, truth(), METRICS, grid=GRID))

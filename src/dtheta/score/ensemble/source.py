@@ -120,7 +120,8 @@ def tensor_of(values: Any) -> Tensor:
             raise ConfigError(f"a {type(values).__name__} of {array.dtype} is no field; expected numbers")
         if isinstance(values, np.memmap) or not array.flags.writeable or not array.dtype.isnative:
             array = np.array(array, dtype=array.dtype.newbyteorder("="))  # read from disk now, and once
-        values = torch.from_numpy(array)
+        # Arrays that were flipped have strides below 0, of which torch has none.
+        values = torch.from_numpy(array.copy() if any(step < 0 for step in array.strides) else array)
     values = values.detach()
     if values.is_complex():
         raise ConfigError("fields are complex numbers; give real ones, such as the parts or the absolute value")
