@@ -8,7 +8,8 @@ factored (W < N), or that of the examples (W >= N), which gives the same map:
 
     U^T = P^T (P P^T + lambda I)^-1 Y,    r_i / (1 - h_i) the leave-one-out error,   r = lambda (P P^T + lambda I)^-1 Y
 
-lambda is chosen by the exact leave-one-out error there, and by cross-validation under the logistic loss.
+lambda is chosen by the exact leave-one-out error there, and by cross-validation under the logistic loss. Two classes
+have one vector between them under it, u = U_1 - U_0, and the penalty is (lambda / 2) |u|^2, as in scikit-learn.
 
 Shape legend: N examples, W features, D outputs or classes, L values of lambda.
 """

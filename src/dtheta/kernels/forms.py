@@ -84,11 +84,11 @@ class Scaled(Form):
     sign: float = 1.0
 
     def tangent(self, gradients: Sequence[Tensor], layout: Layout, examples: int) -> Direct:
-        """Return the sums over what was broadcast."""
+        """Return the sums over what was broadcast, in float32 or wider."""
         return Direct(torch.stack([self._reduced(g, layout, examples) for g in gradients], 1))
 
     def _reduced(self, gradient: Tensor, layout: Layout, examples: int) -> Tensor:
-        moved = gradient if self.factor is None else gradient * self.factor
+        moved = wide(gradient) if self.factor is None else wide(gradient) * self.factor
         apart = layout.by_example(moved if self.sign == 1.0 else moved * self.sign, examples)
         rest = apart.sum((1 + layout.axis, 2 + layout.axis))  # (N, the other axes)
         padded = (1,) * (gradient.ndim - len(self.shape)) + self.shape
@@ -110,8 +110,8 @@ class Whole(Form):
     """A tensor made of parameters alone that has an entry for every example itself, such as an expanded token."""
 
     def tangent(self, gradients: Sequence[Tensor], layout: Layout, examples: int) -> Direct:
-        """Return the gradients as they are."""
-        return Direct(torch.stack([layout.by_example(g, examples).reshape(examples, -1) for g in gradients], 1))
+        """Return the gradients as they are, in float32 or wider."""
+        return Direct(torch.stack([layout.by_example(wide(g), examples).reshape(examples, -1) for g in gradients], 1))
 
 
 @dataclass(frozen=True, eq=False)

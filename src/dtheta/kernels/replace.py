@@ -33,7 +33,7 @@ from dtheta.errors import ConfigError, UnsupportedLayer
 from dtheta.kernels.feed_forward import FeedForward
 from dtheta.kernels.fit_mlp import VARIANTS, FittedMLP, Variant, fit_mlp
 from dtheta.kernels.latency import latency
-from dtheta.kernels.mlp_inputs import Run, mlp_inputs, outputs, run_batch
+from dtheta.kernels.mlp_inputs import Run, mlp_inputs, outputs, run_batch, times_run
 from dtheta.kernels.replacement import Cost, Replaced, Replacement
 from dtheta.kernels.snnk import SNNKLayer
 
@@ -87,12 +87,12 @@ def replace_mlps(
     fitted_on, measured_on = _split(list(batches), held_out, seed)
     placed: list[tuple[Mlp, nn.Module]] = []
     found = []
-    for mlp in mlps:
+    for mlp, times in zip(mlps, times_run(model, mlps, fitted_on[0], run), strict=True):
         begin(mlp.name)
         earlier = list(placed) if sequential else []
 
-        def inputs(of: Sequence[Any], mlp: Mlp = mlp, earlier: Any = earlier) -> Iterable[Tensor]:
-            return mlp_inputs(model, mlp, of, earlier, run)
+        def inputs(of: Sequence[Any], mlp: Mlp = mlp, earlier: Any = earlier, times: int = times) -> Iterable[Tensor]:
+            return mlp_inputs(model, mlp, of, earlier, run, max(1, times))
 
         block = FeedForward.of(mlp.up, mlp.down, mlp.activation, mlp.gate)
         fit = fit_mlp(

@@ -165,7 +165,7 @@ class Ridge:
         gram.diagonal().add_(ridge)
         factor, info = torch.linalg.cholesky_ex(gram)
         if int(info) or float((factor.diagonal().square() / gram.diagonal()).min()) < _ROUNDING:
-            largest = float(gram.diagonal().max())
+            largest = float(gram.diagonal().max()) or 1.0  # all features are constant
             raise NotConverged(
                 f"the Gram matrix of {self.width} features over {self.count} examples is singular at ridge={ridge:g}: "
                 f"they depend on one another. Give a larger ridge, such as {1e-10 * largest:.0e}, or None to have it "

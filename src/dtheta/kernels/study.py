@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dtheta.core.seeds import generator
 from dtheta.core.tangents import Direct, Outer
-from dtheta.errors import UnsupportedLayer
+from dtheta.errors import NonFinite, UnsupportedLayer
 from dtheta.fit.batch import rows, taken
 from dtheta.kernels.assemble import Placed, pattern
 from dtheta.kernels.forms import Convolution, Form, Lookup, Product, Scaled
@@ -37,6 +37,7 @@ def study(problem: Problem, batch: Any) -> Study:
     """Find out how a model uses what moves; see the module's docstring.
 
     Raises:
+        NonFinite: If the first outputs are NaN or infinite.
         UnsupportedLayer: If the outputs of an example depend on the others, or are drawn at random.
     """
     probe = probe_of(batch)
@@ -95,8 +96,14 @@ def require_apart(alone: Tensor, f: Tensor) -> None:
         f: Of all three at once (3, O).
 
     Raises:
+        NonFinite: If one alone gives NaN or infinity.
         UnsupportedLayer: If those of one are not.
     """
+    if not bool(torch.isfinite(alone).all()):
+        raise NonFinite(
+            "the outputs of the first three examples hold NaN or infinity, so nothing can be differentiated there; "
+            "look at these examples and at the model's weights"
+        )
     difference = float((alone - f.detach()).abs().max())
     if not difference <= TOLERANCE.get(f.dtype, 1e-3) * (1e-3 + float(f.detach().abs().max())):
         raise UnsupportedLayer(

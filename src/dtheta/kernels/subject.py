@@ -73,6 +73,8 @@ def targets_of(model: nn.Module, select: str | None) -> list[Target]:
         chosen = all_sites(model).values() if select is None else select_sites(model, select, matrices=False)
         table = shared(model)
         found = [t for s in chosen if select is not None or s.tensor.requires_grad for t in _of_site(table, s)]
+    if not found and next(model.parameters(), None) is None:
+        raise ConfigError(f"a {type(model).__name__} has no parameters: nothing moves, and there is no kernel")
     if not found:
         raise ConfigError("nothing of this model trains: every parameter has requires_grad False; pass select='@all'")
     for target in found:

@@ -29,13 +29,14 @@ from dtheta.kernels.outputs import Function, logits
 from dtheta.scout.attached import tangents_in
 from dtheta.scout.derivatives import sketched
 from dtheta.scout.head import HEAD_C, features_of, moved, projected
+from dtheta.scout.regression import tells_apart
 from dtheta.scout.scene import Scene
 from dtheta.scout.scouting import Check, Prospect
 
 MOST_NONLINEAR, LEAST_CKA = 0.3, 0.8  # beyond these the linear model is not to be believed
 _EXAMPLES = 32  # on which the network and its linear model are compared
 _BATCH = 16
-_REACH = 0.05  # of d, for the central difference
+_REACH, _COARSE = 0.05, 0.5  # of d, for the central difference; where 0.05 d would be lost in the rounding of outputs
 
 
 def checked(scene: Scene, row: Prospect, steps: int, rate: float) -> Check:
@@ -81,10 +82,19 @@ def _probe(adapter: Adapter, scene: Scene, name: str, weight: Tensor, steps: int
     _train(adapter, scene, steps, rate)
     after = [p.detach().clone() for p in trained]
     last, K_last = _outputs(adapter, batch), _kernel(adapter, function, batch, scene)
-    ahead, behind = (_outputs_at(adapter, trained, before, after, sign * _REACH, batch) for sign in (1.0, -1.0))
-    index = nonlinearity_index(first, last, (ahead - behind) / (2 * _REACH))
-    drift = kernel_drift(K_first, K_last)
-    return judged(name, steps, rate, index, drift.cka, drift.inflation)
+    reach = _COARSE if torch.finfo(scene.head.module.weight.dtype).bits < 32 else _REACH
+    ahead, behind = (_outputs_at(adapter, trained, before, after, sign * reach, batch) for sign in (1.0, -1.0))
+    index = nonlinearity_index(first, last, (ahead - behind) / (2 * reach))
+    return judged(name, steps, rate, index, *_drift(K_first, K_last))
+
+
+def _drift(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Return CKA and the ratio of traces; where a kernel is one number for all pairs, their cosine as they are."""
+    if tells_apart(before) and tells_apart(after):
+        drift = kernel_drift(before, after)
+        return drift.cka, drift.inflation
+    sizes = torch.linalg.matrix_norm(before) * torch.linalg.matrix_norm(after)
+    return float((before * after).sum() / sizes), float(after.trace() / before.trace())
 
 
 def judged(name: str, steps: int, rate: float, index: float, cka: float, inflation: float) -> Check:

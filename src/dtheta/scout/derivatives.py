@@ -150,10 +150,22 @@ def derivatives_of(
             _sweep(model, examples, glances, candidates, found, group, chunk)
         except (UnsupportedLayer, ConfigError) as error:
             groups += _bisected(group)
-            if len(group) == 1 and isinstance(error, UnsupportedLayer):  # else no output depends on it: it adds nothing
-                for one in (held[c.name] for held in found for c in candidates if group[0].key in c.sites):
-                    one.failure = one.failure or error
+            if len(group) == 1:
+                _missed([(held[c.name], c) for held in found for c in candidates], group[0], error)
     return found
+
+
+def _missed(held: Sequence[tuple[Derivatives, Candidate]], site: Site, error: DthetaError) -> None:
+    """Say of those who train at a site why it fails; or, where no output depends on it, count what they train there."""
+    for one, candidate in held:
+        if site.key not in candidate.sites:
+            continue
+        if isinstance(error, UnsupportedLayer):
+            one.failure = one.failure or error
+        elif candidate.method is None:
+            one.count += len(candidate.directions[site.key])
+        else:
+            one.count += sum(p.numel() for p in candidate.terms[site.key].parameters() if p.requires_grad)
 
 
 def _sweep(

@@ -60,7 +60,7 @@ def examples_of(data: Any, count: int, classes: int | None, seed: int) -> Exampl
 
     Raises:
         ConfigError: For too few examples, examples of one class only, labels that are no class ids, or no labels.
-        ShapeMismatch: If batches cannot be put together.
+        ShapeMismatch: If batches cannot be put together, such as tokens of several lengths without a mask of padding.
     """
     whole(count, "examples", least=LEAST)
     inputs, labels, found = [], [], 0
@@ -131,11 +131,11 @@ def _halves(labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.nonzero(~second).flatten(), torch.nonzero(second).flatten()
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Return batches as one, padded on the right with zeros where their tokens differ in number."""
+def _joined(parts: list[Any], masked: bool = False) -> Any:
+    """Return batches as one, padded on the right with zeros where their tokens differ in number and a mask tells."""
     first = parts[0]
     if isinstance(first, Mapping):
-        return {name: _joined([part[name] for part in parts]) for name in first}
+        return {name: _joined([part[name] for part in parts], "attention_mask" in first) for name in first}
     if isinstance(first, (tuple, list)):
         return tuple(_joined([part[i] for part in parts]) for i in range(len(first)))
     if not isinstance(first, Tensor):
@@ -145,6 +145,11 @@ def _joined(parts: list[Any]) -> Any:
     if first.ndim < 2:
         return torch.cat(parts)
     width = max(p.shape[1] for p in parts)
+    if not masked and any(p.shape[1] != width for p in parts):
+        raise ShapeMismatch(
+            f"batches of shapes {[tuple(p.shape) for p in parts[:3]]} have no 'attention_mask', so the model would "
+            "take padding for what is said: pad them to one length, or give mappings with an attention_mask"
+        )
     return torch.cat([F.pad(p, [0, 0] * (p.ndim - 2) + [0, width - p.shape[1]]) for p in parts])
 
 

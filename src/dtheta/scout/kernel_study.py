@@ -25,11 +25,12 @@ from dtheta.kernels.closed_form import solve_head
 from dtheta.kernels.dynamics import KernelDynamics, kernel_dynamics
 from dtheta.kernels.learning_rate import max_learning_rate
 from dtheta.kernels.leave_one_out import best_penalty, early_stopping_time, leave_one_out
-from dtheta.kernels.measures import alignment, definiteness, effective_dimension
+from dtheta.kernels.measures import definiteness, effective_dimension
 from dtheta.kernels.tangent import tangent_kernel
 from dtheta.score.interval import Interval, wilson
 from dtheta.scout.examples import examples_of
 from dtheta.scout.head import directions, features_of, head_kernel, head_of, moved, projected
+from dtheta.scout.regression import aligned
 
 _TOP = 10  # eigenvalues that are reported
 
@@ -146,7 +147,7 @@ def figures(kernel: Tensor, own: Tensor, labels: Tensor, classes: int, outputs: 
         rank=definiteness(kernel).rank,
         effective_dimension=effective_dimension(kernel + own, penalty.value),
         penalty=penalty.value,
-        alignment=alignment(kernel, target, center=True) if bool(kernel.any()) else 0.0,
+        alignment=aligned(kernel, target),
         learning_rate=max_learning_rate(kernel + own, outputs=classes),
         stopping_time=stop.value,
         error_by_time=tuple(zip(stop.grid, stop.scores, strict=True)),

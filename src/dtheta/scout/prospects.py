@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from dtheta.kernels.learning_rate import max_learning_rate
-from dtheta.kernels.measures import alignment, effective_dimension
+from dtheta.kernels.measures import effective_dimension
 from dtheta.score.interval import Interval, paired_shares, wilson
 from dtheta.scout.budget import budgeted
 from dtheta.scout.derivatives import SIGNED, Derivatives
-from dtheta.scout.regression import Half, Regression, normed, regress
+from dtheta.scout.regression import Half, Regression, aligned, normed, regress
 from dtheta.scout.scene import Evidence
 from dtheta.scout.scouting import Proposal, Prospect
 
@@ -72,7 +72,7 @@ def _prospect(evidence: Evidence, head_correct: Tensor, errors: Tensor) -> Prosp
         loss=float(errors.mean()),
         tuned_loss=float(torch.cat([r.errors for r in found]).mean()),
         effective_dimension=_mean(effective_dimension(h.mixed(r.strength), r.penalty) for h, r in pairs),
-        alignment=_mean(_alignment(half) for half in evidence.halves),
+        alignment=_mean(aligned(normed(half.kernel), half.target - half.start) for half in evidence.halves),
         learning_rate=bound,
         stopping_time=time,
         steps=math.ceil(2 * time / bound) if math.isfinite(bound) else 0,
@@ -137,11 +137,6 @@ def _sign(half: Half, found: Regression, derivatives: Derivatives) -> tuple[floa
 def _curvature(half: Half) -> Tensor:
     """Return h (n,); not below ``_FLAT``, where a wrong and sure answer would count without bound."""
     return ((1 - half.start.square().sum(1)) / (half.start.shape[1] - 1)).clamp(min=_FLAT)
-
-
-def _alignment(half: Half) -> float:
-    residual = half.target - half.start
-    return alignment(normed(half.kernel), residual, center=True) if float(half.kernel.trace()) > 0 else 0.0
 
 
 def _shares(evidence: Evidence) -> dict[str, float]:

@@ -25,11 +25,13 @@ from torch import Tensor
 
 from dtheta.kernels.dynamics import KernelDynamics, kernel_dynamics
 from dtheta.kernels.leave_one_out import leave_one_out
+from dtheta.kernels.measures import alignment, centered
 
 #: Method over head, by trace.
 STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 #: Penalties, in units of the mean of the kernel's diagonal.
 PENALTIES = tuple(float(p) for p in torch.logspace(-3, 2, 16, dtype=torch.float64))
+_ALIKE = 1e-6  # share of a kernel that is rounding where all of it is one number
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +112,14 @@ def normed(kernel: Tensor) -> Tensor:
     """Return a kernel with a mean diagonal of 1, or as it is where it is zero."""
     mean = float(kernel.diagonal().mean())
     return kernel / mean if mean > 0 else kernel
+
+
+def tells_apart(kernel: Tensor) -> bool:
+    """Tell whether a kernel (n, n) is more than one number for all pairs, as that of a bias behind all layers is."""
+    varying = torch.linalg.matrix_norm(centered(kernel, len(kernel)))
+    return float(varying) > _ALIKE * float(torch.linalg.matrix_norm(kernel))
+
+
+def aligned(kernel: Tensor, wanted: Tensor) -> float:
+    """Return the centered alignment of a kernel (n, n) with ``wanted`` (n, C); 0 where it tells no points apart."""
+    return alignment(kernel, wanted, center=True) if tells_apart(kernel) else 0.0

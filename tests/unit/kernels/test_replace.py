@@ -203,3 +203,52 @@ def test_models_that_cannot_be_replaced_are_refused() -> None:
         broken.embeddings.word_embeddings.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
     with pytest.raises(NonFinite):
         replace_mlps(broken, batches(), 6)
+
+
+class Twice(nn.Module):
+    """One MLP in two places, at inputs of other sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mlp = nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(4 * torch.tanh(x + self.mlp(x)) + 2)
+
+
+def test_an_mlp_that_a_pass_runs_twice_is_fitted_to_and_measured_on_both() -> None:
+    draw = torch.Generator().manual_seed(0)
+    given, held = [[torch.randn(50, 6, generator=draw) for _ in range(n)] for n in (4, 2)]
+    model = Twice().eval()
+    found = replace_mlps(model, given, 8, held_out=held, **FAST)
+    assert found.mlps[0].examples == 2 * 4 * 50
+    x = torch.cat(held)
+    with torch.no_grad():
+        inputs = torch.cat([x, 4 * torch.tanh(x + model.mlp(x)) + 2])
+        y = model.mlp(inputs)
+        adapter = dt.attach(model, found.delta)
+        missed = (y - model.mlp(inputs)).square().sum()
+        adapter.detach()
+    assert found.mlps[0].error == pytest.approx(float(missed / (y - y.mean(0)).square().sum()), rel=1e-3)
+
+
+def test_a_model_of_one_number_an_example_has_an_error_of_its_output() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 1), nn.Flatten(0)).eval()
+    given = [torch.randn(n, 6) for n in (60, 60, 40, 30)]
+    found = replace_mlps(model, given[:2], 6, held_out=given[2:], **FAST)
+    assert found.output_error == pytest.approx(found.mlps[0].error, rel=1e-3)
+
+
+def test_the_mask_of_an_encoder_says_nothing_of_the_tokens_of_its_decoder() -> None:
+    sizes: dict[str, Any] = {"vocab_size": 31, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2}
+    model = transformers.T5Model(transformers.T5Config(**sizes)).eval()
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    batch = {"input_ids": torch.ones(2, 4).long(), "attention_mask": mask, "decoder_input_ids": torch.ones(2, 4).long()}
+    encoder, decoder = find_mlps(model)
+    assert [len(x) for mlp in (encoder, decoder) for x in mlp_inputs(model, mlp, [batch])] == [5, 8]
+    assert [len(y) for y in outputs(model, [batch])] == [8]
+    batch["decoder_attention_mask"] = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    assert [len(x) for mlp in (encoder, decoder) for x in mlp_inputs(model, mlp, [batch])] == [5, 7]
+    assert [len(y) for y in outputs(model, [batch])] == [7]

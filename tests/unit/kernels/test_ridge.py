@@ -145,3 +145,10 @@ def test_bad_input_leaves_the_sums_as_they_were() -> None:
         Ridge(2, 2).solve(1.0)
     with pytest.raises(ConfigError, match="0 or more"):
         sums.solve(-1.0)
+
+
+def test_features_that_are_all_constant_are_told_a_penalty_that_solves_it() -> None:
+    sums = Ridge(2, 1).add(torch.ones(4, 2), torch.arange(4.0)[:, None])
+    with pytest.raises(NotConverged, match="such as 1e-10"):
+        sums.solve(0.0)
+    assert bool(sums.solve(1e-10).weight.isfinite().all())

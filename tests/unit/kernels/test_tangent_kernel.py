@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dtheta.errors import ConfigError, DthetaWarning, ShapeMismatch, UnknownParameter, UnsupportedLayer
+from dtheta.errors import ConfigError, DthetaWarning, NonFinite, ShapeMismatch, UnknownParameter, UnsupportedLayer
 from dtheta.fit.batch import taken
 from dtheta.kernels.tangent import tangent_kernel
 from tests.unit.kernels.tangent_models import MODELS, N, bert, drawn, gpt, ids, llama, made, mlp, next_token, odd, texts
@@ -256,3 +256,25 @@ def test_equal_ids_are_grouped_across_examples() -> None:
     model, x = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(21, 2)).double(), ids(7, 4)
     J = jacobian(model, x, [model[0].weight], N)
     assert error(tangent_kernel(model, x, outputs="full", select="0.weight"), kernel(J, "full")) < 1e-12
+
+
+def test_outputs_of_nan_are_called_so() -> None:
+    x = torch.randn(4, 3)
+    x[1, 0] = float("nan")
+    with pytest.raises(NonFinite, match="first three examples hold NaN"):
+        tangent_kernel(nn.Linear(3, 2), x)
+
+
+def test_a_model_without_parameters_is_told_so() -> None:
+    with pytest.raises(ConfigError, match="a ReLU has no parameters"):
+        tangent_kernel(nn.ReLU(), torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kernels_of_vectors_are_gram_matrices_in_half_precision_too(dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2)).to(dtype)
+    x = torch.randn(40, 9, 6).to(dtype)  # more examples than entries that move: some eigenvalues are 0
+    found = tangent_kernel(model, x, function=lambda m, b: m(b).sum(1), select="0.bias|1.weight|1.bias")
+    values = torch.linalg.eigvalsh(found)
+    assert float(values[0]) > -1e-6 * float(values[-1])

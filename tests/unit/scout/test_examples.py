@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, ShapeMismatch
 from dtheta.scout.examples import examples_of
 from tests.unit.scout.planted import sentences
 
@@ -51,3 +51,11 @@ def test_data_that_nothing_can_be_learned_from_is_refused(data, match) -> None:
 def test_a_label_beyond_the_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="label 2 is no class id"):
         examples_of([(torch.randn(20, 2), torch.arange(20) % 3)], 100, 2, 0)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_tokens_of_several_lengths_need_a_mask_of_padding(named) -> None:
+    parts = [(torch.ones(8, length).long(), torch.arange(8) % 2) for length in (3, 5)]
+    data = [{"input_ids": x, "labels": y} for x, y in parts] if named else parts
+    with pytest.raises(ShapeMismatch, match=r"no 'attention_mask'.*pad them to one length"):
+        examples_of(data, 100, 2, 0)

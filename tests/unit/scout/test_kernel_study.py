@@ -81,3 +81,9 @@ def test_a_kernel_of_zeros_has_figures() -> None:
     labels = torch.arange(8) % 2
     found = figures(torch.zeros(8, 8, dtype=torch.float64), torch.eye(8, dtype=torch.float64), labels, 2, 1)
     assert found.alignment == 0.0 and found.rank == 0 and found.trace == 0.0
+
+
+def test_a_kernel_that_tells_no_examples_apart_has_figures() -> None:
+    labels = torch.arange(8) % 2
+    found = figures(torch.full((8, 8), 0.1, dtype=torch.float64), torch.eye(8, dtype=torch.float64), labels, 2, 1)
+    assert found.alignment == 0.0 and found.rank == 1 and found.trace == pytest.approx(0.1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
-from dtheta.scout.regression import PENALTIES, STRENGTHS, Half, regress
+from dtheta.scout.regression import PENALTIES, STRENGTHS, Half, aligned, regress, tells_apart
 
 
 def half(seed: int, n: int = 14, classes: int = 3) -> Half:
@@ -57,3 +58,12 @@ def test_a_kernel_of_zeros_leaves_the_head_alone() -> None:
     alone = regress([half(0), half(1)], strengths=(0.0,))
     for one, other in zip(regress(halves), alone, strict=True):
         torch.testing.assert_close(one.predictions, other.predictions)
+
+
+def test_a_kernel_of_one_number_is_aligned_with_nothing() -> None:
+    wanted = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    constant = torch.full((6, 6), 0.3, dtype=torch.float64)
+    rounded = constant * (1 + 1e-8 * (wanted @ wanted.mT))
+    assert not tells_apart(constant) and aligned(constant, wanted) == aligned(rounded, wanted) == 0.0
+    assert not tells_apart(0 * constant) and tells_apart(wanted @ wanted.mT)
+    assert aligned(wanted @ wanted.mT, wanted) == pytest.approx(1.0)

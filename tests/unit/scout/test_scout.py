@@ -182,3 +182,41 @@ def test_a_network_that_leaves_its_linear_model_is_not_believed() -> None:
     assert not judged("x", 8, 0.1, 0.31, 0.99, 1.0).believe
     assert not judged("x", 8, 0.1, 0.1, 0.7, 1.0).believe
     assert judged("x", 8, 0.1, 0.1, 0.9, 1.0).believe
+
+
+def test_a_bias_behind_all_layers_moves_all_examples_alike_and_is_scouted() -> None:
+    class Behind(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layers[1](torch.tanh(self.layers[0](x))))
+
+    x = inputs(60).double()
+    methods = [(dt.BitFit(), "layers.1.bias"), dt.LoRA(rank=2)]
+    found = scout(Behind(2), [(x, sign_of(x, 1))], methods, probe="all")
+    row = found["BitFit on layers.1.bias"]
+    assert row.alignment == 0.0 and abs(row.gain.estimate) < 0.1
+    (check,) = [one for one in found.checks if one.name == row.name]
+    assert check.cka == pytest.approx(1.0) and check.inflation == pytest.approx(1.0)
+
+
+def test_weights_that_no_output_depends_on_train_and_are_counted() -> None:
+    model, x = Small(2), inputs(60).double()
+    model.unused = nn.Linear(5, 5).double()
+    methods = [dt.Full(), dt.BitFit(), dt.LoRA(rank=2)]
+    found = scout(model, [(x, sign_of(x, 1))], methods, probe="none")
+    for row in found.rows:
+        assert row.method is not None
+        adapter = dt.attach(model, row.method)
+        trained = sum(p.numel() for name, p in adapter.trainable().items() if not name.startswith("head."))
+        adapter.detach()
+        assert row.parameters == trained
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_of_half_precision_is_not_taken_for_nonlinearity(dtype) -> None:
+    x = inputs(64).double()
+    labels = sign_of(x, 1)
+    checks = []
+    for kind in (torch.float64, dtype):
+        checks += scout(Small(2).to(kind), [(x.to(kind), labels)], [dt.LoRA(rank=2)]).checks
+    assert checks[0].nonlinearity < 0.1 and checks[1].nonlinearity < 0.2
+    assert checks[1].believe
