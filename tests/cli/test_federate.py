@@ -80,11 +80,11 @@ def test_yaml_is_the_same_as_flags_and_flags_win(dtheta: Run) -> None:
     Path("run.yaml").write_text(
         "data: iris\nclients: 3\nrounds: 2\nsteps: 2\nmodel: {name: mlp, width: 4}\nquiet: true\n"
         "codec: {name: ternary, density: 0.5}\npartition:\n  name: dirichlet\n  alpha: 5\n"
-        "server: {name: FedAvgM, momentum: 0.5}\naggregate: {name: NormClip, inner: {name: TrimmedMean, share: 0.1}}\n"
+        "server: {name: FedAvgM, momentum: 0.5}\naggregate: {name: NormClip, inner: {name: TrimmedMean, share: 0.4}}\n"
     )
     flags = (
         *SMALL, "--model", "mlp(width=4)", "--codec", "ternary(density=0.5)", "--partition", "dirichlet(alpha=5)",
-        "--server", "fedavgm(momentum=0.5)", "--aggregate", "NormClip(inner=TrimmedMean(share=0.1))",
+        "--server", "fedavgm(momentum=0.5)", "--aggregate", "NormClip(inner=TrimmedMean(share=0.4))",
     )  # fmt: skip
     one = dtheta("federate", "--config", "run.yaml", "--json")
     assert one.code == 0, one.err
@@ -339,6 +339,10 @@ def test_the_file_of_the_documentation_can_be_run(dtheta: Run) -> None:
         (("--out", "nowhere/a.delta"), 1, "there is no folder"),
         (("--momentum", 0.5), 2, "momentum"),
         (("--min-clients", 2, "--asynchronous", "buffer=2"), 2, "leave min_clients out"),
+        (("--asynchronous", "spread=1000"), 2, "spread must be from 0 to 10"),
+        (("--asynchronous", "buffer=9"), 2, "so it never fills"),
+        (("--aggregate", "TrimmedMean"), 2, "TrimmedMean(share=0.2) needs 5 clients; there are 3"),
+        (("--privacy", "clip=1, noise=1, delta=0.9"), 2, "such as 1e-5"),
         (("--label", "species"), 2, "--label is for files of one's own"),
         (("--secure", "scale=0.1", "--codec", "sign"), 2, "--codec does nothing"),
         (("--model", "minilm"), 2, "--model minilm is for texts"),

@@ -285,8 +285,8 @@ def _examples(table: dict[str, Site]) -> str:
     names = list(table)
     if not names:
         return "the model has no parameter of two or more dimensions"
-    middle = names[len(names) // 2]
-    return f"parameters of this model are called {names[0]!r}, {middle!r}, {names[-1]!r}"
+    few = dict.fromkeys((names[0], names[len(names) // 2], names[-1]))  # of one or two parameters none is said twice
+    return f"parameters of this model are called {', '.join(map(repr, few))}"
 
 
 def windows(site: Site, slices: str | None) -> Sequence[Site]:

@@ -30,7 +30,7 @@ class Asynchronous(Settings):
         exponent: Of the staleness weight; 0 for none.
         buffer: Answers that are joined to one update.
         mixing: Share of the joined answers that is taken; None for buffer / clients at work.
-        spread: Of the clients' simulated speeds; 0 makes all alike.
+        spread: Of the clients' simulated speeds, up to 10; 0 makes all alike.
     """
 
     exponent: float = 0.5
@@ -43,7 +43,7 @@ class Asynchronous(Settings):
         self.require(self.exponent >= 0, "exponent", "zero or more")
         self.require(self.buffer >= 1, "buffer", "one or more")
         self.require(self.mixing is None or self.mixing > 0, "mixing", "above zero, or None")
-        self.require(self.spread >= 0, "spread", "zero or more")
+        self.require(0 <= self.spread <= 10, "spread", "from 0 to 10")
 
     def weight(self, staleness: int) -> float:
         """Return (1 + tau)^-exponent."""

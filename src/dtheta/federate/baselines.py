@@ -16,8 +16,9 @@ from typing import Any
 
 from dtheta.core.arguments import whole
 from dtheta.core.delta import Delta
+from dtheta.core.seeds import key
 from dtheta.errors import ConfigError, DthetaError
-from dtheta.federate.client import Client, numbers
+from dtheta.federate.client import Client, measured
 from dtheta.federate.frame import Frame
 from dtheta.federate.server.server import Server
 from dtheta.federate.total import moved
@@ -89,6 +90,7 @@ def _trained(server: Server, client: Client, rounds: int, evaluate: Callable[[An
     except DthetaError as error:
         raise type(error)(f"{client.name} alone: {error}") from error
     delta = server.labeled(moved(start, update.delta, frame), template)
-    with server.with_delta(delta) as model:
-        scores = numbers(evaluate(model), "evaluate")
+    drawn = key(seed, "federate/evaluate", rounds)  # as the last round of the federation draws
+    with server.with_delta(delta) as called:
+        scores = measured(evaluate, called, server.model, drawn, "evaluate")
     return Baseline(client.name, update.examples, steps, scores, delta)

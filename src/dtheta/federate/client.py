@@ -192,9 +192,7 @@ class Client:
     def _measured(self, adapter: Adapter, model: nn.Module, drawn: int) -> dict[str, float]:
         if self.evaluate is None:
             return {}
-        with kept_generators(), kept_modes(model):
-            seed_all(drawn)
-            return numbers(self.evaluate(adapter), f"evaluate of client {self.name}")
+        return measured(self.evaluate, adapter, model, drawn, f"evaluate of client {self.name}")
 
     def _count(self, data: Any) -> int:
         """Return how many examples there are.
@@ -236,6 +234,24 @@ def check_name(name: Any) -> None:
 def _makes(data: Any) -> bool:
     """Tell whether this is a function that returns data, and no data."""
     return callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+
+
+def measured(evaluate: Callable[[Any], Any], called: Any, model: nn.Module, seed: int, what: str) -> dict[str, float]:
+    """Return what a function of the user's measured of a model; its modes and all generators are as before.
+
+    Args:
+        evaluate: The function.
+        called: What it gets: the model, or what stands for it.
+        model: The model itself.
+        seed: Of what it draws, such as shots.
+        what: It is called in messages.
+
+    Raises:
+        ConfigError, NonFinite: If it is no number.
+    """
+    with kept_generators(), kept_modes(model):
+        seed_all(seed)
+        return numbers(evaluate(called), what)
 
 
 def numbers(found: Any, what: str) -> dict[str, float]:

@@ -83,8 +83,8 @@ def federate(
             answers in a row that do not count as there are in so many rounds.
         engine: What runs the clients; None for this process, or processes where there is a timeout.
         folder: Where each round's state is kept, whole at every moment; None keeps none.
-        resume: Go on from the folder if something is in it; ``rounds`` may be larger than before, all else must be the
-            same.
+        resume: Go on from the folder if something is in it; ``rounds`` may be larger than before, and no fewer than
+            the folder holds; all else must be the same.
         seed: Of every draw.
 
     Returns:
@@ -160,18 +160,36 @@ def _check(plan: Plan, server: Server, engine: Engine, folder: Any, resume: bool
         raise ConfigError("a secure sum gives a round's plain mean alone: leave asynchronous and aggregate out")
     if plan.privacy is not None and plan.min_clients > 1:
         raise ConfigError("with privacy no round may be skipped for who took part in it: leave min_clients out")
+    if plan.privacy is not None and plan.privacy.noise and plan.privacy.delta * len(engine.names) >= 1:
+        raise ConfigError(
+            f"the delta of privacy is {plan.privacy.delta}, and there are {len(engine.names)} clients: to show one of "
+            f"them whole would pass as private; take one well below {1 / len(engine.names):.2g}, such as 1e-5"
+        )
     _check_reachable(plan, server, len(engine.names))
 
 
 def _check_reachable(plan: Plan, server: Server, clients: int) -> None:
     """Raise if no round could ever have the answers that it needs."""
+    at_work = plan.at_work(clients)
     if plan.asynchronous is not None:
-        asked, needed, what = plan.asynchronous.buffer, server.aggregate.least, "asynchronous.buffer"
+        _check_buffer(plan.asynchronous.buffer, at_work, clients)
+        asked, needed, advice = plan.asynchronous.buffer, server.aggregate.least, "raise asynchronous.buffer"
     elif plan.privacy is not None:  # each takes part by chance, so all may
-        asked, needed, what = clients, 1, "clients"
+        asked, needed, advice = clients, 1, ""
     else:
-        asked, needed, what = plan.at_work(clients), max(plan.min_clients, server.aggregate.least), "sample"
+        asked, needed, advice = at_work, max(plan.min_clients, server.aggregate.least), "raise sample"
     if plan.secure is not None:
         needed = max(needed, plan.secure.threshold or 2)
     if asked < needed:
-        raise ConfigError(f"a round asks {asked} of {clients} clients and needs {needed} answers; raise {what}")
+        advice = advice if asked < clients else "take more clients, or lower the threshold of secure"
+        raise ConfigError(f"a round asks {asked} of {clients} clients and needs {needed} answers; {advice}")
+
+
+def _check_buffer(buffer: int, at_work: int, clients: int) -> None:
+    """Raise for an asynchronous buffer that never fills: every update would wait for all that are at work."""
+    if buffer > at_work:
+        more = "" if at_work == clients else ", or raise sample"
+        raise ConfigError(
+            f"asynchronous.buffer is {buffer}, and {at_work} of {clients} clients are at work at a time, so it never "
+            f"fills; lower it to {at_work}, which waits for all of them{more}"
+        )

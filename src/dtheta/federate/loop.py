@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.delta import Delta
-from dtheta.core.modes import kept_modes
 from dtheta.core.seeds import key
 from dtheta.core.tensorfile import encode
 from dtheta.errors import ConfigError, FederationFailed, FormatError
 from dtheta.federate.asking import ask
-from dtheta.federate.client import numbers
+from dtheta.federate.client import measured
 from dtheta.federate.engine import Engine, InProcess
 from dtheta.federate.federation import Federation
 from dtheta.federate.frame import Frame
@@ -39,7 +38,6 @@ from dtheta.federate.server.server import Server
 from dtheta.federate.state import Pending, State, check_new, load, save
 from dtheta.federate.traffic import Traffic
 from dtheta.fit.checkpoint import check_same_run
-from dtheta.fit.randomness import kept_generators, seed_all
 
 
 class Loop:
@@ -102,6 +100,11 @@ class Loop:
             self.engine.restore({}, [])
             return
         check_same_run(self.config, found.config, folder)
+        if (done := len(found.state.history)) > self.plan.rounds:
+            raise ConfigError(
+                f"{folder} holds {done} rounds, and rounds is {self.plan.rounds}: what was learned since is not taken "
+                f"back; give rounds={done} for what it holds, more to go on, or another folder to start anew"
+            )
         self.state = found.state
         self.engine.restore(found.residuals, found.known)
         if not isinstance(self.engine, InProcess):
@@ -127,6 +130,7 @@ class Loop:
         asked, failed = ask(self.engine, self.plan, self.frame, self.state, number, traffic)
         arrived, more = self._arrivals()
         failed += more
+        stale = self._staleness(arrived)  # before the step, which makes every answer one update older
         skipped, norm, left = self._step(arrived, number, traffic)
         failed += left
         out = {one.client for one in left}
@@ -134,7 +138,7 @@ class Loop:
         row = Round(
             number, asked, [one.reply.client for one in arrived], {one.client: str(one) for one in failed}, skipped,
             traffic.replies, traffic.bits_up, traffic.bits_down, traffic.qubits, self._scores(number),
-            self._metrics(arrived), norm, self._staleness(arrived), traffic.qber, self._epsilon(number),
+            self._metrics(arrived), norm, stale, traffic.qber, self._epsilon(number),
             transfer=traffic.slowest, seconds=time.perf_counter() - began,
         )  # fmt: skip
         self.state.history.append(row)
@@ -226,13 +230,9 @@ class Loop:
         due = number % self.plan.evaluate_every == 0 or number == self.plan.rounds
         if self.evaluate is None or not due:
             return {}
-        model = self.server.model
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(kept_generators())
-            stack.enter_context(kept_modes(model))
-            model = stack.enter_context(self.server.with_delta(self._global()))
-            seed_all(key(self.plan.seed, "federate/evaluate", number))
-            return numbers(self.evaluate(model), "evaluate")
+        drawn = key(self.plan.seed, "federate/evaluate", number)
+        with self.server.with_delta(self._global()) as called:
+            return measured(self.evaluate, called, self.server.model, drawn, "evaluate")
 
     def _global(self) -> Delta:
         return self.server.labeled(self.state.downlink.delta, self.template)

@@ -181,6 +181,11 @@ def test_tied_parameters_are_one_site(tiny_gpt2):
     assert keys(tiny_gpt2, "lm_head") == ["transformer.wte.weight"]
 
 
+def test_of_a_single_parameter_the_name_is_said_once():
+    with pytest.raises(ConfigError, match=r"parameters of this model are called 'weight'$"):
+        select(nn.Linear(2, 2, bias=False), "*.query")
+
+
 def test_weights_that_are_used_past_their_layer_are_not_hooked(tiny_mha):
     assert sites(tiny_mha)["attention.out_proj.weight"].bypassed
     encoder = nn.TransformerEncoderLayer(4, 2, 8)

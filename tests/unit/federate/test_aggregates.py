@@ -67,6 +67,19 @@ def test_median_and_trimmed_mean_are_those_of_numpy(count):
         _close(TrimmedMean(0.2).join(deltas, [1] * count, FRAME), name, torch.from_numpy(kept.mean(0)))
 
 
+@pytest.mark.parametrize(("share", "least"), [(0.0, 1), (0.2, 5), (0.1, 10), (1 / 3, 3), (0.29, 4), (0.49, 3)])
+def test_a_trimmed_mean_takes_as_many_answers_as_it_cuts_one_of(share, least):
+    aggregate = TrimmedMean(share)
+    assert aggregate.least == least
+    values = torch.arange(least, dtype=torch.float64).square()[:, None]
+    assert (float(aggregate.middle(values)) == float(values.mean())) is (share == 0)
+
+
+def test_a_share_that_floats_round_down_cuts_what_it_says():
+    values = torch.arange(100, dtype=torch.float64).square()[:, None]  # .29 x 100 is 28.999...
+    assert float(TrimmedMean(0.29).middle(values)) == pytest.approx(float(values[29:71].mean()), rel=1e-12)
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_krum_scores_are_sums_of_the_nearest_squared_distances(factored):
     deltas = [_delta(i, factored=factored) for i in range(7)]

@@ -53,6 +53,21 @@ def test_a_liar_alone_has_nobody_to_lie_to() -> None:
     assert [b.scores for b in one] == [b.scores for b in two]
 
 
+def test_judging_leaves_modes_and_generators_and_repeats() -> None:
+    net = parties.model()
+    clients = parties.clients(net, 2)
+
+    def judged(model: torch.nn.Module) -> float:
+        model.eval()
+        return float(torch.rand(()))
+
+    state = torch.get_rng_state()
+    one, two = (centralized(parties.server(net), clients[0], clients[0].data, rounds=2, evaluate=judged) for _ in "ab")
+    assert net.training and torch.equal(state, torch.get_rng_state())
+    federated = federate(parties.server(net), clients, rounds=2, evaluate=judged)
+    assert one.scores == two.scores == dict(federated.scores)  # the same draws for all that are compared
+
+
 def test_errors_name_the_party() -> None:
     net = parties.model()
     with pytest.raises(NonFinite, match="c1 alone"):

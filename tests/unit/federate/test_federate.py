@@ -23,11 +23,13 @@ from dtheta.federate.channels.classical import Classical
 from dtheta.federate.client import Client
 from dtheta.federate.engine import InProcess
 from dtheta.federate.federate import federate
+from dtheta.federate.privacy import Privacy
 from dtheta.federate.processes import Processes
 from dtheta.federate.quantum.classifier import QuantumClassifier
 from dtheta.federate.quantum.program import ProgramClassifier
 from dtheta.federate.secure.ternary import Secure
 from dtheta.federate.server.adaptive import FedAdam
+from dtheta.federate.server.coordinatewise import TrimmedMean
 from dtheta.federate.server.krum import Krum
 from dtheta.federate.server.optimizer import FedAvgM
 from tests.unit.federate.parties import batch, bits, clients, loss_of, model, server, squared
@@ -178,6 +180,7 @@ def test_asynchronous_runs_repeat_and_old_answers_count_less():
     assert bits(one.delta) == bits(again.delta)
     assert all(len(row.answered) == 1 for row in one.history)
     assert max(row.staleness for row in one.history) >= 2
+    assert one.history[0].staleness == 0  # of what the first answer was trained from, nothing had changed yet
     assert one.history[-1].scores["score"] < one.history[0].scores["score"]
     steady = _run(asynchronous=Asynchronous(spread=1.0, exponent=0.0), rounds=12)
     assert bits(steady.delta) != bits(one.delta)
@@ -185,7 +188,9 @@ def test_asynchronous_runs_repeat_and_old_answers_count_less():
 
 def test_an_asynchronous_buffer_of_all_clients_is_the_synchronous_round():
     held = _run(asynchronous=Asynchronous(buffer=4), rounds=3)
-    assert bits(held.delta) == bits(_run(rounds=3).delta)
+    synchronous = _run(rounds=3)
+    assert bits(held.delta) == bits(synchronous.delta)
+    assert all(row.staleness == 0 for found in (held, synchronous) for row in found.history)
 
 
 def _iris():
@@ -291,7 +296,15 @@ def test_dropout_in_the_model_is_off_while_it_is_judged():
             {"asynchronous": Asynchronous(buffer=1), "aggregate": Krum(bad=0)},
             "needs 3 answers; raise asynchronous.buffer",
         ),
-        ({"secure": Secure(scale=0.1, threshold=5)}, "a round asks 4 of 4 clients and needs 5 answers"),
+        (
+            {"secure": Secure(scale=0.1, threshold=5)},
+            "a round asks 4 of 4 clients and needs 5 answers; take more clients, or lower the threshold",
+        ),
+        ({"asynchronous": Asynchronous(buffer=5)}, "4 of 4 clients are at work .* lower it to 4"),
+        ({"asynchronous": Asynchronous(buffer=3), "sample": 0.5}, "2 of 4 clients .* lower it to 2.* raise sample"),
+        ({"aggregate": TrimmedMean(0.2)}, r"TrimmedMean\(share=0.2\) needs 5 clients; there are 4"),
+        ({"asynchronous": Asynchronous(), "aggregate": TrimmedMean(0.25)}, "raise asynchronous.buffer"),
+        ({"privacy": Privacy(clip=1.0, noise=1.0, delta=0.25)}, "there are 4 clients.*below 0.25"),
         ({"sample": 0.25, "secure": Secure(scale=0.1)}, "a round asks 1 of 4 clients and needs 2 answers"),
     ],
 )

@@ -140,6 +140,8 @@ def test_a_finished_run_returns_what_it_was_and_can_be_prolonged(tmp_path):
     first = _run(tmp_path / "f")
     assert _same(_run(tmp_path / "f", resume=True), first)
     assert _same(_run(tmp_path / "f", resume=True, rounds=6), _run(None, rounds=6))
+    with pytest.raises(ConfigError, match=r"holds 6 rounds, and rounds is 3.*give rounds=6"):
+        _run(tmp_path / "f", resume=True, rounds=3)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from dtheta.federate.frame import Frame
 from dtheta.federate.server.aggregate import Aggregate
 
 _SLAB = 1 << 20  # entries of all clients together that are sorted at once
+_ROUNDING = 1e-9  # of a share times a number of clients
 
 
 class Coordinatewise(Aggregate):
@@ -55,8 +56,10 @@ class Coordinatewise(Aggregate):
 class TrimmedMean(Coordinatewise):
     """The mean without the extremes of every entry.
 
+    It needs 1 / share answers, of which it cuts off one at either end: with fewer it would be the plain mean.
+
     Attributes:
-        share: Of the clients, cut off at either end, in [0, 0.5).
+        share: Of the clients, cut off at either end, in [0, 0.5); 0 is the plain mean.
     """
 
     share: float = 0.2
@@ -65,10 +68,15 @@ class TrimmedMean(Coordinatewise):
         super().__post_init__()
         self.require(0 <= self.share < 0.5, "share", "in [0, 0.5)")
 
+    @property
+    def least(self) -> int:
+        """1 / share, rounded up."""
+        return math.ceil(1 / self.share - _ROUNDING) if self.share else 1
+
     def middle(self, sorted_KE: Tensor) -> Tensor:
         """Return the mean of what is left."""
         count = len(sorted_KE)
-        cut = math.floor(self.share * count)
+        cut = math.floor(self.share * count + _ROUNDING)  # 0.29 of 100 are 29, and the product is 28.999...
         return sorted_KE[cut : count - cut].mean(0)
 
 
