@@ -213,3 +213,24 @@ def test_a_delta_of_words_that_the_check_does_not_use(dtheta: Run, folders: dict
     done = dtheta("merge", folders["llama"], "row.delta", "--out", "merged", "--check", "--json")
     assert done.code == 0, done.err
     assert done.json["check"]["moved"] == 0.0
+
+
+def test_a_check_without_a_tokenizer_is_refused_before_anything_is_written(
+    dtheta: Run, folders: dict[str, Path], adapted_language: Path
+) -> None:
+    shutil.copytree(folders["llama"], "bare")
+    for file in Path("bare").glob("*token*"):
+        file.unlink()
+    done = dtheta("merge", "bare", adapted_language, "--out", "merged", "--check")
+    assert done.code != 0
+    assert "tokenizer" in done.err
+    assert "leave --check out" in done.err
+    assert not Path("merged").exists()
+    assert dtheta("merge", "bare", adapted_language, "--out", "merged").code == 0
+
+
+def test_an_empty_delta_has_no_tensor_to_name(dtheta: Run, folders: dict[str, Path]) -> None:
+    assert dtheta("extract", folders["llama"], folders["llama"], "--out", "zero.delta").code == 0
+    done = dtheta("merge", folders["llama"], "zero.delta", "--out", "merged")
+    assert done.code == 0
+    assert "None" not in done.out

@@ -48,6 +48,12 @@ def test_a_long_table_is_cut_and_says_so(dtheta: Run, adapted: Path) -> None:
     assert "more;" not in dtheta("show", adapted, "--rows", 0).out
 
 
+def test_a_negative_number_of_rows_is_refused(dtheta: Run, adapted: Path) -> None:
+    done = dtheta("show", adapted, "--rows", -1)
+    assert done.code == 2
+    assert "0 for all of them, found -1" in done.err
+
+
 def test_the_family(dtheta: Run, adapted: Path, tmp_path: Path) -> None:
     shutil.copy(adapted, "first.delta")
     first = load("first.delta")

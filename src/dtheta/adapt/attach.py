@@ -22,6 +22,7 @@ from dtheta.adapt.grafts import restored as restored_graft
 from dtheta.adapt.method import Method, check_weight, method_from_dict
 from dtheta.adapt.term import Term
 from dtheta.core.apply import bind, originals
+from dtheta.core.arguments import require_flag
 from dtheta.core.block import Block
 from dtheta.core.change import Change
 from dtheta.core.combination import Scaled, Sum
@@ -74,6 +75,7 @@ def attach(
         NonFinite: If a weight to be factored, or a delta, holds NaN or infinity.
     """
     weight, seed = finite_number(weight, "weight"), plain(seed, int, "seed")
+    require_flag(strict, "strict")
     if isinstance(model, Adapter):
         raise ConfigError("attach to the model, not to its adapter: dt.attach(adapter.model, ...)")
     if isinstance(source, Method):

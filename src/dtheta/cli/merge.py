@@ -86,17 +86,19 @@ def run(options: Options, console: Console) -> int:
     if options.dry_run:
         return _plan(options, console)
     base = base_path(options.model)
+    if options.check:
+        from dtheta.cli.merge_check import check_merge, require_texts
+
+        require_texts(base)
     delta = _sum(options, weights)
     if options.format == "peft":
         record = _write_peft(options, base, delta, headers)
     else:
         record = _write_full(options, base, delta, headers, console)
     lines = [f"{options.out}: {record['tensors']} tensors moved, {byte_size(record['bytes'])} written"]
-    if record.get("rounding") is not None:
+    if record.get("worst") is not None:  # the rounding of the tensors that moved, if any did
         lines.append(f"rounding  lost at most {record['rounding']:.1e} of a tensor's change ({record['worst']})")
     if options.check:
-        from dtheta.cli.merge_check import check_merge
-
         record["check"] = check = check_merge(options, base, delta)
         size = f"by at most {check['difference']:.1e}, where the largest is {check['largest']:.3g}"
         lines.append(

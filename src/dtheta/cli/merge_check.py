@@ -20,6 +20,20 @@ _TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.1, "float16": 0.02
 _SIDE = 64  # pixels of an image, where a model takes any
 
 
+def require_texts(base: Path) -> None:
+    """Raise, before anything is written, where the base has no tokenizer to read the texts of the check with.
+
+    Raises:
+        DthetaError: Saying what to do.
+    """
+    from dtheta.models.load import load_tokenizer
+
+    try:
+        load_tokenizer(base)
+    except DthetaError as error:
+        raise type(error)(f"--check runs the model on texts: {error}; or leave --check out") from None
+
+
 def check_merge(options: Options, base: Path, delta: Delta) -> dict[str, float]:
     """Compare the outputs of what was written with those of the base with the delta attached.
 

@@ -36,6 +36,8 @@ def run(options: Options, console: Console) -> int:
     path = require_input(options.file)
     if options.tree and not _is_delta(path):
         raise ConfigError(f"--tree shows which deltas a delta was made of, and {path} is none; leave it out")
+    if options.rows < 0:
+        raise ConfigError(f"--rows must be a number of rows, or 0 for all of them, found {options.rows}")
     if options.dry_run:
         Plan(
             {str(path): size_of(path)}, memory=PROGRAM + (size_of(path) or 0), seconds=reading_time(size_of(path))

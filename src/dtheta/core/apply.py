@@ -15,17 +15,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dtheta.core.arguments import one_delta
+from dtheta.core.arguments import one_delta, require_flag
 from dtheta.core.block import Block
 from dtheta.core.change import Change, matrix_shape
 from dtheta.core.combination import Scaled, Sum
@@ -70,7 +70,8 @@ class Rounding:
 def applied(model: nn.Module, delta: Delta, strict: bool = True) -> Iterator[nn.Module]:
     """Run a block with the delta on the model; after it, every bit of the model is as it was.
 
-    Adapters that are attached keep working. Blocks may be nested, and may end in any order.
+    Adapters that are attached keep working. Blocks may be nested, and may end in any order, also those of several
+    threads; what one thread shows on a model, all threads see, so that each needs a copy for outputs of its own.
 
     Args:
         model: Any module, with or without adapters.
@@ -85,18 +86,23 @@ def applied(model: nn.Module, delta: Delta, strict: bool = True) -> Iterator[nn.
             device, sharded, an integer tensor that would become a fraction, a view of another parameter's memory).
         NonFinite: If the sum overflows the dtype of the base.
     """
-    found = _layers(model, delta, strict)
     token = object()
-    prepared = [(layer, displaced(layer.original, [*layer.changes.values(), c], layer.name)) for layer, c in found]
-    _warn_if_swallowed([change for _, change in found], [(layer.tensors[0], new) for layer, new in prepared], 3)
+    found: list[tuple[_Layer, Change]] = []
     try:
-        for (layer, change), (_, new) in zip(found, prepared, strict=True):
-            layer.changes[token] = change
-            layer.show(new)
-        del prepared
+        with _turn:
+            found = _layers(model, delta, strict)
+            prepared = [
+                (layer, displaced(layer.original, [*layer.changes.values(), c], layer.name)) for layer, c in found
+            ]
+            _warn_if_swallowed([change for _, change in found], [(layer.tensors[0], new) for layer, new in prepared], 3)
+            for (layer, change), (_, new) in zip(found, prepared, strict=True):
+                layer.changes[token] = change
+                layer.show(new)
+            del prepared
         yield model
     finally:
-        lost = [layer.name for layer, _ in reversed(found) if token in layer.changes and not layer.leave(token)]
+        with _turn:
+            lost = [layer.name for layer, _ in reversed(found) if token in layer.changes and not layer.leave(token)]
         if lost:
             raise UnsupportedLayer(
                 f"{lost[0]}: its module holds another tensor than when the block began, so it could not be restored; "
@@ -139,6 +145,8 @@ class _Layer:
 # The tensors that show something else than their base just now, by identity; a layer keeps its tensors alive.
 _active: dict[int, _Layer] = {}
 _stamps = itertools.count(1 << 24)
+# Held while tensors are read as a base or given other storage: a thread must not take for the base what another shows.
+_turn = threading.RLock()
 
 
 def _version(tensor: Tensor) -> int:
@@ -170,8 +178,7 @@ def originals(model: nn.Module) -> dict[str, Tensor]:
 def _layers(model: nn.Module, delta: Delta, strict: bool) -> list[tuple[_Layer, Change]]:
     """Check that a delta fits a model and return the tensors it moves, each with its bound change."""
     delta = one_delta(delta)
-    if not isinstance(strict, bool | np.bool_):
-        raise ConfigError(f"strict is {strict!r}; expected True or False. A part of a delta is a product: 0.3 * delta")
+    require_flag(strict, "strict", ". A part of a delta is a product: 0.3 * delta")
     if new := next(iter(delta.new), None):
         raise UnsupportedLayer(
             f"{new}: the delta brings a vector that the model does not have, so it cannot be added to its weights; "
@@ -235,18 +242,21 @@ def merge(model: nn.Module, delta: Delta, strict: bool = True) -> nn.Module:
             f"an adapter is attached to {attached[0] or 'the model'!r}: merge into the plain base, after "
             "adapter.detach(); to merge several deltas, merge their sum"
         )
-    layers = _layers(model, delta, strict)
-    if any(id(tensor) in _active for held in shared(model).values() for _, tensor in held):
-        raise ConfigError("another delta is applied to the model just now: leave that block, or merge the sum of both")
-    relative: dict[str, float] = {}
-    memo: dict[int, object] = {}
-    pairs = []
-    for layer, change in layers:
-        new, relative[layer.name] = displaced_with_error(layer.original, [change], layer.name)
-        pairs.append((layer.original, new))
-        memo |= {id(tensor): _like(tensor, new) for tensor in layer.tensors}
-    _warn_if_swallowed([change for _, change in layers], pairs, 2)
-    merged = copy.deepcopy(model, memo)
+    with _turn:
+        layers = _layers(model, delta, strict)
+        if any(id(tensor) in _active for held in shared(model).values() for _, tensor in held):
+            raise ConfigError(
+                "another delta is applied to the model just now: leave that block, or merge the sum of both"
+            )
+        relative: dict[str, float] = {}
+        memo: dict[int, object] = {}
+        pairs = []
+        for layer, change in layers:
+            new, relative[layer.name] = displaced_with_error(layer.original, [change], layer.name)
+            pairs.append((layer.original, new))
+            memo |= {id(tensor): _like(tensor, new) for tensor in layer.tensors}
+        _warn_if_swallowed([change for _, change in layers], pairs, 2)
+        merged = copy.deepcopy(model, memo)
     merged.dtheta_rounding = Rounding(relative)  # type: ignore[assignment]
     return merged
 
@@ -269,7 +279,9 @@ def bind(delta: Delta, model: nn.Module | Mapping[str, Tensor], *, strict: bool 
     Raises:
         BaseMismatch, UnknownParameter, ShapeMismatch, UnsupportedLayer: As ``applied``; a basis that does not
             reproduce the stored probe is a BaseMismatch too.
+        ConfigError: If ``strict`` is neither True nor False.
     """
+    require_flag(strict, "strict")
     tensors = model if isinstance(model, Mapping) else originals(model)
     check_base(delta, tensors, strict)
     if isinstance(model, nn.Module):

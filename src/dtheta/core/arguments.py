@@ -8,6 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,16 @@ def listed(deltas: Delta | Sequence[Delta]) -> list[Delta]:
         if not isinstance(one, Delta):
             raise ConfigError(f"item {i} is a {type(one).__name__}; expected deltas, as dt.load(path) returns")
     return found
+
+
+def require_flag(value: Any, name: str, hint: str = "") -> None:
+    """Raise unless a value is True or False: any other text or number would count as one of them without a word.
+
+    Raises:
+        ConfigError: Naming the argument, with a hint behind.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} is {value!r}; expected True or False{hint}")
 
 
 def is_number(value: Any) -> bool:

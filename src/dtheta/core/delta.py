@@ -125,7 +125,10 @@ class Delta:
         Raises:
             BaseMismatch: If both touch a tensor of different content.
             ShapeMismatch: If they disagree on a shape.
+            ConfigError: If ``other`` is no delta.
         """
+        if not isinstance(other, Delta):
+            raise ConfigError(f"a {type(other).__name__} was given; expected another delta of the same base")
         _same_base([self, other])
         return math.fsum(
             naming(name, partial(inner, change, other.changes[name]))
@@ -139,8 +142,8 @@ class Delta:
 
     def cosine(self, other: Delta) -> float:
         """Return the cosine of the angle to ``other``, in [-1, 1]; NaN when either is zero."""
-        mine, others = self.norm(), other.norm()
         product = self.inner(other)
+        mine, others = self.norm(), other.norm()
         return max(-1.0, min(1.0, product / mine / others)) if mine > 0 and others > 0 else math.nan
 
     @property

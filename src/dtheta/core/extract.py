@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dtheta.core.arguments import require_rank_or_energy
+from dtheta.core.arguments import require_flag, require_rank_or_energy
 from dtheta.core.change import Change, Dense, New, matrix_shape
 from dtheta.core.checkpoints import open_checkpoint
 from dtheta.core.delta import Delta
@@ -89,6 +89,7 @@ def extract(
         FormatError: If a checkpoint is damaged.
     """
     _check_arguments(rank, new, dtype)
+    require_flag(strict, "strict")
     before, after = _Side.of(base, "base"), _Side.of(tuned, "tuned")
     pairs, missing, extra = _paired(before, after, select)
     if strict and (missing or (extra and new == "refuse")):

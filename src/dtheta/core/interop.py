@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.apply import bind
+from dtheta.core.arguments import one_delta, require_flag
 from dtheta.core.change import Change, Factors
 from dtheta.core.delta import Delta
 from dtheta.core.displace import displaced
@@ -69,6 +70,7 @@ def to_peft(
         NonFinite: If the dtype of a module to be stored in full cannot hold base plus change.
         OutputError: If the folder cannot be written, or exists.
     """
+    delta = one_delta(delta)
     if model is not None:
         delta = bind(delta, model)
     saved = _saved_in_full(delta, modules_to_save, model)
@@ -114,7 +116,10 @@ def from_peft(
         FormatError: If a file is damaged, or tensors are missing, left over or of another shape than configured.
         UnknownParameter: For a module that the model does not have.
         BaseMismatch: If the folder names another base.
+        ConfigError: If one of the three is neither True nor False.
     """
+    for name, value in (("modules_to_save", modules_to_save), ("pissa_start", pissa_start), ("strict", strict)):
+        require_flag(value, name)
     return read_delta(expanded(folder), model, modules_to_save, pissa_start, strict)
 
 

@@ -322,3 +322,12 @@ def test_slices_are_called_q_k_and_v_only_where_a_method_calls_them_so(tiny_mha)
     assert sites(Grouped(), "up.weight", 4, (0, 4)) == ["[0:4]"]
     assert sites(tiny_mha, "attention.in_proj_weight", 16, (16, 32), (32, 48)) == ["[k]", "[v]"]
     assert sites(tiny_mha, "attention.in_proj_weight", 16, (16, 33)) == ["[16:33]"]
+
+
+@pytest.mark.parametrize("strict", ["no", "", 0, None])
+def test_strict_is_a_flag(strict: object) -> None:
+    model, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    delta = Delta({"weight": Dense(drawn(3, 3))}, fingerprint(other))
+    with pytest.raises(ConfigError, match=r"strict is .*expected True or False"):
+        attach(model, delta, strict=strict)  # type: ignore[arg-type]
+    assert not attached_to(model)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+from dtheta.core import apply
 from dtheta.core.apply import Rounding, applied, bind, merge, originals
 from dtheta.core.block import Block
 from dtheta.core.change import Change, Dense, New
@@ -498,3 +502,35 @@ def test_a_fraction_of_a_counter_says_how_to_leave_it_out() -> None:
     pattern = str(caught.value).split("restrict('")[1].removesuffix("')")
     assert list(delta.restrict(pattern)) == ["0.weight"]
     merge(model, 0.3 * delta.restrict(pattern))
+
+
+def test_threads_that_apply_to_one_model_never_take_what_another_shows_for_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Linear(4, 4)
+    before, digests = model.weight.detach().clone(), fingerprint(model)
+    deltas = [Delta({"weight": Dense(normal(4, 4, index=i))}, digests) for i in (1, 2)]
+    meeting, inside = threading.Barrier(2), threading.Barrier(2)
+    seen: list[torch.Tensor] = []
+
+    def slow(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.2)  # both threads are here at once only where nothing keeps them apart
+        return displaced(*args, **kwargs)
+
+    def work(delta: Delta) -> None:
+        with applied(model, delta):
+            inside.wait(10)
+            seen.append(model.weight.detach().clone())
+            inside.wait(10)
+
+    monkeypatch.setattr(apply, "displaced", slow)
+    threads = [threading.Thread(target=work, args=(delta,)) for delta in deltas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = (before.double() + deltas[0]["weight"].dense().double() + deltas[1]["weight"].dense().double()).float()
+    assert all(torch.equal(each, wanted) for each in seen)
+    assert len(seen) == 2
+    assert torch.equal(before, model.weight)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtheta.core.arguments import coefficient, is_number, listed, number, one_delta, positive, whole
+from dtheta.core.arguments import coefficient, is_number, listed, number, one_delta, positive, require_flag, whole
 from dtheta.core.change import Dense
 from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError, NonFinite
@@ -79,3 +79,14 @@ def test_deltas() -> None:
         listed([one, "a.delta"])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="a list was given; expected one delta"):
         one_delta([one])
+
+
+@pytest.mark.parametrize("value", [True, False, np.bool_(True)])
+def test_flags(value: Any) -> None:
+    require_flag(value, "strict")
+
+
+@pytest.mark.parametrize("value", ["no", "", 0, 1.0, None, ["head"]])
+def test_what_is_no_flag(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^strict is .*expected True or False; a hint$"):
+        require_flag(value, "strict", "; a hint")

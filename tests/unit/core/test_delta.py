@@ -262,3 +262,11 @@ def test_pythons_sum(a: Delta) -> None:
     assert sum([a, 0.5 * a]) == a + 0.5 * a
     with pytest.raises(TypeError):
         1 + a
+
+
+@pytest.mark.parametrize("other", [1, "a.delta", None])
+def test_an_inner_product_takes_a_delta(other: object) -> None:
+    delta = Delta({"w": Dense(torch.ones(2))})
+    for product in (delta.inner, delta.cosine):
+        with pytest.raises(ConfigError, match="expected another delta"):
+            product(other)  # type: ignore[arg-type]

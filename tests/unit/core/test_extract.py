@@ -353,3 +353,10 @@ def test_base_may_be_a_module_and_tuned_a_folder(tiny_bert: nn.Module, tmp_path:
     found = extract(tmp_path / "base", tmp_path / "tuned")
     assert list(found) == ["encoder.layer.1.output.dense.weight"]
     assert extract(tiny_bert, tuned) == found
+
+
+@pytest.mark.parametrize("strict", ["no", "", 0, None])
+def test_strict_is_a_flag(strict: object) -> None:
+    tensors = {"w": torch.ones(2)}
+    with pytest.raises(ConfigError, match=r"strict is .*expected True or False"):
+        extract(tensors, tensors, strict=strict)  # type: ignore[arg-type]

@@ -526,3 +526,14 @@ def test_no_edited_byte_of_a_folder_does_harm(data, tmp_path_factory):
     except DthetaError:
         return
     assert all(change.is_finite() for change in delta.changes.values())
+
+
+@pytest.mark.parametrize("name", ["strict", "modules_to_save", "pissa_start"])
+def test_what_reading_is_told_is_yes_or_no(model, folder, name):
+    with pytest.raises(ConfigError, match=f"{name} is .*expected True or False"):
+        from_peft(folder, model, **{name: ["head"]})
+
+
+def test_a_folder_is_made_of_a_delta(tmp_path):
+    with pytest.raises(ConfigError, match="expected one delta"):
+        to_peft("news.delta", tmp_path / "adapter")
