@@ -56,8 +56,9 @@ def dtheta(
 
 
 def interruptible() -> None:
-    """Undo what a shell does to whatever it runs in the background: there an interrupt is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Undo what a shell or nohup does to whatever it runs in the background: interrupts and hang-ups are ignored."""
+    for sign in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_DFL)
 
 
 def spawn(*arguments: object, code: str = "", **options: Any) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.written import built, nearest, parsed
-from dtheta.core.arguments import number
 from dtheta.core.paths import expanded
 from dtheta.errors import ConfigError, DthetaError, did_you_mean
 
@@ -100,6 +99,8 @@ def network_of(model: str | None, step: str | None, parameters: Sequence[Path]) 
 
 def _said_hours(step: Any) -> float | None:
     """Return the length of a step as it says itself; None where it says nothing."""
+    from dtheta.core.arguments import number
+
     found = getattr(step, "hours", None)
     return None if found is None else number(found, "the step's attribute 'hours'")
 
