@@ -18,8 +18,14 @@ import numpy as np
 from dtheta.errors import ConfigError, ShapeMismatch
 
 LATITUDE, LONGITUDE = ("latitude", "lat"), ("longitude", "lon")
+_DEGREES = ("latitude", "longitude")
 _REACHES = 0.9  # of the distance of rows: Gauss grids have .77 of it from the last row to the pole, a region 1 or more
 _SAME = 1e-4  # degrees; of other labels less, where these are small numbers
+
+
+def common(dim: str) -> str:
+    """Return a dimension's name as all data have it: latitude and longitude by these names."""
+    return "latitude" if dim in LATITUDE else "longitude" if dim in LONGITUDE else dim
 
 
 @dataclass(frozen=True)
@@ -107,19 +113,20 @@ def require_same_coordinates(ours: Any, other: Any, whose: str) -> None:
     Raises:
         ShapeMismatch: If they differ, saying how.
     """
-    for name in ("latitudes", "longitudes"):
-        require_same_labels(name, getattr(ours, name), getattr(other, name), whose)
+    for dim in _DEGREES:
+        require_same_labels(dim, getattr(ours, f"{dim}s"), getattr(other, f"{dim}s"), whose)
 
 
-def require_same_labels(name: str, ours: Any, other: Any, whose: str) -> None:
-    """Raise unless labels of cells along one dimension are equal, in the same order.
+def require_same_labels(dim: str, ours: Any, other: Any, whose: str) -> None:
+    """Raise unless labels of cells along a dimension, by its common name, are equal, in the same order.
 
     Raises:
         ShapeMismatch: If they differ, saying how.
     """
     a, b = np.asarray(ours), np.asarray(other)
     if not _equal(a, b):
-        raise ShapeMismatch(f"{name} differ: {_ends(a)} in the forecast, {_ends(b)} in {whose}; {_hint(name, a, b)}")
+        what = f"{dim}s" if dim in _DEGREES else dim
+        raise ShapeMismatch(f"{what} differ: {_ends(a)} in the forecast, {_ends(b)} in {whose}; {_hint(dim, a, b)}")
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
@@ -138,13 +145,11 @@ def _word(label: Any) -> str:
     return f"{label:g}" if np.issubdtype(type(label), np.number) else str(label)
 
 
-def _hint(name: str, ours: np.ndarray, other: np.ndarray) -> str:
-    degrees = name in ("latitudes", "longitudes")
-    dimension = name.removesuffix("s") if degrees else name
+def _hint(dim: str, ours: np.ndarray, other: np.ndarray) -> str:
     if _equal(ours, other[::-1]):
-        return f"the order is reversed: flip one by .isel({dimension}=slice(None, None, -1))"
+        return f"the order is reversed: flip one by .isel({dim}=slice(None, None, -1))"
     if sorted(map(str, ours)) == sorted(map(str, other)):
-        return f"the order is another one: sort both by {dimension}"
-    if name == "longitudes" and ours.shape == other.shape and _equal(np.sort(ours % 360), np.sort(other % 360)):
+        return f"the order is another one: sort both by {dim}"
+    if dim == "longitude" and ours.shape == other.shape and _equal(np.sort(ours % 360), np.sort(other % 360)):
         return "the same meridians, counted from -180 or from 0: take one modulo 360 and sort by it"
-    return "interpolate one to the other's grid first" if degrees else f"select those of {dimension} that both have"
+    return "interpolate one to the other's grid first" if dim in _DEGREES else f"select those of {dim} that both have"

@@ -27,6 +27,7 @@ from dtheta.ensemble.coordinates import (
     areas_of_rows,
     check_latitudes,
     checked_coordinates,
+    common,
     degrees_along,
     require_same_labels,
 )
@@ -189,13 +190,12 @@ def require_same_cells(ours: Fields, other: Fields, whose: str) -> None:
     """
     for a, b in zip(ours.cells, other.cells, strict=True):
         if a in ours.data.coords and b in other.data.coords:
-            name = "latitudes" if a in LATITUDE else "longitudes" if a in LONGITUDE else a
-            require_same_labels(name, ours.data[a].values, other.data[b].values, whose)
+            require_same_labels(common(a), ours.data[a].values, other.data[b].values, whose)
 
 
 def _common(cells: tuple[str, ...]) -> list[str]:
     """Return the names of cells, in whatever way latitude and longitude are written."""
-    return ["latitude" if d in LATITUDE else "longitude" if d in LONGITUDE else d for d in cells]
+    return [common(d) for d in cells]
 
 
 def runs(forecast: Fields) -> Iterator[tuple[Any, float, dict[str, int]]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dtheta.ensemble.coordinates import LATITUDE, LONGITUDE, require_same_labels
+from dtheta.ensemble.coordinates import common, require_same_labels
 from dtheta.ensemble.labeled import NAMES, Fields, is_labeled
 
 
@@ -31,13 +31,13 @@ def _lined_up(reference: Any, forecast: Fields, what: str) -> Any:
         return {channel: _lined_up(one, forecast, what) for channel, one in reference.items()}
     if not is_labeled(reference):
         return reference
-    known = {_common(str(dim)): str(dim) for dim in reference.dims}
-    cells = [known[_common(dim)] for dim in forecast.cells if _common(dim) in known]
+    known = {common(str(dim)): str(dim) for dim in reference.dims}
+    cells = [known[common(dim)] for dim in forecast.cells if common(dim) in known]
     if len(cells) < len(forecast.cells):
         return reference
     for ours, theirs in zip(forecast.cells, cells, strict=True):
         if ours in forecast.data.coords and theirs in reference.coords:
-            require_same_labels(_plural(ours), forecast.data[ours].values, reference[theirs].values, what)
+            require_same_labels(common(ours), forecast.data[ours].values, reference[theirs].values, what)
     stacked = [dim for dim in NAMES["channel"] if dim in reference.dims]
     return _selected(reference, stacked, forecast).transpose(*stacked, ..., *cells)
 
@@ -51,11 +51,3 @@ def _selected(reference: Any, stacked: list[str], forecast: Fields) -> Any:
     if not set(wanted) <= set(names):
         return reference
     return reference.isel({stacked[0]: [names.index(name) for name in wanted]})
-
-
-def _common(dim: str) -> str:
-    return "latitude" if dim in LATITUDE else "longitude" if dim in LONGITUDE else dim
-
-
-def _plural(dim: str) -> str:
-    return f"{_common(dim)}s" if dim in (*LATITUDE, *LONGITUDE) else dim
