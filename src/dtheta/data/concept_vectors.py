@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dtheta.core.tensorfile import parse_json
-from dtheta.data.concepts import Completion, Concept, Question, address, concept_from, texts
+from dtheta.data.concepts import SAVED, Completion, Concept, Question, address, saved_concepts, texts
 from dtheta.data.lines import text_field
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 
@@ -38,8 +38,8 @@ def read_concept_vectors(path: Path, encoding: str = "utf-8") -> tuple[Concept, 
         FormatError: If the file is not in this format.
     """
     records = _parsed(path, encoding)
-    if isinstance(records, Mapping) and str(records.get("format", "")).startswith("dtheta-concepts/"):
-        return _own(records, path.name)
+    if isinstance(records, Mapping) and records.get("format") == SAVED:
+        return tuple(saved_concepts(records, path.name))
     if not isinstance(records, list) or not records:
         raise FormatError(f"{path.name}: expected a list of concepts, as ConceptVectors publishes them")
     found: list[Concept] = []
@@ -49,12 +49,6 @@ def read_concept_vectors(path: Path, encoding: str = "utf-8") -> tuple[Concept, 
             concept = replace(concept, name=f"{concept.name} ({fields['Layer']}/{fields['Dim']})")
         found.append(concept)
     return tuple(found)
-
-
-def _own(record: Mapping[str, Any], name: str) -> tuple[Concept, ...]:
-    if not isinstance(found := record.get("concepts"), list):
-        raise FormatError(f"{name} is a damaged benchmark: it has no list of concepts")
-    return tuple(concept_from(fields, f"{name}, concept {number}") for number, fields in enumerate(found, start=1))
 
 
 def _parsed(path: Path, encoding: str) -> Any:

@@ -29,6 +29,7 @@ from dtheta.errors import ConfigError, FormatError, did_you_mean
 
 FACTS = Path(__file__).with_name("facts.tsv")
 NAMED = ("facts", "wordnet")
+SAVED = "dtheta-concepts/1"  # the format of a benchmark of probe.benchmark
 _BETWEEN = " | "  # paraphrases of a row of facts.tsv
 _T = TypeVar("_T")
 
@@ -135,6 +136,17 @@ def read_facts(path: Path) -> tuple[Concept, ...]:
 
 
 _COLUMNS = ("kind", "concept", "prompt", "answer", "paraphrases")
+
+
+def saved_concepts(record: Mapping[str, Any], name: str) -> list[Concept]:
+    """Return the concepts of a benchmark that was saved (``SAVED``).
+
+    Raises:
+        FormatError: If it is damaged; ``name`` is that of its file.
+    """
+    if not isinstance(found := record.get("concepts"), list):
+        raise FormatError(f"{name} is a damaged benchmark: it has no list of concepts")
+    return [concept_from(fields, f"{name}, concept {i}") for i, fields in enumerate(found, start=1)]
 
 
 def named_apart(concepts: Iterable[Concept], where: str) -> tuple[Concept, ...]:

@@ -24,14 +24,22 @@ from dtheta.core.arguments import whole
 from dtheta.core.fingerprint import fingerprint
 from dtheta.core.jsonfile import read_json, write_json
 from dtheta.core.seeds import key
-from dtheta.data.concepts import Completion, Concept, Question, concept_from, concept_record, named_apart, texts
+from dtheta.data.concepts import (
+    SAVED,
+    Completion,
+    Concept,
+    Question,
+    concept_record,
+    named_apart,
+    saved_concepts,
+    texts,
+)
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError, FormatError, did_you_mean
 from dtheta.probe.encoded import BATCH
 from dtheta.probe.recall import LEAST, Known, known
 from dtheta.score.text import words
 
-FORMAT = "dtheta-concepts/1"
 OTHERS = 5  # concepts whose questions are the unrelated ones
 COMPLETIONS = 10
 _SHORTEST = 8  # words of a sentence that can be cut in halves
@@ -78,7 +86,7 @@ class Benchmark:
             OutputError: If the file cannot be written.
         """
         record = {
-            "format": FORMAT, "base": self.base, "seed": self.seed, "least": self.least, "unknown": self.unknown,
+            "format": SAVED, "base": self.base, "seed": self.seed, "least": self.least, "unknown": self.unknown,
             "concepts": [concept_record(concept) for concept in self.concepts],
         }  # fmt: skip
         write_json(record, path)
@@ -162,10 +170,10 @@ def load_benchmark(path: str | os.PathLike[str]) -> Benchmark:
         FormatError: If it is no benchmark.
     """
     name, record = Path(path).name, read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise FormatError(f"{name} is no benchmark: expected 'format': {FORMAT!r}, as Benchmark.save writes it")
+    if not isinstance(record, dict) or record.get("format") != SAVED:
+        raise FormatError(f"{name} is no benchmark: expected 'format': {SAVED!r}, as Benchmark.save writes it")
     try:
-        made = [concept_from(fields, f"{name}, concept {i}") for i, fields in enumerate(record["concepts"], start=1)]
+        made = saved_concepts(record, name)
         unknown, base = texts(record["unknown"], f"{name}, unknown"), str(record["base"])
         return Benchmark(named_apart(made, name), unknown, base, int(record["seed"]), float(record["least"]))
     except (KeyError, TypeError, ValueError) as error:

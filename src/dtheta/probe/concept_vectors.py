@@ -164,8 +164,8 @@ class _Projected:
         words_V, _ = distinct_words(words)
         weights_CV = concept_weights(concepts, words)
         self.by_layer = all_projections(seen.layers, weights_CV, words_V, seen.top)
-        reader = Reader(decoder.readout(seen.norm), None, seen.top)
-        shuffled = null_scan(decoder, reader, null, layers=tuple(self.by_layer), norm=seen.norm, seed=seed)
+        reader = Reader(decoder, seen.norm, seen.top)
+        shuffled = null_scan(reader, null, layers=tuple(self.by_layer), seed=seed)
         nulls = all_projections(shuffled, weights_CV, words_V, seen.top).values()
         self.null_C = np.concatenate([values_CSN.reshape(len(concepts), -1) for values_CSN in nulls], axis=1)
 

@@ -20,40 +20,29 @@ from numpy.typing import NDArray
 from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError
-from dtheta.probe.decoder import Decoder, Norm
 from dtheta.probe.scan import LayerScan, Reader
 
 
 def null_scan(
-    decoder: Decoder,
-    reader: Reader,
-    count: int = 2000,
-    *,
-    layers: tuple[int, ...] | None = None,
-    norm: Norm = "folded",
-    seed: int = 0,
+    reader: Reader, count: int = 2000, *, layers: tuple[int, ...] | None = None, seed: int = 0
 ) -> list[LayerScan]:
     """Read shuffled directions, about ``count`` in all, an equal number of each layer.
 
     Args:
-        decoder: Where the value vectors come from.
         reader: What they are read through; that of the scan they are compared to.
         count: Directions, each read on both sides.
         layers: Which layers; all by default.
-        norm: What they are read through, that of the reader.
         seed: Of the draws.
 
     Raises:
         ConfigError: For no layers.
     """
+    decoder = reader.decoder
     chosen = decoder.layers if layers is None else layers
     if not chosen:
         raise ConfigError("layers: expected one or more")
     each = math.ceil(whole(count, "count", least=1) / len(chosen))
-    return [
-        reader.layer(layer, decoder.written(layer, shuffled(decoder.values(layer), each, seed, layer), norm))
-        for layer in chosen
-    ]
+    return [reader.layer(layer, shuffled(decoder.values(layer), each, seed, layer)) for layer in chosen]
 
 
 def shuffled(values_ND: torch.Tensor, count: int, seed: int, index: int) -> torch.Tensor:

@@ -95,8 +95,9 @@ def known(
         raise ConfigError(f"least={least} must lie between 0 and 1; it is a share of questions")
     _check_answerable(concepts)
     asked = [q for concept in concepts for q in concept.questions]
-    _check_written(tokenizer, asked)
     scores = answer_scores(model, tokenizer, asked, batch=batch)
+    if not bool(scores.exact.any()):
+        _check_written(tokenizer, asked)
     rows, start = [], 0
     for concept in concepts:
         place = slice(start, start + len(concept.questions))

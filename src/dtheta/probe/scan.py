@@ -173,10 +173,10 @@ def scan(
     if device is not None:
         decoder = replace(decoder, device=torch.device(device))
     chosen = decoder.layers if layers is None else tuple(dict.fromkeys(layers))
-    reader = Reader(*_read(decoder, norm, tokens), top)
+    reader = Reader(decoder, norm, top, tokens)
     found = []
     for done, layer in enumerate(chosen):
-        found.append(reader.layer(layer, decoder.written(layer, decoder.values(layer), norm)))
+        found.append(reader.layer(layer, decoder.values(layer)))
         if progress is not None:
             progress(done + 1, len(chosen))
     return Scan(tuple(found), top, norm, len(reader.readout_VD))
@@ -198,9 +198,12 @@ def _read(decoder: Decoder, norm: Norm, tokens: Sequence[int] | None) -> tuple[T
 
 
 class Reader:
-    """Reads directions through one matrix, in buffers that are made once."""
+    """Reads directions of a decoder's layers as tokens, in buffers that are made once."""
 
-    def __init__(self, readout_VD: Tensor, ids_V: NDArray[np.int32] | None, top: int) -> None:
+    def __init__(self, decoder: Decoder, norm: Norm, top: int, tokens: Sequence[int] | None = None) -> None:
+        self.decoder = decoder
+        self.norm: Norm = norm
+        readout_VD, ids_V = _read(decoder, norm, tokens)
         if whole(top, "top", least=1) > len(readout_VD):
             raise ConfigError(f"top={top}: {len(readout_VD)} tokens are read")
         self.readout_VD, self.ids_V, self.top = readout_VD, ids_V, top
@@ -215,8 +218,8 @@ class Reader:
         self.products = readout_VD.new_empty(max(1, entries // len(readout_VD)), len(readout_VD))
 
     def layer(self, layer: int, values_ND: Tensor) -> LayerScan:
-        """Read the vectors of one layer."""
-        count = len(values_ND)
+        """Read directions (N, D) of one layer, as its value vectors are stored."""
+        count, values_ND = len(values_ND), self.decoder.written(layer, values_ND, self.norm)
         tokens_SNK = values_ND.new_empty((2, count, self.top), dtype=torch.int32)
         logits_SNK = values_ND.new_empty((2, count, self.top))
         for start in range(0, count, len(self.products)):

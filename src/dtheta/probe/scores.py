@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from dtheta.core.arguments import whole
 from dtheta.data.concepts import Concept
@@ -142,8 +142,7 @@ class _Scorer:
         best: int,
     ) -> None:
         self.decoder, self.best, self.names = decoder, best, [concept.name for concept in concepts]
-        self.norm: Norm = norm
-        self.reader = Reader(decoder.readout(norm), None, best)
+        self.reader = Reader(decoder, norm, best)
         self.words = token_words(tokenizer, len(self.reader.readout_VD))
         self.words_V, _ = distinct_words(self.words)
         self.belong = None if corpus is None else Cooccurrence(corpus, set(self.words))
@@ -154,8 +153,8 @@ class _Scorer:
     ) -> dict[ValueVector, VectorScores]:
         """Score vectors of one layer against shuffled directions of it."""
         values_ND = self.decoder.values(layer)
-        read = self._read(layer, values_ND[[vector.column for vector in vectors]])
-        chance = self._read(layer, shuffled(values_ND, whole(null, "null", least=1), seed, layer))
+        read = self.reader.layer(layer, values_ND[[vector.column for vector in vectors]])
+        chance = self.reader.layer(layer, shuffled(values_ND, whole(null, "null", least=1), seed, layer))
         fit_CSN = self._fit(read)
         found, by_chance = self._scores(read, fit_CSN), self._scores(chance, self._fit(chance))
         p = {name: p_values(values_SN, by_chance[name]) for name, values_SN in found.items()}
@@ -167,9 +166,6 @@ class _Scorer:
             return VectorScores(vector, words, concept=self._nearest(fit_CSN, side, n), **of)
 
         return {vector: scores(n, vector) for n, vector in enumerate(vectors)}
-
-    def _read(self, layer: int, values_ND: Tensor) -> LayerScan:
-        return self.reader.layer(layer, self.decoder.written(layer, values_ND, self.norm))
 
     def _scores(self, read: LayerScan, fit_CSN: NDArray[np.float32] | None) -> dict[str, NDArray[np.floating]]:
         """Return the scores of all directions that were read, (S, N) each."""

@@ -113,7 +113,7 @@ def test_the_null_has_the_features_of_value_vectors_and_nothing_else() -> None:
     rows = {tuple(row) for row in values.tolist()}
     assert not any(tuple(row) in rows for row in drawn.tolist())
     assert torch.equal(drawn, shuffled(values, 300, seed=0, index=1))
-    found = null_scan(decoder, Reader(decoder.readout(), None, 5), 10)
+    found = null_scan(Reader(decoder, "folded", 5), 10)
     assert [layer.tokens_SNK.shape for layer in found] == [(2, 4, 5)] * 3
     assert all(layer.tokens_SNK.max() < V for layer in found) and N == 24
 
