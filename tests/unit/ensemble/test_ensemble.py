@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -336,9 +337,18 @@ def test_parameters_in_another_precision_run_in_that_of_the_step() -> None:
         assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("time", ["2020-01-31T06:00+02:00", "2020-01-31T06Z", "2020-01-31T06:00-0530"])
-def test_a_text_with_a_time_zone_is_refused_as_a_date_with_one_is(time: str) -> None:
-    with pytest.raises(ConfigError, match="in a time zone; give UTC without one"):
+@pytest.mark.parametrize(
+    ("time", "hour"), [("2020-01-31T06:00+02:00", 4), ("2020-01-31t06:00z ", 6), ("2020-01-31 23:30:00-0530", 29)]
+)
+def test_a_date_with_a_time_zone_is_brought_to_utc(time: str, hour: int) -> None:
+    expected = np.datetime64("2020-01-31T00:00:00") + np.timedelta64(hour, "h")
+    assert start_time(time) == start_time(datetime.fromisoformat(time.strip().upper())) == expected
+    assert str(start_time(time)) == str(expected)  # what enters the keys of draws
+
+
+@pytest.mark.parametrize("time", ["2020-01-31T06:00+99:00", "2020-13-31T06Z", "0001-01-01T00:00+05:00", "Z", "T06Z"])
+def test_a_zone_that_is_none_is_refused(time: str) -> None:
+    with pytest.raises(ConfigError, match="expected a date, such as"):
         start_time(time)
 
 
