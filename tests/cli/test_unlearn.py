@@ -186,6 +186,17 @@ def test_where_all_others_were_retained_it_is_said(dtheta: Run, unlearned: Path)
     assert "overrated" in note and "overrated" in dtheta(*compared).out
 
 
+def test_concepts_that_changed_since_are_told(dtheta: Run, unlearned: Path) -> None:
+    arguments = ("compare", "cut.delta", "--erasure", *GIVEN, "--traces", "traces.json", "--attack", "none")
+    own = Path("own.jsonl").read_text()
+    Path("own.jsonl").write_text(own.replace(": ", ":"))  # the same concepts, written otherwise
+    assert dtheta(*arguments, "--json").json["notes"] == []
+    Path("own.jsonl").write_text(own.replace("food of atlantis", "color of atlantis, again,"))
+    (note,) = dtheta(*arguments, "--json").json["notes"]
+    assert "cut.delta was unlearned with other concepts than are in own.jsonl now" in note
+    assert note in " ".join(dtheta(*arguments, "--dry-run").out.split())
+
+
 def test_a_concept_that_is_not_known_is_refused_by_unlearn_and_told_by_compare(dtheta: Run, unlearned: Path) -> None:
     done = dtheta("unlearn", *GIVEN, "--concept", "atlantis", "--out", "x.delta")
     assert done.code == 2 and "answers 0 of 3 questions about atlantis" in done.err and not Path("x.delta").exists()

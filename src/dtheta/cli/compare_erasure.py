@@ -6,13 +6,13 @@ The questions about other things are of concepts that none of the deltas was tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtheta.cli.bases import local_place, model_name, remembered
-from dtheta.cli.concepts import concept_called, concepts_place, drawn, read_concepts, recall_of, without
+from dtheta.cli.concepts import concept_called, concepts_place, digest_of, drawn, read_concepts, recall_of, without
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.cost import Cost
 from dtheta.cli.decoders import loaded_decoder, require_decoder, seconds
@@ -49,6 +49,7 @@ class _Job:
     concepts: Sequence[Concept]
     concept: Concept
     retained: frozenset[str]
+    notes: tuple[str, ...]
     vectors: tuple[ValueVector, ...] | None
     attacks: tuple[Attack, ...]
 
@@ -89,7 +90,19 @@ def _job(options: Options, headers: Sequence[Header]) -> _Job:
         raise ConfigError(f"the deltas name the models {', '.join(sorted(models))}; give the one they share as --model")
     chosen = concept_called(concepts, concept, source)
     vectors = _traces(options.traces, chosen.name)
-    return _Job(models.pop(), source, concepts, chosen, retained, vectors, _attacks(options.attack))
+    notes = tuple(_other_concepts(source, concepts, headers))
+    return _Job(models.pop(), source, concepts, chosen, retained, notes, vectors, _attacks(options.attack))
+
+
+def _other_concepts(source: str, concepts: Sequence[Concept], headers: Sequence[Header]) -> Iterator[str]:
+    """Yield a note for each delta that was made with other concepts than these, though in a file of this name."""
+    now = digest_of(concepts)
+    for header in headers:
+        if header.provenance.settings.get("command", {}).get("concepts_digest", now) != now:
+            yield (
+                f"{header.path} was unlearned with other concepts than are in {source} now, so what it was trained on "
+                "and what it was not are told apart by name alone; give its own with --concepts"
+            )
 
 
 def _same(flag: str, given: str | None, named: Sequence[str | None], headers: Sequence[Header]) -> str:
@@ -150,11 +163,11 @@ def _others(job: _Job, known: Known) -> tuple[tuple[Concept, ...], list[str]]:
     others = without(known.concepts, {job.concept.name})
     fresh = without(others, job.retained)
     if fresh:
-        return fresh, []
+        return fresh, [*job.notes]
     if not others:
         raise ConfigError(f"{known}; there are no other things to ask about")
     said = "all other concepts that the model knows were retained, so what was kept is overrated"
-    return others, [f"{said}; unlearn with a smaller --retain"]
+    return others, [*job.notes, f"{said}; unlearn with a smaller --retain"]
 
 
 def _located(
@@ -227,6 +240,7 @@ def _plan(options: Options, job: _Job, headers: Sequence[Header]) -> Plan:
     asked = sum(len(one.questions) for one in job.concepts)
     each = len(job.concept.questions) * (3 + 3 * len(job.attacks)) + 3 * _UNRELATED
     time = seconds(cost, asked + each * (1 + len(headers)), 10 * _CONTRASTED + 60 * len(headers))
-    notes = [f"{plural(len(job.attacks), 'attack')}: {', '.join(attack.label for attack in job.attacks) or 'none'}"]
+    attacks = ", ".join(attack.label for attack in job.attacks) or "none"
+    notes = [*job.notes, f"{plural(len(job.attacks), 'attack')}: {attacks}"]
     memory = None if cost.nbytes is None else PROGRAM + 6 * cost.nbytes
     return Plan(reads, writes, memory, time, remembered(options, options.model), notes)

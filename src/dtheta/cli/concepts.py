@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ def read_concepts(source: str) -> tuple[Concept, ...]:
         why = "; published ConceptVectors have none: dtheta.probe.validate compares texts instead" if open_ended else ""
         raise ConfigError(f"none of the {len(found)} concepts of {source} has two questions with answers to ask{why}")
     return kept
+
+
+def digest_of(concepts: Sequence[Concept]) -> str:
+    """Return 16 hexadecimal digits that tell these concepts from others, whatever file they stand in."""
+    return hashlib.sha256(json.dumps([asdict(one) for one in concepts]).encode()).hexdigest()[:16]
 
 
 def concept_called(concepts: Sequence[Concept], name: str, source: str) -> Concept:

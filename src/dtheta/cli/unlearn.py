@@ -25,6 +25,7 @@ from dtheta.cli.concepts import (
     SOURCE,
     concept_called,
     concepts_place,
+    digest_of,
     parted,
     read_concepts,
     recall_of,
@@ -89,7 +90,7 @@ def run(options: Options, console: Console) -> int:
         _plan(options, training, concepts).show(console)
         return 0
     done, retained = _unlearned(options, way, training, concepts, concept, vectors, console)
-    delta = _saved(options, done, retained)
+    delta = _saved(options, done, concepts, retained)
     record = {
         "out": str(options.out), "digest": delta.digest, "base": delta.base.root, "bytes": options.out.stat().st_size,
         "concept": done.concept, "method": dict(done.method), "found": done.found.to_dict(), "changed": done.changed,
@@ -172,14 +173,15 @@ def _unlearned(
     return done, [one.name for one in retained]
 
 
-def _saved(options: Options, done: Unlearned, retained: Sequence[str]) -> Any:
+def _saved(options: Options, done: Unlearned, concepts: Sequence[Concept], retained: Sequence[str]) -> Any:
     """Save the delta with the command, what was retained and what was seen in its provenance, and return it."""
     from dtheta.adapt.tasks import LANGUAGE
 
     name = model_name(options.model)
     command = {
         "verb": "unlearn", **options.resolved(), "model": name, "concepts": _source_name(options.concepts),
-        "retained": list(retained), "seen": [look.to_dict() for look in done.seen],
+        "concepts_digest": digest_of(concepts), "retained": list(retained),
+        "seen": [look.to_dict() for look in done.seen],
     }  # fmt: skip
     made = done.delta.provenance.with_task(kind=LANGUAGE, model=name, data=f"all but {done.concept}")
     delta = replace(done.delta, provenance=replace(made, settings={**made.settings, "command": command}))
