@@ -21,6 +21,7 @@ from dtheta.adapt.sorsa import SORSA
 from dtheta.core.interop import from_peft, to_peft
 from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator
+from dtheta.errors import ConfigError
 from tests.parity.adapted import moved, outputs, with_delta
 from tests.shaken import shaken
 
@@ -125,6 +126,34 @@ def test_module_whose_path_ends_in_another_modules_path_is_left_alone(tmp_path):
     folder = to_peft(delta, tmp_path / "adapter")
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), str(folder))
     assert [n for n, _ in loaded.named_parameters() if "lora_A" in n] == ["base_model.model.0.lora_A.default.weight"]
+
+
+@pytest.mark.parametrize("also", ["@bias", "*.query.bias", "embeddings.LayerNorm.bias"])
+def test_biases_beside_the_factors(also, tiny_bert, tmp_path):
+    adapter = attach(tiny_bert, PiSSA(rank=3), "*.query|*.value", also=also)
+    shaken(adapter, 0.05)
+    delta = adapter.delta()
+    adapter.detach()
+    folder = to_peft(delta, tmp_path / "adapter", model=tiny_bert)
+    assert_same_in_peft(tiny_bert, delta, [TOKENS], folder)
+    again = from_peft(folder, tiny_bert)
+    assert set(again) == set(delta)
+    for name in again:
+        torch.testing.assert_close(again[name].dense().double(), delta[name].dense().double(), rtol=0, atol=1e-6)
+
+
+def test_biases_beside_a_head_stored_in_full(tiny_bert, tmp_path):
+    adapter = attach(tiny_bert, LoRA(rank=3), "*.query", also="*.query.bias|pooler.*")
+    shaken(adapter, 0.05)
+    delta = adapter.delta()
+    adapter.detach()
+    with pytest.raises(ConfigError, match="stores base plus change of a bias, so this needs the base"):
+        to_peft(delta.restrict("*.query.*"), tmp_path / "adapter")
+    folder = to_peft(delta, tmp_path / "adapter", model=tiny_bert, modules_to_save=["pooler"])
+    stored = load_file(folder / "adapter_model.safetensors")
+    assert sum(name.endswith("pooler.dense.bias") for name in stored) == 1
+    assert_same_in_peft(tiny_bert, delta, [TOKENS], folder)
+    assert set(from_peft(folder, tiny_bert, modules_to_save=True)) == set(delta)
 
 
 def test_head_stored_in_full(tiny_llama, tmp_path):

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dtheta.adapt.attach import attach
@@ -125,6 +126,37 @@ def test_training_goes_on_from_a_folder_with_its_scaling(tiny_bert, tmp_path):
     adapter.detach()
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_trained_as_well(bias, tiny_bert, tmp_path):
+    theirs = trained_in_peft(tiny_bert, r=3, target_modules=["query", "dense"], bias=bias)
+    moved = [n for n, p in theirs.named_parameters() if p.requires_grad and n.endswith(".bias")]
+    with torch.no_grad():
+        for name in moved[1:]:  # the first stays, though it might have trained
+            theirs.get_parameter(name).add_(torch.randn(1, generator=generator(0, name)), alpha=0.3)
+    delta = assert_read_right(tiny_bert, theirs, [TOKENS], tmp_path / "theirs")
+    names = {n.removeprefix("base_model.model.").replace(".base_layer.", ".") for n in moved[1:]}
+    assert {name for name in delta if name.endswith(".bias")} == names
+    for name in names:  # base plus change is what was stored, bit for bit
+        trained = theirs.get_parameter(next(n for n in moved if name == n[17:].replace(".base_layer.", ".")))
+        assert torch.equal((tiny_bert.get_parameter(name).double() + delta[name].dense()).float(), trained)
+
+
+def test_biases_that_the_folder_lacks_are_named(tiny_bert, tmp_path):
+    folder = saved(trained_in_peft(tiny_bert, r=3, target_modules=["query"], bias="lora_only"), tmp_path / "theirs")
+    path, name = folder / "adapter_model.safetensors", "encoder.layer.1.attention.self.query.bias"
+    tensors = {
+        n: t for n, t in load_file(path).items() if not n.endswith("layer.1.attention.self.query.base_layer.bias")
+    }
+    save_file(tensors, path)
+    with pytest.raises(FormatError, match=f"lacks '{name}', though bias='lora_only' trained it"):
+        from_peft(folder, tiny_bert)
+
+
+def test_where_no_module_has_a_bias_there_is_none_to_read(tiny_llama, tmp_path):
+    theirs = trained_in_peft(tiny_llama, r=3, target_modules=["q_proj"], bias="all")
+    assert_read_right(tiny_llama, theirs, [TOKENS], tmp_path / "theirs")
+
+
 def test_exact_pissa_that_was_not_converted(tiny_bert, tmp_path):
     theirs = trained_in_peft(tiny_bert, r=3, lora_alpha=6, target_modules=["query", "value"], init_lora_weights="pissa")
     folder = saved(theirs, tmp_path / "theirs")
@@ -156,7 +188,6 @@ def test_converted_pissa_reads_as_lora_of_twice_the_rank(tiny_bert, tmp_path):
     [
         ({"use_dora": True}, "use_dora"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "lora_only"}, "bias='lora_only'"),
         ({"init_lora_weights": "pissa_niter_2"}, "pissa_niter_2"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"modules_to_save": ["pooler"]}, "pooler"),

@@ -28,14 +28,14 @@ from dtheta.core.apply import bind
 from dtheta.core.arguments import one_delta, require_flag
 from dtheta.core.change import Change, Factors
 from dtheta.core.delta import Delta
-from dtheta.core.displace import displaced
 from dtheta.core.output import require_space, write_folder
 from dtheta.core.paths import expanded
 from dtheta.core.peft_config import CONFIG
+from dtheta.core.peft_folder import BASE, WEIGHTS
 from dtheta.core.peft_layers import Layout, Uses, layouts, uses, why_not_used
-from dtheta.core.peft_reader import BASE, WEIGHTS, read_delta
+from dtheta.core.peft_reader import read_delta
+from dtheta.core.peft_whole import inside, is_bias, saved_biases, saved_modules
 from dtheta.core.tensorfile import data_of, write_tensors
-from dtheta.core.tensors import aliases, base_tensors, canonical_names
 from dtheta.errors import ConfigError, UnsupportedLayer
 
 
@@ -51,7 +51,8 @@ def to_peft(
     """Write a delta as a LoRA folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads.
 
     Args:
-        delta: Low-rank changes of linear layers (also GPT-2's), embeddings, convolutions and attention projections.
+        delta: Low-rank changes of linear layers (also GPT-2's), embeddings, convolutions and attention projections;
+            beside them changes of biases, which are stored in full and need ``model``.
         folder: Where to; it must not exist, or be empty, and appears complete or not at all.
         base_name: Name or path of the base, for peft's configuration.
         dtype: Of the stored factors; float32 by default. A narrower one rounds.
@@ -73,10 +74,11 @@ def to_peft(
     delta = one_delta(delta)
     if model is not None:
         delta = bind(delta, model)
-    saved = _saved_in_full(delta, modules_to_save, model)
-    rest = {name: change for name, change in delta.changes.items() if not _inside(name, modules_to_save)}
+    saved = saved_modules(delta, modules_to_save, model)
+    rest = {name: change for name, change in delta.changes.items() if not inside(name, modules_to_save)}
+    biases = [name for name, change in rest.items() if is_bias(name) and not change.is_new]
     recorded = _recorded(delta, model) if rest else {}
-    pairs = [pair for name, change in rest.items() for pair in _pairs(name, change, recorded)]
+    pairs = [pair for name, change in rest.items() if name not in biases for pair in _pairs(name, change, recorded)]
     if not pairs:
         raise ConfigError("nothing is left for LoRA's factors: peft has no adapter folder without any")
     paths = Counter(layout.path for layout, _ in pairs)
@@ -85,8 +87,9 @@ def to_peft(
             f"two changes of this delta are recorded for the module {twice!r}; pass the base, model=model"
         )
     stored = [*pairs, *_companions(pairs)]
+    saved |= saved_biases(delta, biases, paths, modules_to_save, model)
     tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
-    config = _config(pairs, base_name, list(modules_to_save))
+    config = _config(pairs, base_name, list(modules_to_save)) | ({"bias": "all"} if biases else {})
     return _write(expanded(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})
 
 
@@ -100,6 +103,8 @@ def from_peft(
 ) -> Delta:
     """Read a LoRA folder that peft wrote, as a delta of ``model``; the factors stay as they are.
 
+    Biases that trained as well (bias="all" or "lora_only") are dense changes relative to ``model``.
+
     Args:
         folder: With adapter_config.json and adapter_model.safetensors.
         model: The base that the adapter was trained on; its modules say how the factors are to be read.
@@ -112,7 +117,7 @@ def from_peft(
         The delta; its method is LoRA, so that ``attach(model, delta)`` trains on.
 
     Raises:
-        UnsupportedLayer: If it is not plain LoRA (DoRA, trained biases, other peft types, ...), by name.
+        UnsupportedLayer: If it is not plain LoRA (DoRA, other peft types, ...), by name.
         FormatError: If a file is damaged, or tensors are missing, left over or of another shape than configured.
         UnknownParameter: For a module that the model does not have.
         BaseMismatch: If the folder names another base.
@@ -159,7 +164,7 @@ def _pairs(name: str, change: Change, recorded: Uses) -> list[tuple[Layout, Fact
     if any(layout.use == "bare" for layout in found) or len(change.shape) < 2:
         raise UnsupportedLayer(
             f"{name}: peft's LoRA has no layer for a parameter of shape {tuple(change.shape)} used in this way (a "
-            "bias, a norm, a bare parameter, a dilated or transposed convolution); leave it out with "
+            "norm, a bare parameter, a dilated or transposed convolution); leave it out with "
             "delta.restrict(...), store its module in full with modules_to_save=[...], or merge the delta"
         )
     try:
@@ -213,40 +218,6 @@ def _config(pairs: Sequence[tuple[Layout, Factors]], base_name: str | None, whol
         "inference_mode": True,
         "task_type": None,
     }
-
-
-def _inside(name: str, modules: Sequence[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)
-
-
-def _saved_in_full(delta: Delta, modules: Sequence[str], model: nn.Module | None) -> dict[str, Tensor]:
-    """Return base plus change of every parameter of the modules that are stored in full."""
-    if not modules:
-        return {}
-    if model is None:
-        raise ConfigError("modules_to_save stores base plus change and needs the base: to_peft(..., model=model)")
-    tensors, canonical = base_tensors(model), canonical_names(model)
-    known = [path for path, _ in model.named_modules()]
-    for module in modules:
-        if (hits := [path for path in known if path.endswith(module)]) != [module]:
-            raise ConfigError(
-                f"modules_to_save: peft takes {module!r} for every module whose name ends so, here {hits}; expected one"
-            )
-    names = [name for name in canonical if _inside(name, modules)]
-    for name, owners in aliases(model).items():
-        outside = [owner.name for owner in owners if not _inside(owner.name, modules)]
-        if name in delta and outside and len(outside) < len(owners):
-            inside = next(owner.name for owner in owners if owner.name not in outside)
-            raise UnsupportedLayer(
-                f"{inside}: this weight is tied to {outside[0]!r}, which is not among modules_to_save; peft loads a "
-                "copy into the saved module alone and so unties them. Save neither or both in full, or untie the model"
-            )
-    return {f"base_model.model.{name}": _moved(delta, canonical[name], tensors) for name in names}
-
-
-def _moved(delta: Delta, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    base = tensors[name].detach().cpu()
-    return displaced(base, [delta[name]], name) if name in delta else base.clone()
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], header: dict[str, str]) -> Path:

@@ -50,6 +50,7 @@ _VARIANTS = {
     "kasa_config": "KaSA changes the base when it loads, so the factors are relative to another base",
     "megatron_config": "the factors are split over Megatron's ranks; export them with peft first",
 }
+_BIASES = (None, "none", "all", "lora_only")
 _UNTOUCHED_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -66,6 +67,7 @@ class PeftConfig:
         targets: Module names, or one regular expression; None where the architecture decides, or where matching the
             expression could take for ever (then the tensors in the file say alone which modules are meant).
         modules_to_save: Modules stored in full.
+        bias: Which biases trained as well: "none", "all", or those of modules with factors, "lora_only".
         init: How the factors started.
         dropout: Probability of dropping inputs of the factors while training.
         raw: The whole file.
@@ -78,6 +80,7 @@ class PeftConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] | str | None = None
     modules_to_save: tuple[str, ...] = ()
+    bias: str = "none"
     init: Any = True
     dropout: float = 0.0
     raw: Mapping[str, Any] = field(default_factory=dict)
@@ -134,6 +137,7 @@ def read_config(folder: Path) -> PeftConfig:
         alpha_pattern=_patterns(raw, "alpha_pattern", _number, where),
         targets=_expression(targets, where) if isinstance(targets, str) else _strings(raw, "target_modules", where),
         modules_to_save=_strings(raw, "modules_to_save", where) or (),
+        bias=raw.get("bias") or "none",
         init=raw.get("init_lora_weights", True),
         dropout=_probability(raw.get("lora_dropout"), "lora_dropout", where),
         raw=raw,
@@ -160,10 +164,10 @@ def _refuse_variants(raw: Mapping[str, Any]) -> None:
             f"this peft adapter is of type {raw['peft_type']!r}, and dtheta reads 'LORA' only; merge it in peft "
             "(merge_and_unload) and use dt.extract(base, merged)"
         )
-    if raw.get("bias", "none") != "none":
+    if raw.get("bias") not in _BIASES:
         raise UnsupportedLayer(
-            f"this peft adapter also trained biases (bias={raw['bias']!r}); merge it in peft and use "
-            "dt.extract(base, merged)"
+            f"this peft adapter trained biases in a way that dtheta does not know (bias={raw['bias']!r}); merge it in "
+            "peft and use dt.extract(base, merged)"
         )
     for name, reason in _VARIANTS.items():
         if raw.get(name):
