@@ -80,7 +80,11 @@ def to_peft(
     recorded = _recorded(delta, model) if rest else {}
     pairs = [pair for name, change in rest.items() if name not in biases for pair in _pairs(name, change, recorded)]
     if not pairs:
-        raise ConfigError("nothing is left for LoRA's factors: peft has no adapter folder without any")
+        full = ", ".join([*biases, *modules_to_save]) or "nothing"
+        raise ConfigError(
+            f"nothing is left for LoRA's factors beside what is stored in full ({full}), and peft has no adapter "
+            "folder without any; merge the delta"
+        )
     paths = Counter(layout.path for layout, _ in pairs)
     if twice := next((path for path, count in paths.items() if count > 1), None):
         raise ConfigError(
