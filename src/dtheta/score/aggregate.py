@@ -59,6 +59,13 @@ class Aggregate:
     metrics: tuple[Metric, ...]
     means: Mapping[Statistic, Mean] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for two different metrics of one name, of which ``results`` would hold the last."""
+        first: dict[str, Metric] = {}
+        for metric in self.metrics:
+            if first.setdefault(metric.name, metric) != metric:
+                raise ConfigError(f"two different metrics are called {metric.name!r}; give one of them another name")
+
     def add(self, prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Aggregate:
         """Take in a batch; ``weights`` (N,) default to 1. Errors name the statistic and both shapes."""
         needed = dict.fromkeys(statistic for metric in self.metrics for statistic in metric.statistics)
@@ -103,7 +110,10 @@ def _values(statistic: Statistic, prediction: Tensor, target: Tensor) -> Tensor:
 
 def _weights(weights: Tensor, examples: int) -> Tensor:
     if weights.shape != (examples,):
-        raise ShapeMismatch(f"weights: expected ({examples},), one per example, found {tuple(weights.shape)}")
+        raise ShapeMismatch(
+            f"weights: expected ({examples},), one per example, found {tuple(weights.shape)}; targets that a statistic "
+            "leaves out, such as -100, have none"
+        )
     weights_N = weights.detach().double().cpu()
     if not bool((torch.isfinite(weights_N) & (weights_N >= 0)).all()):
         raise ConfigError("weights: expected finite numbers >= 0")

@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dtheta.core.arguments import whole
 from dtheta.core.seeds import generator
 from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.score.metric import Metric
@@ -63,7 +64,7 @@ class Interval:
 def wilson(successes: float, count: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion: ``successes`` of ``count`` independent trials."""
     _require_level(level)
-    if count <= 0 or not 0 <= successes <= count:
+    if not 0 < count < math.inf or not 0 <= successes <= count:
         raise ConfigError(f"wilson: expected 0 <= successes <= count and count > 0, found {successes} of {count}")
     z, share = _two_sided(level), successes / count
     center = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -129,8 +130,9 @@ def bootstrap(
     not tell the acceleration.
     """
     _require_level(level)
-    if kind not in ("percentile", "bca") or resamples < 2:
-        raise ConfigError(f"bootstrap: kind {kind!r} must be 'percentile' or 'bca', resamples {resamples} at least 2")
+    if kind not in ("percentile", "bca"):
+        raise ConfigError(f"bootstrap: kind {kind!r} must be 'percentile' or 'bca'")
+    whole(resamples, "resamples", 2)
     if kind == "bca" and block != 1:
         raise ConfigError(f"bootstrap: blocks of {block} examples have percentile intervals; use kind='percentile'")
     parts = _parts([values] if isinstance(values, Tensor) else values, name)
@@ -181,6 +183,7 @@ def bootstrap_bounds(
     NaN, as a hit rate where nothing happened, do not count for that entry.
     """
     _require_level(level)
+    whole(resamples, "resamples", 2)
     parts = _parts(values, name)
     estimate = of_means(*(part.mean(dim=0) for part in parts))
     counts_RN = resample_counts(len(parts[0]), resamples, seed, name, block)
@@ -259,8 +262,10 @@ def _bca_tails(
 
 def _differences(a: Sequence[float] | Tensor, b: Sequence[float] | Tensor) -> Tensor:
     a_N, b_N = (torch.as_tensor(values, dtype=torch.float64) for values in (a, b))
-    if a_N.shape != b_N.shape:
-        raise ShapeMismatch(f"pairs: {tuple(a_N.shape)} and {tuple(b_N.shape)} values cannot be paired")
+    if a_N.shape != b_N.shape or a_N.ndim != 1:
+        raise ShapeMismatch(
+            f"pairs: {tuple(a_N.shape)} and {tuple(b_N.shape)} values cannot be paired; expected (N,) and (N,)"
+        )
     return a_N - b_N
 
 

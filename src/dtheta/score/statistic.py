@@ -37,7 +37,11 @@ class Statistic(Protocol):
 
 @dataclass(frozen=True)
 class Correct:
-    """1 where the predicted class is the target, else 0. Targets equal to ``ignore`` are left out."""
+    """1 where the predicted class is the target, else 0. Targets equal to ``ignore`` are left out.
+
+    Beside logits all others must be classes; beside predicted labels, of which it is not known how many there are, any
+    whole number counts.
+    """
 
     ignore: int = -100
 
@@ -45,6 +49,8 @@ class Correct:
         """(..., K) logits or (...) labels, and (...) integer targets -> (N,)."""
         labels_N, target_N = _labels(prediction, target)
         kept = target_N != self.ignore
+        if prediction.ndim > target.ndim:
+            require_classes(target_N[kept], prediction.shape[-1])
         return (labels_N[kept] == target_N[kept]).double()
 
 
@@ -95,6 +101,7 @@ class SquaredError:
 
 def _labels(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Flat predicted and true labels, from logits with one dimension more than the target or from labels."""
+    _require_ids(target)
     if prediction.shape == target.shape and not prediction.is_floating_point():
         return prediction.reshape(-1), target.reshape(-1)
     require_logits(prediction, target)
@@ -102,7 +109,7 @@ def _labels(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def require_logits(prediction: Tensor, target: Tensor) -> None:
-    """Raise unless the prediction is finite logits (..., K) for targets (...)."""
+    """Raise unless the prediction is finite logits (..., K) for class ids (...)."""
     if prediction.shape[:-1] != target.shape or prediction.ndim != target.ndim + 1:
         raise ShapeMismatch(
             f"prediction: expected logits {_shape(target, 'classes')} for target {_shape(target)}, "
@@ -110,7 +117,14 @@ def require_logits(prediction: Tensor, target: Tensor) -> None:
         )
     if not prediction.is_floating_point():
         raise ConfigError(f"prediction: expected floating-point logits, found {prediction.dtype}")
+    _require_ids(target)
     _require_finite(prediction, "logits")
+
+
+def _require_ids(target: Tensor) -> None:
+    """Raise unless targets are whole numbers: a NaN would count as a wrong answer, 1.7 as class 1."""
+    if target.is_floating_point() or target.is_complex():
+        raise ConfigError(f"target: expected class ids, whole numbers, found {target.dtype}; convert them by .long()")
 
 
 def require_classes(labels_N: Tensor, classes: int) -> None:

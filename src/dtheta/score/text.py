@@ -13,23 +13,38 @@ hypothesis, so that a text of fewer than four words scores 1 against itself. The
 with the two swapped is another number (the published code of ConceptVectors has them swapped).
 
 Sources: BLEU, Papineni et al. (2002); ROUGE-L, Lin (2004). Words: BLEU splits at blanks; the others compare lower-case
-runs of letters and digits, as the usual implementation of ROUGE does; no stemming.
+runs of letters and digits, as the usual implementation of ROUGE does, each with the marks upon it, which are the vowels
+of many scripts; no stemming.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-_WORD = re.compile(r"[^\W_]+")
+from dtheta.core.arguments import whole
+
+_SELECTORS = ("\ufe00", "\ufe0f")  # marks that choose how the sign before them is drawn, and are no part of a word
 
 
 def words(text: str) -> list[str]:
-    """Return the runs of letters and digits in a text, lower-case, in composed Unicode."""
-    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    """Return the runs of letters and digits in a text with their marks, lower-case, in composed Unicode."""
+    return "".join(_of_words(unicodedata.normalize("NFC", text).lower())).split()
+
+
+def _of_words(text: str) -> Iterator[str]:
+    """Yield the characters of words, and a blank in place of each other one; a mark is of the letter before it."""
+    inside = False
+    for character in text:
+        inside = character.isalnum() or (inside and _is_mark(character))
+        yield character if inside else " "
+
+
+def _is_mark(character: str) -> bool:
+    first, last = _SELECTORS
+    return unicodedata.category(character) in ("Mn", "Mc") and not first <= character <= last
 
 
 def exact_match(hypothesis: str, *, reference: str) -> bool:
@@ -51,8 +66,12 @@ def bleu(hypothesis: str, *, reference: str, order: int = 4) -> float:
     Args:
         hypothesis: the text to score, such as the changed model's answer.
         reference: the text it should be, such as the original model's answer.
-        order: longest n-grams that count.
+        order: longest n-grams that count, at least 1.
+
+    Raises:
+        ConfigError: an order that is no whole number of 1 or more.
     """
+    whole(order, "order", 1)
     said, wanted = hypothesis.split(), reference.split()
     if not said or not wanted:
         return float(said == wanted)

@@ -66,6 +66,12 @@ def test_zero_values_of_a_batch_change_nothing() -> None:
         (lambda: Mean().add(torch.ones(2), torch.ones(3)), ShapeMismatch, r"expected \(2,\)"),
         (lambda: Mean().add(torch.ones(2), torch.tensor([1.0, -1.0])), ConfigError, ">= 0"),
         (lambda: Mean().add(torch.ones(2, 3)).merge(Mean().add(torch.ones(2))), ShapeMismatch, "components"),
+        (lambda: evaluate([MacroF1(2), MacroF1(3)], []), ConfigError, "two different metrics are called 'macro_f1'"),
+        (
+            lambda: Aggregate((Accuracy(),)).add(torch.zeros(2, 3), torch.tensor([0, -100]), torch.ones(2)),
+            ShapeMismatch,
+            r"expected \(1,\).*leaves out, such as -100",
+        ),
         (lambda: Aggregate(METRICS).merge(Aggregate((Accuracy(),))), ConfigError, "cannot merge"),
         (lambda: evaluate([], []) or evaluate([Accuracy()], []), ConfigError, "0 examples"),
     ],

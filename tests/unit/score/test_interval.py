@@ -134,6 +134,11 @@ def test_coverage_is_near_the_level(kind: str) -> None:
         (lambda: bootstrap(torch.ones(30), kind="basic"), ConfigError, "percentile"),
         (lambda: bootstrap([torch.ones(3), torch.ones(4)]), ShapeMismatch, "one N"),
         (lambda: student_quantile(1.0, 3), ConfigError, "probability"),
+        (lambda: wilson(1, math.inf), ConfigError, "count > 0"),
+        (lambda: bootstrap(torch.rand(9), resamples=1), ConfigError, "resamples is 1"),
+        (lambda: bootstrap_bounds([torch.rand(9)], lambda mean: mean, resamples=1), ConfigError, "resamples is 1"),
+        (lambda: paired_shares(torch.ones(2, 3), torch.zeros(2, 3)), ShapeMismatch, r"expected \(N,\)"),
+        (lambda: paired_bootstrap(torch.rand(5, 3), torch.rand(5, 3)), ShapeMismatch, r"expected \(N,\)"),
     ],
 )
 def test_refusals(act, error, message) -> None:

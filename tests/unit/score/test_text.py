@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtheta.errors import ConfigError
 from dtheta.score.text import bleu, exact_match, rouge_l, starts_with, words
 
 TEXTS = st.lists(st.sampled_from("a b c d".split()), max_size=12).map(" ".join)
@@ -126,6 +127,20 @@ def test_long_texts_have_the_subsequence_of_the_table():
 def test_words_are_lower_case_runs_of_letters_and_digits():
     assert words("The U.S.A., in_1999: café's") == ["the", "u", "s", "a", "in", "1999", "café", "s"]
     assert words("caf\u00e9") == words("cafe\u0301")
+
+
+def test_marks_are_of_the_letter_before_them():
+    """They are the vowels of many scripts: without them these two would be the same word."""
+    ki, ka = "\u0915\u093f", "\u0915\u093e"
+    assert words(f"{ki} {ka}, \u0e17\u0e35\u0e48") == [ki, ka, "\u0e17\u0e35\u0e48"]
+    assert not exact_match(ki, reference=ka) and rouge_l(ki, reference=ka) == 0.0
+    assert words("\u0130stanbul's x\u0304y") == ["i\u0307stanbul", "s", "x\u0304y"]
+    assert words("\u0301a 1\ufe0f\u20e3 \u2764\ufe0f") == ["a", "1"]
+
+
+def test_an_order_below_one_is_refused():
+    with pytest.raises(ConfigError, match="order is 0"):
+        bleu("a b", reference="a b", order=0)
 
 
 def test_matches_look_at_words_only():
