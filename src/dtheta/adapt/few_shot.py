@@ -29,6 +29,7 @@ from dtheta.adapt.image_problem import FrozenImages, ImageProblem, Judged, judge
 from dtheta.adapt.method import Method
 from dtheta.adapt.prompts.image_names import is_conditional
 from dtheta.adapt.training import Training, dropout_as, traced, trained
+from dtheta.core.arguments import require_flag
 from dtheta.core.delta import Delta
 from dtheta.core.modes import kept_modes
 from dtheta.data.batches import KeyedOrder
@@ -78,8 +79,10 @@ class FewShot(Training):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a number that cannot be meant, before anything is computed from it."""
+        """Raise ConfigError for a value that cannot be meant, before anything is computed from it."""
         self.check()
+        require_flag(self.augment, "augment")
+        require_flag(self.flip, "flip")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ values of pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from dtheta.core.logistic import logistic_regression
 from dtheta.core.modes import kept_modes
-from dtheta.core.tensors import attached_to
+from dtheta.core.tensors import attached_to, base_tensors
 from dtheta.data.images import Images
 from dtheta.data.pixels import Pixels
 from dtheta.errors import ConfigError
+from dtheta.fit.checks import versions
 from dtheta.models.image_text import ImageTextClassifier
 from dtheta.score import Correct, Interval, wilson
 
@@ -33,7 +34,7 @@ _RAW = 32  # pixels a side for the pixel probe
 
 @dataclass(frozen=True, eq=False)
 class FrozenImages:
-    """Images and what the frozen image tower makes of them, computed at most once.
+    """Images and what the frozen image tower makes of them, computed once as long as nothing writes to the model.
 
     Attributes:
         net: Whose image tower.
@@ -44,15 +45,23 @@ class FrozenImages:
     net: ImageTextClassifier
     pixels: Pixels
     images: Images
+    _held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def labels(self) -> Tensor:
         """Class ids (N,)."""
         return self.images.labels
 
-    @cached_property
+    @property
     def features(self) -> Float[Tensor, "N E"]:
-        """The image tower's features."""
+        """The image tower's features; made anew where a tensor of the model was written to or replaced since."""
+        made_of = {name: (id(tensor), tensor.data_ptr()) for name, tensor in base_tensors(self.net).items()}
+        now = (made_of, versions(self.net))
+        if self._held.get("now") != now:
+            self._held.update(now=now, features=self._computed())
+        return self._held["features"]
+
+    def _computed(self) -> Float[Tensor, "N E"]:
         with kept_modes(self.net), torch.no_grad():
             batches = self.images.images.split(self._batch)
             return torch.cat([self.net.image_features(self.seen(batch)).float().cpu() for batch in batches])

@@ -13,6 +13,7 @@ import xxhash
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from dtheta.core.arguments import whole
 from dtheta.data.text import held_out_of, keyed_order
 from dtheta.errors import ConfigError, FormatError
 
@@ -87,7 +88,7 @@ def draw(images: Images, count: int | None, seed: int, name: str, what: str) -> 
     Raises:
         ConfigError: there are fewer.
     """
-    if count is not None and not 1 <= count <= len(images):
+    if count is not None and not 1 <= whole(count, what) <= len(images):
         raise ConfigError(f"{what}={count} must lie between 1 and {len(images)}, the number there is")
     return images.take(torch.tensor(keyed_order(len(images), seed, name)[:count]))
 

@@ -26,7 +26,8 @@ def numbered_lines(path: Path, encoding: str) -> Iterator[tuple[int, Mapping[str
 
     Raises:
         ConfigError: If there is no such file, it is a folder, its suffix is not read, or the encoding is unknown.
-        FormatError: For undecodable bytes, a row of another width than the header, bad JSON, or an empty file.
+        FormatError: For undecodable bytes, a row of another width than the header, a column or field that is there
+            twice, bad JSON, or an empty file.
     """
     content = _decode(path, encoding)
     return _json_lines(path, content) if path.suffix.lower() in _JSON else _delimited_lines(path, content)
@@ -97,12 +98,21 @@ def _json_lines(path: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = json.loads(line, object_pairs_hook=_fields_once)
+        except FormatError as error:
+            raise FormatError(f"{path.name}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{path.name}, line {number}: not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise FormatError(f"{path.name}, line {number}: expected a JSON object, found {type(fields).__name__}")
         yield number, fields
+
+
+def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object, of which a later one would replace one of the same name without a word."""
+    if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+        raise FormatError(f"the field {twice[0]!r} occurs twice")
+    return dict(pairs)
 
 
 def _field(fields: Mapping[str, Any], column: str, where: str) -> Any:

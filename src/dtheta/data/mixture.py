@@ -26,6 +26,8 @@ from dtheta.data.batches import Batch, KeyedOrder
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError, ShapeMismatch
 
+_LARGEST = 600  # logarithm of a weight, of which some thousands still add up in a double
+
 
 class TensorItems(Dataset[dict[str, Tensor]]):
     """Tensors in step as a dataset; item i is row i of each, by name. Image features computed once are such tensors."""
@@ -130,7 +132,8 @@ def offsets(sizes: Sequence[int]) -> list[int]:
 
 def quotas(counts: Sequence[int], temperature: float) -> list[int]:
     """Return how many items of each task an epoch takes; they add up to the number of all items (largest remainder)."""
-    weights = [count ** (1 / temperature) for count in counts]
+    one = max(counts) if math.log(max(counts)) / temperature > _LARGEST else 1  # else no double would hold the weights
+    weights = [(count / one) ** (1 / temperature) for count in counts]
     shares = [sum(counts) * weight / sum(weights) for weight in weights]
     found = [math.floor(share) for share in shares]
     by_rest = sorted(range(len(counts)), key=lambda t: (found[t] - shares[t], t))

@@ -12,26 +12,28 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from dtheta.core.arguments import whole
 from dtheta.data.images import Images
 from dtheta.data.text import keyed_order
 from dtheta.errors import ConfigError
 
 
 def few_shot(images: Images, shots: int, seed: int, classes: Sequence[str] = ()) -> Images:
-    """Return ``shots`` images of each class 0 to C-1, class by class; C-1 is the largest label there is.
+    """Return ``shots`` images of each class 0 to C-1, class by class.
+
+    C is the number of ``classes``, or one more than the largest label where there are no names.
 
     Args:
         images: what to draw from.
         shots: how many of each class.
         seed: of the draw.
-        classes: their names, for the message of an error.
+        classes: their names; empty where they have none.
 
     Raises:
         ConfigError: fewer than one shot is wanted, or a class has fewer images than that.
     """
-    if shots < 1:
-        raise ConfigError(f"shots={shots} must be at least 1")
-    counts = images.labels.bincount().tolist()
+    whole(shots, "shots", 1)
+    counts = images.labels.bincount(minlength=len(classes)).tolist()
     if not counts or min(counts) < shots:
         which = _fewest(counts, classes) if counts else "there are none at all"
         raise ConfigError(f"shots={shots}: each class needs as many images, but {which}; take fewer shots")

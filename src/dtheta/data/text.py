@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dtheta.core.arguments import whole
 from dtheta.core.seeds import key
 from dtheta.errors import ConfigError, FormatError
 
 TEST_FRACTION = 0.2
 _SHOWN = 60  # characters of a text in a message
+_DIGITS = 4000  # of a class that is ordered as an integer; Python reads no more than 4300
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def held_out_of(examples: int, n_test: int | None, name: str) -> int:
     Raises:
         ConfigError: nothing would be left to train on, or to test on.
     """
-    count = max(1, round(TEST_FRACTION * examples)) if n_test is None else n_test
+    count = max(1, round(TEST_FRACTION * examples)) if n_test is None else whole(n_test, f"{name}: n_test")
     if not 1 <= count < examples:
         raise ConfigError(
             f"{name}: n_test={count} must lie between 1 and {examples - 1}: it has {examples} distinct examples"
@@ -160,7 +162,7 @@ def check_covered(rows: Iterable[Row], classes: Sequence[str], name: str) -> Non
 
 def take(rows: Sequence[Row], count: int | None, what: str) -> list[Row]:
     """Return the first ``count`` rows (None: all); ConfigError where there are fewer. ``what`` names the argument."""
-    if count is not None and not 1 <= count <= len(rows):
+    if count is not None and not 1 <= whole(count, what) <= len(rows):
         raise ConfigError(f"{what}={count} must lie between 1 and {len(rows)}, the number there is")
     return list(rows[:count])
 
@@ -168,8 +170,8 @@ def take(rows: Sequence[Row], count: int | None, what: str) -> list[Row]:
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct labels in order: as integers where all are integers, else by name."""
     found = set(labels)
-    whole = all(label.removeprefix("-").isdecimal() for label in found)
-    return tuple(sorted(found, key=lambda label: (int(label), label)) if whole else sorted(found))
+    integers = all(label.removeprefix("-").isdecimal() and len(label) <= _DIGITS for label in found)
+    return tuple(sorted(found, key=lambda label: (int(label), label)) if integers else sorted(found))
 
 
 def to_texts(rows: Sequence[Row], classes: Sequence[str]) -> Texts:

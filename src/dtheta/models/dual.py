@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtheta.core.output import write_folder
-from dtheta.errors import FormatError
+from dtheta.errors import FormatError, NonFinite
 from dtheta.models.classifier import masked_mean
 from dtheta.models.efficientnet import FEATURES, EfficientNetLite0
 
@@ -68,10 +68,18 @@ class DualEncoder(nn.Module):
 
         Args:
             pixel_values: some hundred images of the kind to be classified, from all of its classes alike.
+
+        Raises:
+            NonFinite: If their mean is NaN or infinite, as that of no images is.
         """
         copied = copy.deepcopy(self)
         with torch.no_grad():
             mean_E = torch.cat([self.image(part) for part in pixel_values.split(_BATCH)]).mean(0)
+        if not bool(torch.isfinite(mean_E).all()):
+            raise NonFinite(
+                f"the mean of the features of {len(pixel_values)} images is NaN or infinite, and those of every image "
+                "would be; give at least one image, of finite pixels"
+            )
         copied.image_mean.copy_(mean_E)
         return copied
 

@@ -49,7 +49,7 @@ def convert_llama(path: Path, folder: Path) -> None:
     """Write the Llama model in the GGUF file ``path`` into ``folder`` as a float32 Hugging Face model and tokenizer.
 
     Raises:
-        UnsupportedLayer: another architecture, tokenizer kind or tensor than Llama's.
+        UnsupportedLayer: another architecture, tokenizer kind or tensor than Llama's, or positions that are stretched.
         FormatError: the file is not readable GGUF.
     """
     reader = _open(path)
@@ -82,6 +82,7 @@ def _value(fields: dict[str, Any], name: str) -> Any:
 def _config(fields: dict[str, Any], tied: bool) -> Any:
     from transformers import LlamaConfig
 
+    _require_plain_rotary(fields)
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(_value(fields, "tokenizer.ggml.tokens")),
@@ -99,6 +100,20 @@ def _config(fields: dict[str, Any], tied: bool) -> Any:
         pad_token_id=_value(fields, "tokenizer.ggml.padding_token_id"),
         dtype="float32",
     )
+
+
+def _require_plain_rotary(fields: dict[str, Any]) -> None:
+    """Raise for positions that are stretched or rotate a part of a head only: read without, the model would be another.
+
+    Raises:
+        UnsupportedLayer: Naming the field.
+    """
+    head = _value(fields, "llama.embedding_length") // _value(fields, "llama.attention.head_count")
+    plain: dict[str, Any] = {"llama.rope.scaling.type": "none", "llama.rope.scale_linear": 1.0}
+    plain |= {"llama.rope.dimension_count": head, "llama.attention.key_length": head}
+    for name, wanted in plain.items():
+        if name in fields and (found := _value(fields, name)) != wanted:
+            raise UnsupportedLayer(f"the GGUF file has {name} = {found!r}; only {wanted!r} is read")
 
 
 def _weights(reader: GGUFReader, config: Any) -> dict[str, torch.Tensor]:

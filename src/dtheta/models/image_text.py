@@ -252,8 +252,11 @@ def label_loss(logits_BC: Float[Tensor, "B C"], labels: Tensor) -> Float[Tensor,
             f"found {tuple(labels.shape)}; class ids must be whole numbers"
         )
     sums_B1 = labels.sum(1, keepdim=True)
-    if not bool((sums_B1 > 0).all()):
-        raise ConfigError("every row of labels must have a weight above 0 for some class; drop images without a label")
+    if not bool((sums_B1 > 0).all() & (labels >= 0).all()):
+        raise ConfigError(
+            "every row of labels must have a weight above 0 for some class, and none below 0; drop images without a "
+            "label"
+        )
     return F.cross_entropy(logits_BC.float(), (labels / sums_B1).float())
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from dtheta.core.arguments import whole
 from dtheta.errors import ConfigError, DthetaWarning, FormatError, UnsupportedLayer
 from dtheta.models.dual import is_dual, read_dual
 from dtheta.models.zoo import EMULATORS, model_folder, require_text
@@ -31,7 +33,8 @@ def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, l
         layers: keep only the first so many layers; None keeps all.
 
     Raises:
-        ConfigError: an unknown name, a folder without ``config.json``, or a wrong ``layers``.
+        ConfigError: an unknown name, a folder without ``config.json`` or with an adapter that would be loaded too, or
+            a wrong ``layers``.
         UnsupportedLayer: an architecture that the installed transformers does not have.
         FormatError: weights are missing, damaged or of another shape than the architecture's.
         MissingExtra: transformers is not installed, or the package that carries the model cannot be had.
@@ -52,6 +55,7 @@ def load_model(name_or_folder: str | Path, dtype: torch.dtype = torch.float32, l
         if layers is not None:
             raise ConfigError(f"layers={layers}: a dual encoder has two towers and cannot be cut; leave layers out")
         return read_dual(folder, dtype).eval()
+    _require_no_adapter(folder)
     config = _config(folder, layers)
     architecture = _architecture(config, folder)
     model, report = _from_pretrained(architecture, folder, config, dtype)
@@ -86,6 +90,20 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
     return tokenizer
 
 
+def _require_no_adapter(folder: Path) -> None:
+    """Raise for a folder of a model and an adapter, which transformers puts on the model where peft is installed.
+
+    Raises:
+        ConfigError: If it is one, and peft is installed.
+    """
+    if (folder / "adapter_config.json").is_file() and find_spec("peft") is not None:
+        raise ConfigError(
+            f"{folder} holds a peft adapter beside the model, and transformers would load both, so that the model is "
+            "not that of its file; move adapter_config.json and the adapter's weights to a folder of their own, which "
+            "dt.from_peft(folder, model) reads"
+        )
+
+
 def _config(folder: Path, layers: int | None) -> Any:
     from transformers import AutoConfig
 
@@ -102,7 +120,12 @@ def _cut(config: Any, layers: int) -> None:
     depth = getattr(config, "num_hidden_layers", None)
     if depth is None:
         raise ConfigError(f"layers={layers}: a {config.model_type} model does not say how many layers it has")
-    if not 1 <= layers <= depth:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"layers={layers}: a {config.model_type} model has layers of an encoder and of a decoder and cannot be "
+            "cut; leave layers out"
+        )
+    if not 1 <= whole(layers, "layers") <= depth:
         raise ConfigError(f"layers={layers} must lie between 1 and {depth}, the number that the model has")
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):

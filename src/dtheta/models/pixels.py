@@ -1,22 +1,25 @@
 """``load_pixels``: the size and scale of the images that a pretrained model was made for, from its folder.
 
 Read is transformers' ``preprocessor_config.json``, or the image part of ``processor_config.json``. What a ``Pixels``
-cannot do exactly is refused, except that images which the file would stretch to a square are cut to one instead.
+cannot do exactly is refused, except that images which the file would stretch to a square are cut to one instead, and
+that all are resized by a bicubic filter, with a warning where the file names another.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 from dtheta.data.pixels import Pixels
-from dtheta.errors import ConfigError, FormatError
+from dtheta.errors import ConfigError, DthetaWarning, FormatError
 from dtheta.models.zoo import model_folder
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
 _BYTE = 255
+_BICUBIC = 3  # among Pillow's filters
 
 
 def load_pixels(name_or_folder: str | Path) -> Pixels:
@@ -48,6 +51,15 @@ def load_pixels(name_or_folder: str | Path) -> Pixels:
 def _pixels(said: dict[str, Any]) -> Pixels:
     if not math.isclose(said.get("rescale_factor", 1 / _BYTE), 1 / _BYTE, rel_tol=1e-6):
         raise ValueError(f"rescale_factor is {said['rescale_factor']}, expected 1/255")
+    if not (said.get("do_resize", True) and said.get("do_rescale", True)):
+        raise ValueError("do_resize or do_rescale is false; Pixels resizes images and divides their bytes by 255")
+    if (resample := said.get("resample", _BICUBIC)) != _BICUBIC:
+        warnings.warn(
+            f"the model's images were resized by filter {resample}, and Pixels resizes by {_BICUBIC}, bicubic; "
+            "its numbers come near those that transformers gives, and are not the same",
+            DthetaWarning,
+            stacklevel=3,
+        )
     normalized = said.get("do_normalize", True)
     mean, std = (said["image_mean"], said["image_std"]) if normalized else ([0.0] * 3, [1.0] * 3)
     return Pixels(_square(said), _color(mean), _color(std))

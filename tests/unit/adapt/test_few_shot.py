@@ -194,6 +194,19 @@ def test_augmented_images_are_new_each_epoch():
     assert first.delta != other.delta
 
 
+def test_features_are_made_anew_where_the_model_was_written_to():
+    """As after a delta was merged into it: the scores were those of the model before."""
+    problem = posed()
+    before = zero_shot(problem).logits
+    assert problem.test.features is problem.test.features
+    with torch.no_grad():
+        for parameter in problem.net.model.vision_model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator(0, "moved")), alpha=0.1)
+        direct = problem.net(PIXELS(problem.test.images.images)).logits
+    assert not torch.allclose(before, direct, atol=1e-2)
+    assert torch.allclose(zero_shot(problem).logits, direct, atol=1e-5)
+
+
 def test_dual_encoder_with_text_alone():
     problem = posed(make_dual())
     found = adapt_images(problem, FewShot(CLIPSVD(), steps=8), quiet=True)
@@ -228,6 +241,8 @@ def test_linear_probe_is_on_unit_features():
 
 
 def test_errors():
+    with pytest.raises(ConfigError, match="augment is 'no'; expected True or False"):
+        FewShot(CoOp(2), augment="no")  # type: ignore[arg-type]
     problem = posed()
     numbers = ("lr", math.nan), ("lr", 0.0), ("steps", 0), ("batch_size", 0), ("weight_decay", -1.0), ("validate", -1)
     for wrong in ({name: number} for name, number in numbers):

@@ -84,6 +84,11 @@ def test_tasks_learn_of_the_epoch() -> None:
     assert task.epoch == 5
 
 
+def test_a_low_temperature_is_that_of_the_largest_task() -> None:
+    assert quotas([10_000, 10], 0.001) == [10_010, 0]
+    assert quotas([7, 7], 1e-9) == [7, 7]
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="label 3 is none of its 3 classes"):
         Mixture([items(4, 4, 0.0)], [3])[3]

@@ -40,7 +40,9 @@ def test_a_class_does_not_depend_on_the_others(images):
     assert _shown(few_shot(fewer, 3, 0)) == _shown(few_shot(images, 3, 0))[:6]
 
 
-@pytest.mark.parametrize(("shots", "match"), [(0, "at least 1"), (6, "class 2 has 5"), (10, "class 2 has 5")])
+@pytest.mark.parametrize(
+    ("shots", "match"), [(0, "1 or more"), (1.5, "shots is 1.5"), (6, "class 2 has 5"), (10, "class 2 has 5")]
+)
 def test_too_many_or_no_shots(images, shots, match):
     with pytest.raises(ConfigError, match=match):
         few_shot(images, shots, 0)
@@ -49,6 +51,8 @@ def test_too_many_or_no_shots(images, shots, match):
 def test_a_class_without_images(images):
     with pytest.raises(ConfigError, match="class 1 has 0"):
         few_shot(images.take((images.labels != 1).nonzero().flatten()), 1, 0)
+    with pytest.raises(ConfigError, match="class 'd' has 0"):
+        few_shot(images, 1, 0, ("a", "b", "c", "d"))
     with pytest.raises(ConfigError, match="none at all"):
         few_shot(images.take(torch.tensor([], dtype=torch.int64)), 1, 0)
 

@@ -150,6 +150,7 @@ def test_repeated_texts_stay_on_one_side(write):
         ("{}\nnope\n", "x.jsonl", ConfigError, "line 1: no column"),
         ('{"text": "a", "label": 1}\nnope\n', "x.jsonl", FormatError, "line 2: not JSON"),
         ("[1]\n", "x.jsonl", FormatError, "line 1: expected a JSON object, found list"),
+        ('{"text": "a", "label": 1, "label": 2}\n', "x.jsonl", FormatError, "line 1: the field 'label' occurs twice"),
         ("[" * 100_000, "x.jsonl", FormatError, "line 1: not JSON"),
         ('{"text": 3, "label": 1}', "x.jsonl", FormatError, "line 1: 'text' must be a string, found int"),
         ('{"text": "a", "label": 1.5}', "x.jsonl", FormatError, "line 1: 'label' must be .* found float"),

@@ -53,10 +53,24 @@ def test_distinct_drops_repeats_and_contradictions():
 
 @pytest.mark.parametrize(
     ("labels", "names"),
-    [(["b", "a", "b"], ("a", "b")), (["10", "9", "-1"], ("-1", "9", "10")), (["10", "9", "x"], ("10", "9", "x"))],
+    [
+        (["b", "a", "b"], ("a", "b")),
+        (["10", "9", "-1"], ("-1", "9", "10")),
+        (["10", "9", "x"], ("10", "9", "x")),
+        (["9" * 5000, "10"], ("10", "9" * 5000)),
+    ],
+    ids=["names", "integers", "both", "long"],
 )
 def test_class_names_are_ordered(labels, names):
     assert class_names(labels) == names
+
+
+def test_a_number_of_rows_is_a_whole_one():
+    rows = [Row(str(i), "x") for i in range(4)]
+    with pytest.raises(ConfigError, match=r"n_train is 2\.5; expected a whole number"):
+        take(rows, 2.5, "n_train")
+    with pytest.raises(ConfigError, match=r"n_test is 2\.5; expected a whole number"):
+        split(rows, 2.5, 0, "rows")
 
 
 def test_take_refuses_more_than_there_is():

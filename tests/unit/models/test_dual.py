@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import dtheta as dt
 from dtheta.core.selection import select
-from dtheta.errors import ConfigError, FormatError, OutputError
+from dtheta.errors import ConfigError, FormatError, NonFinite, OutputError
 from dtheta.models.dual import DualEncoder
 from dtheta.models.dual_join import imagenet_classes, join, ridge
 
@@ -48,6 +48,12 @@ def test_centered_is_a_copy(tiny_dual):
     torch.testing.assert_close(centered.get_image_features(IMAGES).mean(0), torch.zeros(1280), atol=1e-5, rtol=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_dual.state_dict().items())
     assert dt.fingerprint(centered).diff(dt.fingerprint(tiny_dual)) == ["image_mean"]
+
+
+def test_a_mean_of_no_images_is_refused(tiny_dual):
+    for images in (IMAGES[:0], torch.full_like(IMAGES, float("nan"))):
+        with pytest.raises(NonFinite, match="NaN or infinite"):
+            tiny_dual.centered(images)
 
 
 def test_ridge_is_least_squares_on_extended_rows():

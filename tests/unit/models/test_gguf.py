@@ -38,7 +38,7 @@ def _gguf_name(name):
 def write(tmp_path, tiny_llama):
     """Write ``tiny_llama`` as GGUF and return the path; arguments spoil it."""
 
-    def write(architecture="llama", pre="smollm", quantization=gguf.GGMLQuantizationType.F32, extra=None):
+    def write(architecture="llama", pre="smollm", quantization=gguf.GGMLQuantizationType.F32, extra=None, rope=None):
         config = tiny_llama.config
         writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", architecture)
         writer.add_embedding_length(config.hidden_size)
@@ -49,6 +49,10 @@ def write(tmp_path, tiny_llama):
         writer.add_context_length(config.max_position_embeddings)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        if rope == "scaled":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        if rope == "partial":
+            writer.add_rope_dimension_count(2)
         _write_tokenizer(writer, pre)
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
         for name, parameter in tiny_llama.state_dict().items():
@@ -133,6 +137,8 @@ def test_unpermute_undoes_the_converter():
         ({"architecture": "qwen2"}, "architecture 'qwen2'; only 'llama'"),
         ({"pre": "llama-bpe"}, "tokenizer of kind"),
         ({"extra": "blk.0.attn_q.bias"}, r"tensor 'blk\.0\.attn_q\.bias'"),
+        ({"rope": "scaled"}, "llama.rope.scaling.type = 'linear'"),
+        ({"rope": "partial"}, "llama.rope.dimension_count = 2"),
         ({"extra": "rope_freqs.weight"}, "tensor 'rope_freqs.weight'"),
     ],
 )

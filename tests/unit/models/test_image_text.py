@@ -115,6 +115,7 @@ def test_loss_of_class_ids_and_of_several_labels(net):
     [
         (torch.tensor([0.0, 1.0]), "one weight a class"),
         (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "above 0"),
+        (torch.tensor([[1.0, 0.0], [2.0, -1.0]]), "none below 0"),
         (torch.tensor([0, 2]), "labels go from 0 to 2, and there are 2 classes"),
         (["cat", "dog"], "a tensor of class ids"),
     ],

@@ -115,6 +115,30 @@ def test_layers_that_are_not_there(bert_folder, layers):
         load_model(bert_folder, layers=layers)
 
 
+def test_layers_are_a_whole_number(bert_folder):
+    for layers in (1.5, True):
+        with pytest.raises(ConfigError, match=f"layers is {layers}; expected a whole number"):
+            load_model(bert_folder, layers=layers)
+
+
+def test_two_stacks_cannot_be_cut(tmp_path):
+    """Only the encoder was: the decoder kept its layers."""
+    import transformers
+
+    config = transformers.T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ConfigError, match="layers of an encoder and of a decoder"):
+        load_model(tmp_path / "t5", layers=1)
+
+
+def test_an_adapter_beside_the_model_is_not_loaded_with_it(bert_folder, tiny_bert, monkeypatch):
+    """Where peft is installed, transformers puts it on the model."""
+    (bert_folder / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("dtheta.models.load.find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match="holds a peft adapter beside the model"):
+        load_model(bert_folder)
+
+
 def test_unknown_names_and_folders(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'minilm'"):
         load_model("minlm")

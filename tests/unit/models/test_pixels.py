@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dtheta.data.pixels import Pixels
-from dtheta.errors import ConfigError, FormatError
+from dtheta.errors import ConfigError, DthetaWarning, FormatError
 from dtheta.models.pixels import load_pixels
 
 CLIP = {
@@ -61,6 +61,7 @@ def test_without_normalization(folder):
         ({"size": {"shortest_edge": 40}}, "resized to 40 and cut to 32"),
         ({"crop_size": {"height": 32, "width": 20}}, "no squares"),
         ({"rescale_factor": 1.0}, "rescale_factor"),
+        ({"do_rescale": False}, "do_resize or do_rescale is false"),
         ({"image_mean": None}, "image_mean"),
         ({"image_std": [0.5]}, "unpack"),
         ({"image_std": [0.5, 0.5, 0.0]}, "positive"),
@@ -70,6 +71,12 @@ def test_what_pixels_cannot_do_is_refused(folder, changes, message):
     _say(folder, **changes)
     with pytest.raises(FormatError, match=message):
         load_pixels(folder)
+
+
+def test_another_filter_is_said(folder):
+    _say(folder, resample=2)
+    with pytest.warns(DthetaWarning, match="by filter 2"):
+        assert load_pixels(folder) == EXPECTED
 
 
 def test_a_folder_that_says_nothing_of_images(folder):
