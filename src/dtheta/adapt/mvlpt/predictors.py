@@ -28,7 +28,7 @@ from dtheta.adapt.prompts.image_names import is_mixed
 from dtheta.core.aligned import aligned
 from dtheta.core.delta import Delta
 from dtheta.core.modes import kept_modes
-from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
+from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 from dtheta.fit.objective import model_loss
 from dtheta.score.rank import RankCorrelation, matrix_correlation
 
@@ -88,13 +88,16 @@ def cosines(vectors: Sequence[Tensor]) -> Tensor:
     """Return the cosines (T, T) of T vectors of one length, float64.
 
     Raises:
-        ShapeMismatch: They are not of one length.
-        ConfigError: There is none, or one is zero, which has no direction.
+        ShapeMismatch: They are not of one length, or there is none.
+        ConfigError: One is zero, which has no direction.
+        NonFinite: One holds NaN or infinity, as that of a prompt whose training diverged.
     """
     if not vectors or any(vector.shape != vectors[0].shape or vector.ndim != 1 for vector in vectors):
         raise ShapeMismatch(f"expected vectors of one length, found {[tuple(vector.shape) for vector in vectors]}")
     rows_TE = torch.stack([vector.double() for vector in vectors])
     norms_T = rows_TE.norm(dim=1)
+    if not bool(torch.isfinite(norms_T).all()):
+        raise NonFinite(f"vector {int((~torch.isfinite(norms_T)).int().argmax())} holds NaN or infinity")
     if not bool((norms_T > 0).all()):
         raise ConfigError(f"vector {int((norms_T == 0).int().argmax())} is zero and has no direction")
     unit_TE = rows_TE / norms_T[:, None]

@@ -133,6 +133,8 @@ def prompt_budget(
     if offsets == "token" and positions is not None:
         raise ConfigError("offsets by token have no positions; leave positions out")
 
+    (ADePT if offsets == "token" else DePT)(**fields)  # else a field that cannot be meant would pass for a lack of room
+
     def of(length: int) -> DePT | ADePT | None:
         try:
             if offsets == "token":

@@ -70,8 +70,9 @@ class ColumnHooks:
     def cut(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Cut the columns out of the states that come out."""
         n = sum(prompt.columns for prompt in self.bundle.counting())
-        states = getattr(output, "last_hidden_state", None)
-        if not n or states is None:
+        first = output[0] if isinstance(output, tuple) else None  # where no named output was asked for
+        states = getattr(output, "last_hidden_state", first)
+        if not n or not isinstance(states, Tensor) or states.ndim != 3:  # towers of open_clip return pooled features
             return None
         return Layout(states.shape[1] - n, n, 1).cut_output(output)
 

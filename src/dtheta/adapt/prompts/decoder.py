@@ -84,13 +84,14 @@ class DecoderForward(PromptForward):
         if held:
             self._go_on(given, x, ids, mask, positions, held - self.bundle.prefixed)
             return None
-        wide, wide_mask, layout = self.widened(x, mask, real_order(mask, positions), ids)
+        counted = None if positions is None else positions - self.family.first
+        wide, wide_mask, layout = self.widened(x, mask, real_order(mask, counted), ids)
         self.require_positions(wide_mask, wide.shape[1] + self.bundle.prefixed)
         given |= {"inputs_embeds": wide, "attention_mask": wide_mask}
         if positions is not None:
             given["position_ids"] = shifted(positions, layout)
-        elif wide_mask is not None and self.accepts("position_ids"):
-            given["position_ids"] = order(wide_mask)
+        else:
+            self._number(given, wide_mask, 0)
         return layout
 
     def _go_on(
@@ -108,22 +109,35 @@ class DecoderForward(PromptForward):
         column = torch.arange(past, past + new, device=x.device)
         index = column[None] if mask is None else order(mask)[:, -new:]
         if positions is not None:
-            index = positions
+            index = positions - self.family.first
         given["inputs_embeds"] = self.bundle.displaced(
             x, Place(column, index, None if mask is None else mask[:, -new:], ids)
         )
         layout = self.layout(mask, len(x), past + new)
-        if (mask := self.masked(mask, layout, x)) is not None:
-            wide = widened_mask(mask, layout)
-            assert wide is not None
+        wide = widened_mask(self.masked(mask, layout, x), layout)
+        if wide is not None:
             given["attention_mask"] = wide
             self.require_positions(wide, wide.shape[1] + self.bundle.prefixed)
-            if positions is None and self.accepts("position_ids"):
-                given["position_ids"] = order(wide)[:, -new:]
         else:
             self.require_positions(None, held + new + self.bundle.prefixed)
         if positions is not None:
             given["position_ids"] = positions + layout.own
+        else:
+            self._number(given, wide, held)
+
+    def _number(self, given: dict[str, Any], mask: Tensor | None, held: int) -> None:
+        """Give the embeddings their positions by the mask of all tokens so far, ``held`` of them in the cache.
+
+        Without a mask the model counts by itself, but RoBERTa's, which count embeddings from the first at every call.
+        """
+        if not self.accepts("position_ids"):
+            return
+        new: Tensor = given["inputs_embeds"]
+        if mask is not None:
+            given["position_ids"] = order(mask)[:, -new.shape[1] :] + self.family.first
+        elif self.family.first:
+            columns = torch.arange(held, held + new.shape[1], device=new.device)
+            given["position_ids"] = columns[None] + self.family.first
 
     def _offset_only(self, given: dict[str, Any], cache: Any) -> None:
         """Give new tokens of a generation their offsets; their positions say how many tokens came before."""

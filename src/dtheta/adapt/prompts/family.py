@@ -71,7 +71,7 @@ def family(model: nn.Module) -> Family:
     assert isinstance(core, nn.Module)
     if "inputs_embeds" not in inspect.signature(core.forward).parameters:
         raise UnsupportedLayer(f"{type(core).__name__} has no inputs_embeds, by which a prompt could enter it")
-    embedding = core.get_input_embeddings()  # type: ignore[operator]
+    embedding: Any = getattr(core, "get_input_embeddings", lambda: None)()
     if not isinstance(getattr(embedding, "weight", None), nn.Parameter) or embedding.weight.ndim != 2:
         raise UnsupportedLayer(f"{type(core).__name__} has no plain input embedding beside which a prompt could stand")
     table = _position_table(core, embedding)

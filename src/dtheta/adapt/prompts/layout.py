@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ROUTING = "router_logits"  # of mixtures of experts: one row a token, (B (T + m), experts), beside the text's own mask
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -67,16 +69,25 @@ class Layout:
         return taken(wide, torch.where(column < self.at, column, column + self.virtual))
 
     def cut_output(self, output: Any) -> Any:
-        """Return a model's output with the virtual columns cut out of every state (B, T + m, features) in it."""
+        """Return a model's output without the virtual columns of its states (B, T + m, features) and of its routing."""
         if isinstance(output, Tensor):
             states = output.ndim == 3 and output.shape[1] == self.columns + self.virtual
             return self.cut(output) if states else output
         if isinstance(output, tuple):
             return tuple(self.cut_output(part) for part in output)
         for name, value in output.items() if hasattr(output, "items") else ():
-            if isinstance(value, (Tensor, tuple)):
+            if name == _ROUTING and isinstance(value, tuple):
+                output[name] = tuple(self._cut_tokens(part) for part in value)
+            elif isinstance(value, (Tensor, tuple)):
                 output[name] = self.cut_output(value)
         return output
+
+    def _cut_tokens(self, wide: Tensor) -> Tensor:
+        """Return the rows (B T, ...) of the text's tokens, of one row a token."""
+        columns = self.columns + self.virtual
+        if wide.ndim != 2 or wide.shape[0] % columns:
+            return self.cut_output(wide)
+        return self.cut(wide.unflatten(0, (-1, columns))).flatten(0, 1)
 
 
 def taken(wide: Tensor, columns: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dtheta.adapt.prompts.bundle import Bundle, Prompt
 from dtheta.adapt.prompts.context import ContextForward
 from dtheta.adapt.prompts.decoder import DecoderForward, decoder_forwards
 from dtheta.adapt.prompts.encoder import encoder_forwards
+from dtheta.adapt.prompts.entry import require_reached, require_read_alike
 from dtheta.adapt.prompts.family import Family, family, name_of, require_room
 from dtheta.adapt.prompts.forward import PromptForward
 from dtheta.adapt.prompts.generate import PromptGenerate
@@ -22,7 +22,6 @@ from dtheta.adapt.prompts.token_wise import require_token_wise
 from dtheta.adapt.prompts.tower_wiring import TowerLink
 from dtheta.adapt.prompts.tower_wiring import connect as connect_towers
 from dtheta.adapt.term import Term
-from dtheta.core.modes import kept_modes
 from dtheta.errors import ConfigError, ShapeMismatch, UnsupportedLayer
 
 
@@ -107,10 +106,11 @@ def _bundle(found: Family) -> Bundle:
             raise ConfigError("rows of this model have prompts of a bank just now: leave that block first")
         _put_generate(found, held)  # the first prompt may be on the model inside this one
         return held.bundle
+    require_read_alike(found)
     bundle = Bundle()
     forward = put_on(found, bundle)
     try:
-        _require_reached(found, forward)
+        require_reached(found, forward)
     except Exception:
         take_off(found)
         raise
@@ -121,11 +121,12 @@ def require_entry(found: Family) -> None:
     """Raise unless a prompt that is put on a model would be seen; nothing is on it afterwards that was not before.
 
     Raises:
-        UnsupportedLayer: If the model embeds its text elsewhere.
+        UnsupportedLayer: If the model embeds its text elsewhere, or reads embeddings otherwise than ids.
     """
     if not isinstance(found.core.__dict__.get("forward"), PromptForward):  # else it was seen to be
+        require_read_alike(found)
         try:
-            _require_reached(found, put_on(found, Bundle()))
+            require_reached(found, put_on(found, Bundle()))
         finally:
             take_off(found)
 
@@ -145,29 +146,6 @@ def _put_generate(found: Family, forward: PromptForward) -> None:
     if isinstance(forward, DecoderForward) and callable(own) and not isinstance(own, PromptGenerate):
         inner = found.outer.__dict__.get("generate")
         found.outer.__dict__["generate"] = PromptGenerate(found.outer, forward, inner)
-
-
-def _require_reached(found: Family, forward: PromptForward) -> None:
-    """Raise unless the whole model calls the forward by which a prompt enters, seen by running it on one token.
-
-    Raises:
-        UnsupportedLayer: If it embeds its text elsewhere, so that a prompt would silently do nothing.
-    """
-    weight: Tensor = found.embedding.weight  # type: ignore[assignment]
-    if found.outer is found.core or weight.is_meta:
-        return
-    token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-    try:
-        with kept_modes(found.outer), torch.no_grad():  # in eval mode no random number is drawn
-            found.outer(input_ids=token, **({} if found.decoder is None else {"decoder_input_ids": token}))
-    except Exception:
-        if not forward.reached:  # else its head wants another text, such as one that ends, and a prompt is seen
-            raise
-    if not forward.reached:
-        raise UnsupportedLayer(
-            f"{type(found.outer).__name__} embeds its text past its {type(found.core).__name__}, so a prompt there "
-            "would do nothing; this model has no place for one yet"
-        )
 
 
 def take_off(found: Family) -> None:

@@ -22,7 +22,7 @@ from dtheta.adapt.prompts.coop import CoOp
 from dtheta.adapt.prompts.upt import UPT
 from dtheta.adapt.prompts.vpt import VPT
 from dtheta.core.seeds import generator
-from dtheta.errors import ConfigError, NotConverged, ShapeMismatch
+from dtheta.errors import ConfigError, NonFinite, NotConverged, ShapeMismatch
 
 
 def test_cosines_are_of_every_two() -> None:
@@ -31,6 +31,8 @@ def test_cosines_are_of_every_two() -> None:
     for i, a in enumerate(vectors):
         for j, b in enumerate(vectors):
             assert float(found[i, j]) == pytest.approx(float(F.cosine_similarity(a, b, dim=0)), abs=1e-6)
+    with pytest.raises(NonFinite, match="vector 1 holds NaN"):
+        cosines([torch.ones(2), torch.tensor([1.0, float("nan")])])
     with pytest.raises(ConfigError, match="vector 1 is zero"):
         cosines([vectors[0], torch.zeros(6)])
     with pytest.raises(ShapeMismatch, match="one length"):

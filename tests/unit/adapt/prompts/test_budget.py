@@ -88,6 +88,8 @@ def test_what_cannot_be_reached_says_what_can() -> None:
         prompt_budget(384, [2000], LINEAR)
     with pytest.raises(ConfigError, match="nothing for rank 1"):
         prompt_budget(16, [500], LINEAR, tokens=4)
+    with pytest.raises(ConfigError, match="alpha must be a positive number"):
+        prompt_budget(384, [16], LINEAR, alpha=-1.0)
     for bad in ({"columns": []}, {"columns": [0]}, {"share": 0.0}, {"share": 1.5}, {"tokens": 0},
                 {"tokens": 2.5}, {"width": 0}, {"columns": [1.5]}, {"positions": 0}, {"offsets": "tok"}):  # fmt: skip
         with pytest.raises(ConfigError):

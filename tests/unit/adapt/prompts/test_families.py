@@ -15,6 +15,7 @@ from dtheta.adapt.prompts.adept import ADePT
 from dtheta.adapt.prompts.dept import DePT
 from dtheta.adapt.prompts.names import Beyond
 from dtheta.adapt.prompts.p_tuning import PTuning
+from dtheta.adapt.prompts.prefix_tuning import PrefixTuning
 from dtheta.adapt.prompts.tuning import PromptTuning
 from dtheta.core.tensors import base_tensors
 from tests.unit.adapt.prompts.conftest import TEXT, make, of_text, padded, shake, states
@@ -195,6 +196,63 @@ def test_labels_and_loss_are_those_of_a_forward_by_hand(decoder: Any) -> None:
     expected = decoder(inputs_embeds=embeds, labels=labels)
     assert torch.allclose(found.logits, expected.logits[:, 4:], atol=1e-6)
     assert torch.allclose(found.loss, expected.loss, atol=1e-6)
+
+
+def _roberta_decoder() -> Any:
+    import transformers as t
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = t.RobertaConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=48, pad_token_id=1, is_decoder=True,
+        )  # fmt: skip
+        return t.RobertaForCausalLM(config).double().eval()
+
+
+def test_positions_of_a_decoder_may_begin_behind_those_of_padding() -> None:
+    """RoBERTa's do: with a mask, and with a cache, they were counted from 0."""
+    model, tokens = _roberta_decoder(), (9, 8, 5)
+    expected = model(torch.cat([torch.tensor([tokens]), TEXT], 1)).logits[:, 3:]
+    adapter = attach(model, PromptTuning(3, init="text", ids=tokens))
+    assert torch.allclose(model(TEXT).logits, expected, atol=1e-10)
+    for left, right in ((0, 0), (0, 3), (3, 0)):
+        assert torch.allclose(of_text(model, left, right), expected, atol=1e-10)
+    for mask in (None, torch.ones_like(TEXT)):
+        start = model(TEXT[:, :4], attention_mask=None if mask is None else mask[:, :4], use_cache=True)
+        cache = start.get("cache") if "cache" in start else start.past_key_values
+        rest = model(TEXT[:, 4:], attention_mask=mask, past_key_values=cache)
+        assert torch.allclose(rest.logits, expected[:, 4:], atol=1e-10)
+    adapter.detach()
+    shake(attach(model, DePT(2, rank=2, positions=4)))
+    given = torch.arange(2, 2 + TEXT.shape[1])[None]
+    assert torch.allclose(model(TEXT, position_ids=given).logits, model(TEXT).logits, atol=1e-10)
+
+
+def test_a_prefix_counts_where_positions_begin_behind_those_of_padding() -> None:
+    model = _roberta_decoder()
+    attach(model, PrefixTuning(3))
+    assert torch.allclose(model(TEXT).logits, model(**padded(0, 0)).logits, atol=1e-10)
+
+
+def test_experts_are_balanced_over_the_text_alone() -> None:
+    import transformers as t
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = t.MixtralConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=3, output_router_logits=True,
+        )  # fmt: skip
+        model = t.MixtralForCausalLM(config).eval()
+    tokens = torch.tensor([[9, 8, 5]])
+    expected = model(torch.cat([tokens, TEXT], 1)).router_logits
+    attach(model, PromptTuning(3, init="text", ids=(9, 8, 5)))
+    for left, right in ((0, 0), (2, 0), (0, 2)):
+        found = model(**padded(left, right))
+        assert found.aux_loss.isfinite()
+        for layer, whole in zip(found.router_logits, expected, strict=True):
+            assert torch.allclose(layer[left : left + TEXT.shape[1]], whole[3:], atol=1e-5)
 
 
 def test_offsets_by_hand_and_beyond_the_table() -> None:

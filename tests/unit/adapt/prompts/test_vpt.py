@@ -68,6 +68,14 @@ def test_states_keep_the_columns_of_the_image() -> None:
     adapter.detach()
 
 
+def test_states_in_a_tuple_keep_the_columns_of_the_image() -> None:
+    model, images = im.make_clip(), im.pictures()
+    im.shake(attach(model, VPT(4)))
+    named = model.vision_model(images)
+    as_tuple = model.vision_model(images, return_dict=False)
+    assert torch.equal(as_tuple[0], named.last_hidden_state) and torch.equal(as_tuple[1], named.pooler_output)
+
+
 def test_start_is_uniform_in_its_bounds() -> None:
     adapter = attach(im.make_clip(), VPT(50))
     bound = (6 / (3 * 8**2 + 24)) ** 0.5
