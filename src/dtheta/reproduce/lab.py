@@ -81,4 +81,5 @@ class Lab:
 
     @cached_property
     def _runs(self) -> Runs:
-        return Runs(None if self.folder is None else self.folder / f"{self.system}.runs.jsonl", FIELDS)
+        path = None if self.folder is None else self.folder / f"{self.system}.runs.jsonl"
+        return Runs(path, FIELDS, told=False)  # the note tells of each before it is made

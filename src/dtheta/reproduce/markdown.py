@@ -15,7 +15,7 @@ def markdown(found: Reproduction) -> str:
         "",
         f"Of {claims} claims {counted(found)}.",
         "",
-        f"dtheta {__version__}, {found.date}, {found.on}; {seconds / 60:.0f} CPU minutes.",
+        f"dtheta {__version__}, {found.place}; {seconds / 60:.0f} CPU minutes.",
         "",
         "A claim holds where the whole 95 % interval lies on the claimed side; *not shown* means that the interval "
         "holds the bound. Intervals are not corrected for their number. Runs count as independent, also those of one "

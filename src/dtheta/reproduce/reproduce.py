@@ -20,12 +20,16 @@ PACKAGES = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What was found for one system, in how many CPU seconds; runs from the file count with the seconds they took."""
+    """What was found for one system, in how many CPU seconds; runs from the file count with the seconds they took.
+
+    ``kept`` are the seconds of those: whatever machine and versions of other packages they were made with.
+    """
 
     name: str
     system: System
     rows: tuple[Row, ...]
     seconds: float
+    kept: float = 0.0
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have an outcome."""
@@ -35,7 +39,7 @@ class Reproduced:
         """Return it as JSON holds it."""
         return {
             "name": self.name, "title": self.system.title, "paper": self.system.paper, "page": self.system.page,
-            "seconds": self.seconds, "rows": [row.to_dict() for row in self.rows],
+            "seconds": self.seconds, "kept_seconds": self.kept, "rows": [row.to_dict() for row in self.rows],
         }  # fmt: skip
 
 
@@ -52,6 +56,15 @@ class Reproduction:
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have an outcome."""
         return sum(found.count(outcome) for found in self.systems)
+
+    @property
+    def place(self) -> str:
+        """When and where it was run, as far as it was run now."""
+        kept, seconds = (sum(getattr(one, what) for one in self.systems) for what in ("kept", "seconds"))
+        if not kept:
+            return f"{self.date}, {self.on}"
+        share = f"{100 * kept / seconds:.0f} % of the CPU time"
+        return f"{self.date}, {self.on}; {share} is that of earlier runs, taken up from the folder"
 
     @property
     def command(self) -> str:
@@ -116,7 +129,8 @@ def reproduce(
         start = time.process_time()
         lab = Lab(name, fast=fast, seeds=seeds, folder=folder, note=note)
         rows = tuple(file.rows(lab))
-        done.append(Reproduced(name, file.SYSTEM, rows, time.process_time() - start + lab.kept_seconds))
+        spent = time.process_time() - start
+        done.append(Reproduced(name, file.SYSTEM, rows, spent + lab.kept_seconds, lab.kept_seconds))
         if found is not None:
             found(done[-1])
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()

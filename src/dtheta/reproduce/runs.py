@@ -22,14 +22,15 @@ class Runs:
     Args:
         path: The file; None keeps records in memory alone.
         fields: Names of what makes the key.
+        told: Whether stderr is told of each run as it ends.
 
     Raises:
         FormatError: If a line of the file is no record of these fields; a last line that was cut off is left out.
         OutputError: If such a line cannot be taken out of the file.
     """
 
-    def __init__(self, path: Path | None, fields: Sequence[str]) -> None:
-        self.path, self.fields = path, tuple(fields)
+    def __init__(self, path: Path | None, fields: Sequence[str], told: bool = True) -> None:
+        self.path, self.fields, self.told = path, tuple(fields), told
         self.done: dict[tuple[Any, ...], dict[str, Any]] = {}
         for run in _read(path, self.fields) if path is not None and path.exists() else ():
             self.done[tuple(run[field] for field in self.fields)] = run
@@ -45,7 +46,8 @@ class Runs:
             found = dict(zip(self.fields, key, strict=True)) | dict(make())
             self.done[key] = found
             self._keep(found)
-            print(*key, "done", file=sys.stderr, flush=True)
+            if self.told:
+                print(*key, "done", file=sys.stderr, flush=True)
         return self.done[key]
 
     def _keep(self, record: Mapping[str, Any]) -> None:

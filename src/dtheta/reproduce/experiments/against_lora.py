@@ -5,6 +5,7 @@ Losses are paired by seed, accuracies by task and seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ class Comparison:
             [trained(lab, self.setting, name, rate, seed)[self.field] for seed in seeds]
             for name, rate in zip((self.method, self.other), self.rates, strict=True)
         )
+        if diverged := _diverged([ours, theirs], (self.method, self.other)):
+            return Row(self.claim, note=f"{diverged}, at rates {self.rates[0]:g} and {self.rates[1]:g}.")
         here = (
             f"{SETTINGS[self.setting].what}; {WHAT[self.field]}, {self.method} at rate {self.rates[0]:g} less "
             f"{self.other} at {self.rates[1]:g}; {len(seeds)} seeds, paired"
@@ -71,6 +74,13 @@ class Comparison:
         means = (sum(values) / len(values) for values in (ours, theirs))
         note = " against ".join(f"{mean:.4g}" for mean in means) + (f"; {self.note}" if self.note else "")
         return Row(self.claim, here, paired(ours, theirs), UNITS[self.field], 0.0, "below", note)
+
+
+def _diverged(figures: Sequence[Sequence[float | None]], names: Sequence[str]) -> str:
+    """Return which methods had trainings that diverged, of which there is no mean; empty where none did."""
+    lost = [sum(value is None or not math.isfinite(value) for value in values) for values in figures]
+    counted = [(count, name) for count, name in zip(lost, names, strict=True) if count]
+    return " and ".join(f"{count} of {len(figures[0])} trainings of {name} diverged" for count, name in counted)
 
 
 def below_lora(
@@ -112,6 +122,9 @@ def more_accurate(lab: Lab, method: Method, claim: Claim, also: Measure | None =
     columns = [[run[key] for run in runs] for runs, key in ((ours, "accuracy"), (theirs, "accuracy"), (ours, "frozen"))]
     means = [sum(column) / len(column) for column in columns]
     note = "{:.1f} against {:.1f} %; a regression on the frozen model has {:.1f} %".format(*means)
+    lost = [[math.inf if not run["parameters"] else 0.0 for run in runs] for runs in (ours, theirs)]
+    if diverged := _diverged(lost, (method.name, "LoRA")):
+        note += f"; {diverged} and counted as 0 %"
     return Row(claim, said_of_texts(lab, method), paired(*columns[:2]), "points", 0.0, "above", note)
 
 

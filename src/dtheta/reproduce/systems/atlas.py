@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dtheta._version import __version__
 from dtheta.compose.atlas import learn_coefficients
 from dtheta.compose.coefficients import Coefficients
 from dtheta.compose.compose import compose
@@ -257,7 +258,7 @@ def gradient_error(deltas: int = 4, width: int = 24, seed: int = 0) -> float:
 def rows(lab: Lab) -> Iterator[Row]:
     """Run the experiments, and yield a row a claim."""
     size, seeds = lab.sized(FAST, Size()), lab.seeds_or(1, 4)
-    folder = None if lab.folder is None else lab.folder / f"atlas_experts_{lab.size}"
+    folder = None if lab.folder is None else lab.folder / f"atlas_experts_{lab.size}-{__version__}"  # as runs are kept
 
     @cache
     def found(seed: int) -> dict[str, Expert]:

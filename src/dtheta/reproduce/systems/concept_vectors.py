@@ -231,10 +231,7 @@ def _unlearning_rows(lab: Lab, chosen: Sequence[Concept], traces: Mapping[str, A
     trained = size.methods[1:]
     here = f"SmolLM2-135M, {len(traces)} concepts, {len(seeds)} seed(s), {' and '.join(trained)} at rate {plan.lr:g}, "
     here += f"at most {plan.steps} steps"
-    kept = [100 * run["jaccard"] for method in trained for run in runs[method]]
-    noise = sum(100 * run["jaccard"] for run in runs[NEEDLE]) / len(runs[NEEDLE])
-    note = f"Jaccard; after noise of four times their length {noise:.0f} %."
-    yield Row(LEAVES, here, percent(kept), "%", 80.0, note=note)
+    yield _leaves_row(here, runs, trained)
     selective = {m: [run["target"] - run["unrelated"] for run in found] for m, found in runs.items()}
     theirs = [sum(values) / len(trained) for values in zip(*(selective[m] for m in trained), strict=True)]
     lost = "; ".join(
@@ -245,6 +242,24 @@ def _unlearning_rows(lab: Lab, chosen: Sequence[Concept], traces: Mapping[str, A
     yield _recovery_row(here, runs, trained, size.facts)
     changed = float(sum(run["elsewhere"] for run in runs[NEEDLE]))
     yield Row(COLUMNS, f"SmolLM2-135M, {len(runs[NEEDLE])} deltas", exact(changed), "numbers elsewhere", 1.0, "below")
+
+
+def _leaves_row(here: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], trained: Sequence[str]) -> Row:
+    """Return the row of the tokens that are the same after a training, of those that changed any answer.
+
+    Where no state was better than the model as it was, unlearning keeps that, and leaves every trace for free.
+    """
+    every = [run for method in trained for run in runs[method]]
+    changed = [run for run in every if run["target"] or run["unrelated"]]
+    if not changed:
+        return Row(LEAVES, note=f"None of {len(every)} trainings changed the model.")
+    noise = sum(100 * run["jaccard"] for run in runs[NEEDLE]) / len(runs[NEEDLE])
+    lost = sum(run["target"] for run in changed) / len(changed)
+    note = f"Jaccard; after noise of four times their length {noise:.0f} %."
+    note += f" Training took {lost:.2f} nats of the answers."
+    if left := len(every) - len(changed):
+        note += f" Not counted: {left} of {len(every)} trainings, which left the model as it was."
+    return Row(LEAVES, here, percent([100 * run["jaccard"] for run in changed]), "%", 80.0, note=note)
 
 
 def _recovery_row(

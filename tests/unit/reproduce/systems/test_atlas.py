@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dtheta._version import __version__
 from dtheta.compose.gradient import Composition
 from dtheta.reproduce.experiments.experts import Base, Budget, first_of_each
 from dtheta.reproduce.lab import Lab
@@ -78,3 +80,14 @@ def test_the_first_texts_of_each_class() -> None:
     found = first_of_each(Texts(tuple("abcdef"), (0, 0, 1, 0, 1, 1)), 2)
     assert found.texts == ("a", "b", "c", "e")
     assert found.labels == (0, 0, 1, 1)
+
+
+def test_experts_of_another_version_are_not_taken_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs are kept by version, and so is what they are made of."""
+
+    def seen(size: Any, kind: str, seed: int, folder: Path) -> Any:
+        raise LookupError(str(folder))
+
+    monkeypatch.setattr(atlas, "experts", seen)
+    with pytest.raises(LookupError, match=f"fast-{__version__}"):
+        next(iter(atlas.rows(Lab("atlas", fast=True, folder=tmp_path))))

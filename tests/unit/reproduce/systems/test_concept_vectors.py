@@ -53,6 +53,16 @@ def test_outcomes_follow_the_runs(good: bool, fast: bool, monkeypatch: pytest.Mo
     assert set(outcomes.values()) == {"holds" if good else "does not hold"}
 
 
+def test_a_training_that_changed_nothing_is_no_sign_that_traces_stay() -> None:
+    """Its delta is zero, so that all tokens are the same: counted, the claim could not fail."""
+    none, some = {"target": 0.0, "unrelated": 0.0, "jaccard": 1.0}, {"target": 2.0, "unrelated": 0.1, "jaccard": 0.2}
+    runs = {cv.NEEDLE: [some, some, some], "GradDiff": [none, some, some | {"jaccard": 0.21}]}
+    row = cv._leaves_row("here", runs, ["GradDiff"])
+    assert row.outcome == "does not hold" and "Not counted: 1 of 3 trainings" in row.note
+    nothing = cv._leaves_row("here", runs | {"GradDiff": [none, none]}, ["GradDiff"])
+    assert nothing.outcome == "not testable here" and nothing.note == "None of 2 trainings changed the model."
+
+
 def test_nothing_can_come_back_where_nothing_went() -> None:
     runs = {cv.NEEDLE: [{"back": None}, {"back": 0.1}], "GradDiff": [{"back": 0.5}, {"back": 0.6}]}
     row = cv._recovery_row("here", runs, ["GradDiff"], 5)
