@@ -12,7 +12,7 @@ from dtheta.report.geometry import geometry_section
 from dtheta.report.packed import packed_section
 from dtheta.report.page import Page, Section
 from dtheta.report.pictures import picture_section
-from dtheta.report.quantity import byte_size, count, duration, listed, percent, plural
+from dtheta.report.quantity import byte_size, count, duration, listed, part, plural
 from dtheta.report.results import AdaptResults
 from dtheta.report.scores import score_section
 from dtheta.report.training import training_section
@@ -67,7 +67,7 @@ def _tiles(results: AdaptResults) -> Tiles:
             ),
             Tile(
                 "Trained",
-                percent(smallest.parameters / results.model_parameters, 2),
+                part(smallest.parameters / results.model_parameters),
                 f"of {count(results.model_parameters)} weights ({smallest.name})",
             ),
             Tile("Largest file", byte_size(largest), f"the model itself is {byte_size(results.model_bytes)}"),

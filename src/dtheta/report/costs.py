@@ -5,7 +5,7 @@ from __future__ import annotations
 from dtheta.report.blocks import Column, Panels, Table, number, word
 from dtheta.report.charts import Bar, Style, bar_chart
 from dtheta.report.page import Section
-from dtheta.report.quantity import byte_size, count, duration, fixed, percent
+from dtheta.report.quantity import byte_size, count, duration, part
 from dtheta.report.results import AdaptResults
 
 
@@ -16,7 +16,7 @@ def cost_section(results: AdaptResults, look: dict[str, Style]) -> Section:
     mean_seconds = {name: sum(m.seconds for m in found) / len(found) for name, found in by_name.items()}
     files = [Bar("whole model", results.model_bytes)]
     files += [
-        Bar(name, size, look[name], f"{percent(size / results.model_bytes, 2)} of the model")
+        Bar(name, size, look[name], f"{part(size / results.model_bytes)} of the model")
         for name, size in mean_bytes.items()
     ]
     times = [Bar(name, seconds, look[name]) for name, seconds in mean_seconds.items()]
@@ -32,14 +32,14 @@ def cost_section(results: AdaptResults, look: dict[str, Style]) -> Section:
 def _size_table(results: AdaptResults) -> Table:
     settings = list(dict.fromkeys(key for method in results.runs for key in method.settings))
     columns = [Column("Task"), Column("Method"), *(Column(key.capitalize(), True) for key in settings)]
-    columns += [Column(name, True) for name in ("Trained weights", "Of the model, %", "File", "Time of a run")]
+    columns += [Column(name, True) for name in ("Trained weights", "Of the model", "File", "Time of a run")]
     rows = [
         [
             word(task.name),
             word(method.name),
             *(number(_order(method.settings.get(key, "")), method.settings.get(key, "")) for key in settings),
             number(method.parameters, count(method.parameters)),
-            number(method.parameters, fixed(100 * method.parameters / results.model_parameters, 2)),
+            number(method.parameters, part(method.parameters / results.model_parameters)),
             number(method.file_bytes, byte_size(method.file_bytes)),
             number(method.seconds, duration(method.seconds)),
         ]

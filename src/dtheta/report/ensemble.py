@@ -80,7 +80,7 @@ def useful_days(run: EnsembleRun, channel: str) -> float | None:
         return None
     days = 0.0
     for score in run.series("rmse", channel):
-        if float(score.value) >= run.deviation[channel]:
+        if not float(score.value) < run.deviation[channel]:  # NaN beats nothing
             return days
         days = score.lead / 24
     return days

@@ -13,7 +13,7 @@ from pathlib import Path
 from dtheta.errors import ConfigError
 from dtheta.report.pictures import PictureSample
 from dtheta.report.record import read_json, read_record, write_record
-from dtheta.report.results import AdaptResults, MethodResult, NextStep, TaskResult
+from dtheta.report.results import AdaptResults, MethodResult, NextStep, TaskResult, common_provenance
 from dtheta.score.interval import Interval, mean_interval
 
 FEW_SHOT = "few-shot"
@@ -142,8 +142,7 @@ def few_shot_of(found: Sequence[AdaptResults]) -> FewShotResults:
     runs = [(results.provenance.get("seed", ""), task) for results in found for task in results.tasks]
     tasks = tuple(_task([(seed, task) for seed, task in runs if task.name == name]) for name in names)
     first = found[0]
-    seeds = dict.fromkeys(seed for seed, _ in runs)
-    provenance = {**first.provenance, **({"seed": ", ".join(seeds)} if any(seeds) else {})}
+    provenance = common_provenance([results.provenance for results in found])
     most = max(found, key=lambda results: max(task.shots or 0 for task in results.tasks))
     return FewShotResults(first.model, tasks, provenance, first.next_steps, most.pictures, first.note)
 
@@ -166,19 +165,30 @@ def _task(seeded: Sequence[_Run]) -> FewShotTask:
             )
     methods = dict.fromkeys(method.name for run in runs for method in run.methods)
     references = dict.fromkeys(reference.name for run in runs for reference in run.references)
-    curves = [_curve(runs, name) for name in methods] + [_reference(seeded, name) for name in references]
+    curves = [_curve(seeded, name) for name in methods] + [_reference(seeded, name) for name in references]
     return FewShotTask(first.name, first.classes or 0, first.test, first.baseline, tuple(curves))
 
 
-def _curve(runs: Sequence[TaskResult], name: str) -> FewShotMethod:
-    found = [(run.shots or 0, method) for run in runs for method in run.methods if method.name == name]
+def _curve(seeded: Sequence[_Run], name: str) -> FewShotMethod:
+    found = [(run.shots or 0, seed, method) for seed, run in seeded for method in run.methods if method.name == name]
     points = []
-    for shots in sorted({shots for shots, _ in found}):
-        same = [method for k, method in found if k == shots]
-        _require_alike(same, runs[0].name, shots)
+    for shots in sorted({shots for shots, *_ in found}):
+        same = [method for k, _, method in found if k == shots]
+        _require_alike(same, seeded[0][1].name, shots)
+        _require_once(name, seeded[0][1].name, shots, [seed for k, seed, _ in found if k == shots])
         seconds = sum(method.seconds for method in same) / len(same)
         points.append(_point(shots, [method.score for method in same], seconds))
-    return FewShotMethod(name, tuple(points), found[0][1].parameters)
+    return FewShotMethod(name, tuple(points), found[0][2].parameters)
+
+
+def _require_once(method: str, task: str, shots: int, seeds: Sequence[str]) -> None:
+    """Raise where one draw stands twice among runs: an interval over draws would count it as two."""
+    twice = next((seed for seed in seeds if seed and seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"two of the runs of {method} on {task} at {shots} shots have the seed {twice}, so they are one draw; give "
+            "each run once, and several draws with --seed"
+        )
 
 
 def _require_alike(runs: Sequence[MethodResult], task: str, shots: int) -> None:

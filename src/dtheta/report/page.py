@@ -33,7 +33,7 @@ class Section:
     @property
     def anchor(self) -> str:
         """Name of the section in links."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        return re.sub(r"[\W_]+", "-", self.title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Page:
         Raises:
             OutputError: If it cannot be written; an earlier file at ``path`` is then still the earlier file.
         """
-        document = self.html().encode()
+        document = self.html().encode(errors="replace")  # of a file's name that is no text
         with write_file(path) as stream:
             stream.write(document)
         return Path(path)

@@ -44,6 +44,11 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{fixed(100 * share, decimals)}{THIN}%"
 
 
+def part(share: float) -> str:
+    """A share as percent with two digits at least, so that a small one does not read as none: 0.0017 %."""
+    return f"{significant(100 * share, 2)}{THIN}%" if 0 < abs(share) < 1e-3 else percent(share, 2)
+
+
 def signed(value: float, decimals: int) -> str:
     """``value`` with its sign, also where that is a plus; what rounds to zero is +0."""
     text = fixed(value, decimals)

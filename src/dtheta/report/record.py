@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dtheta.core.output import write_file
+from dtheta.core.jsonfile import write_json
 from dtheta.core.record import decode
 from dtheta.errors import FormatError
 
@@ -16,10 +16,8 @@ T = TypeVar("T")
 
 
 def write_record(record: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a dataclass as JSON, completely or not at all, and return the path. Raises `OutputError`."""
-    with write_file(path) as stream:
-        stream.write((json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
-    return Path(path)
+    """Write a dataclass as JSON, completely or not at all, and return the path. Raises `OutputError`, `NonFinite`."""
+    return write_json(dataclasses.asdict(record), path)
 
 
 def read_record(path: str | os.PathLike[str], kind: type[T]) -> T:

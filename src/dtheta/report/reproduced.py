@@ -23,7 +23,7 @@ from dtheta.report.blocks import (
 )
 from dtheta.report.charts import Chart
 from dtheta.report.charts.dots import Dot, dot_chart
-from dtheta.report.charts.palette import NEUTRAL, styles
+from dtheta.report.charts.palette import NEUTRAL, Style, styles
 from dtheta.report.page import Page, Section
 from dtheta.report.quantity import count, duration, plural, significant
 from dtheta.reproduce.claim import EXACT, OUTCOMES, Row, in_words
@@ -58,7 +58,7 @@ def reproduction_page(found: Reproduction) -> Page:
         f"{counted(found)}."
     )
     size = "the small size (--fast)" if found.fast else "the full size"
-    footer = f"{size}, {found.date}, {found.on}"
+    footer = f"{size}, {found.place}"
     return Page("Which claims hold here", verdict, [_all(found), *map(_one, found.systems)], found.command, footer)
 
 
@@ -105,14 +105,16 @@ def _charts(rows: Sequence[Row]) -> list[Chart]:
 def _chart(unit: str, bound: float, side: str, rows: Sequence[Row]) -> Chart:
     against = f"{side} {significant(bound)}"
     style = styles([row.claim.name for row in rows])
-    dots = [Dot(row.claim.name, _drawn(row.found), style[row.claim.name]) for row in rows if row.found is not None]
-    dots.append(Dot(against, Interval(bound, bound, bound), NEUTRAL))
+    dots = [_dot(row.claim.name, row.found, style[row.claim.name]) for row in rows if row.found is not None]
+    dots.append(Dot(against, Interval(bound, bound, bound), NEUTRAL, known=False))
     return dot_chart(f"Claimed {against} {unit}".strip(), dots, x_name=unit or "value", reference=against)
 
 
-def _drawn(found: Interval) -> Interval:
-    """An interval as it is drawn: where no bound is known, the estimate alone."""
-    return found if math.isfinite(found.high) else Interval(found.estimate, found.estimate, found.estimate)
+def _dot(name: str, found: Interval, style: Style) -> Dot:
+    """A quantity with its interval; where no bound is known, the estimate alone."""
+    if math.isfinite(found.high):
+        return Dot(name, found, style)
+    return Dot(name, Interval(found.estimate, found.estimate, found.estimate), style, known=False)
 
 
 def _table(rows: Sequence[Row]) -> Table:

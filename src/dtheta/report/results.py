@@ -7,7 +7,7 @@ page can be drawn from the saved JSON.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,6 +152,13 @@ class NextStep:
 
     text: str
     command: str = ""
+
+
+def common_provenance(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what several runs say of themselves as one table: where they differ, what each says, in their order."""
+    names = dict.fromkeys(name for one in several for name in one)
+    said = {name: dict.fromkeys(one.get(name, "not told") for one in several) for name in names}
+    return {name: ("; " if any("," in one for one in values) else ", ").join(values) for name, values in said.items()}
 
 
 @dataclass(frozen=True)

@@ -161,14 +161,15 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self._answer(HTTPStatus.NOT_FOUND, f"there is no page {self.path}; the page of the folder is /")
         else:
-            self._send(HTTPStatus.OK, found.html().encode())
+            self._send(HTTPStatus.OK, found.html().encode(errors="replace"))
 
     def _is_local(self) -> bool:
         host = self.headers.get("Host", "")
         return host.removesuffix(f":{cast(ThreadingHTTPServer, self.server).server_port}").lower() in _HOSTS
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
-        self._send(status, f"<!DOCTYPE html><title>{status.phrase}</title><p>{html.escape(text)}</p>".encode())
+        said = f"<!DOCTYPE html><title>{status.phrase}</title><p>{html.escape(text)}</p>"
+        self._send(status, said.encode(errors="replace"))
 
     def _send(self, status: HTTPStatus, body: bytes) -> None:
         self.send_response(status)

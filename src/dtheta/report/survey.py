@@ -145,6 +145,8 @@ def _angle(a: Delta, b: Delta) -> Angle:
     """The cosine, or None and the reason: other bases, zero length, singular values shifted without their basis."""
     if a is b:
         return (1.0, "") if a.norm() > 0 else (None, "zero")
+    if a.base.root != b.base.root and a.changes.keys().isdisjoint(b.changes):
+        return None, "no parameter in common, and other bases"
     try:
         cosine = a.cosine(b)
     except BaseMismatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,12 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DthetaError):
         delta_report([tmp_path / "no.delta"], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_deltas_that_share_nothing_and_name_other_bases_have_no_angle() -> None:
+    """Their inner product is zero whatever they hold; one base with two parts of it has a right angle."""
+    one = Delta({"a": Dense(torch.ones(3))}, Fingerprint({"a": "d"}, "r"))
+    foreign = Delta({"b": Dense(torch.ones(3))}, Fingerprint({"b": "d"}, "s"))
+    own = replace(foreign, base=Fingerprint({"b": "d"}, "r"))
+    assert survey_of([("one", one, 1), ("foreign", foreign, 1)]).cosines[0][1] is None
+    assert survey_of([("one", one, 1), ("own", own, 1)]).cosines[0][1] == 0

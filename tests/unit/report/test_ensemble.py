@@ -126,3 +126,11 @@ def test_the_last_score_of_a_table_is_a_number_with_its_unit(whole: EnsembleRun)
 def test_without_scores_there_is_no_page(whole: EnsembleRun) -> None:
     with pytest.raises(ConfigError, match="nothing to show"):
         replace(whole, scores=replace(whole.scores, scores=()))
+
+
+def test_an_error_that_is_no_number_does_not_beat_the_climate(whole: EnsembleRun) -> None:
+    scores = [
+        replace(s, value=torch.full_like(s.value, float("nan"))) if s.metric == "rmse" and s.lead >= 24 else s
+        for s in whole.scores
+    ]
+    assert useful_days(replace(whole, scores=scores), "z") == 0.0

@@ -133,3 +133,10 @@ def test_a_score_without_shots_is_refused() -> None:
         ShotScore(0, wilson(1, 2))
     with pytest.raises(ConfigError, match="at least one task"):
         FewShotResults("m", ())
+
+
+def test_a_run_that_is_given_twice_is_no_second_draw() -> None:
+    """Counted as two, it would narrow the interval over draws."""
+    runs = [run(2, 0.5, seed=0), run(2, 0.5, seed=0), run(2, 0.54, seed=1)]
+    with pytest.raises(ConfigError, match=r"two of the runs of CLIPSVD on .* at 2 shots have the seed 0"):
+        few_shot_of(runs)

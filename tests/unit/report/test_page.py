@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dtheta.errors import OutputError
-from dtheta.report import TOKEN_LOSS, Page, Section, adapt_page, adapt_report
+from dtheta.report import TOKEN_LOSS, AdaptResults, Page, Section, adapt_page, adapt_report
 from dtheta.report.blocks import Column, Findings, KeyValues, Panels, Prose, Steps, Table, Tiles, word
 from dtheta.report.curves import reading_window, seed_line, smoothed
 from dtheta.report.quantity import significant
@@ -144,3 +144,15 @@ def test_smoothing_keeps_the_mean_of_a_straight_line() -> None:
 def test_seeds_become_mean_and_band() -> None:
     line = seed_line("a", [((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0), (2.0, 9.0))])
     assert line.points == [(0.0, 2.0), (1.0, 4.0)] and line.band == [(0.0, 1.0, 3.0), (1.0, 2.0, 6.0)]
+
+
+def test_a_name_that_is_no_text_is_drawn_and_kept(tmp_path: Path) -> None:
+    """File names are bytes: a letter of latin-1 in one is half a surrogate pair in Python."""
+    named = replace(results(seeds=1, steps=4), model="caf\udce9")
+    assert "caf?" in adapt_report(named, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert AdaptResults.load(named.save(tmp_path / "found.json")).model == "caf\udce9"
+
+
+def test_sections_in_any_script_have_places_of_their_own() -> None:
+    titles = ["Skill, \u6e29\u5ea6", "Skill, \u98ce", "Size and time"]
+    assert [Section(title, []).anchor for title in titles] == ["skill-\u6e29\u5ea6", "skill-\u98ce", "size-and-time"]

@@ -51,3 +51,10 @@ def test_signed(value: float, text: str) -> None:
 def test_words() -> None:
     assert q.plural(1, "task") == "1 task" and q.plural(2, "class", "classes") == "2 classes"
     assert q.listed([]) == "" and q.listed(["a"]) == "a" and q.listed(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0.00 %"), (1.7e-5, "0.0017 %"), (4e-4, "0.04 %"), (0.0123, "1.23 %"), (1.0, "100.00 %")]
+)
+def test_a_small_part_does_not_read_as_none(share: float, text: str) -> None:
+    assert q.part(share).replace("\u202f", " ") == text

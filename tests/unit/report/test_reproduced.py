@@ -43,6 +43,7 @@ def test_the_page_shows_each_claim_with_its_outcome() -> None:
 def test_one_run_is_drawn_without_whiskers_and_says_so() -> None:
     html = reproduction_page(reproduction(row("one", alone(4.0)))).html()
     assert "(one run)" in html and "inf" not in html.split("<main")[-1].split("</main>")[0]
+    assert "% interval 4" not in html and "% interval 0" not in html, "neither one run nor a bound has an interval"
 
 
 def test_one_ratio_is_drawn_without_whiskers_and_says_so() -> None:

@@ -18,12 +18,13 @@ _ROW = 30
 
 @dataclass(frozen=True)
 class Dot:
-    """A row: ``interval`` with its estimate; ``seeds`` are single runs, drawn small."""
+    """A row: ``interval`` with its estimate, or the estimate alone where none is known; ``seeds`` are drawn small."""
 
     name: str
     interval: Interval
     style: Style
     seeds: Sequence[float] = ()
+    known: bool = True
 
 
 def dot_chart(
@@ -72,7 +73,9 @@ def _reference(dot: Dot, x: Scale, frame: Frame) -> Element:
 
 def _hover(dot: Dot, percent: bool) -> str:
     estimate, low, high = (_value(v, percent) for v in (dot.interval.estimate, dot.interval.low, dot.interval.high))
-    lines = [f"{dot.name} {estimate}", f"{100 * dot.interval.level:g} % interval {low} to {high}"]
+    lines = [f"{dot.name} {estimate}"]
+    if dot.known:
+        lines.append(f"{100 * dot.interval.level:g} % interval {low} to {high}")
     if dot.seeds:
         lines.append(f"{len(dot.seeds)} seeds: " + ", ".join(_value(seed, percent) for seed in dot.seeds))
     return "\n".join(lines)
