@@ -159,6 +159,8 @@ def test_dry_run_writes_nothing(dtheta: Run, folders: dict[str, Path], table: Pa
         (["--method", "PISA"], 2, "unknown method 'PISA'; did you mean 'PiSSA'"),
         (["--set", "gama=1"], 2, "PiSSA has no field 'gama'"),
         (["--set", "gamma"], 2, "--set must be FIELD=VALUE"),
+        (["--rank", "4", "--set", "rank=2"], 2, "rank is given twice, '4' and '2'"),
+        (["--set", "accuracy=1e-5", "--set", "accuracy=1e-4"], 2, "accuracy is given twice"),
         (["--set", "accuracy=high"], 2, "PiSSA's accuracy must be a number"),
         (["--rank", "1000"], 2, "rank 1000 does not fit"),
         (["--select", "*.qurey"], 2, "takes no parameter"),

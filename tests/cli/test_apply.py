@@ -158,3 +158,11 @@ def test_a_merged_folder_of_a_delta_that_names_no_length(dtheta: Run, folders: d
     assert dtheta("merge", folders["bert"], "bare.delta", "--out", "m", "--quiet").code == 0
     done = dtheta("apply", "m", "--text", "a great film", "--json")
     assert done.code == 2 and "max_length=128 must lie between 1 and 32" in done.err  # 128 as for the delta itself
+
+
+@pytest.mark.parametrize("more", [[], ["--model", "bert"], ["--dry-run"]])
+def test_an_adapter_folder_is_no_merged_model(dtheta: Run, stocked: Path, more: list[str]) -> None:
+    assert dtheta("merge", "bert", "x.delta", "--format", "peft", "--out", "adapter").code == 0
+    done = dtheta("apply", "adapter", "--text", "the film", *more)
+    assert (done.code, done.out) == (2, "")
+    assert "adapter is a peft adapter: 'dtheta extract BASE adapter --out FILE.delta' makes a delta of it" in done.err

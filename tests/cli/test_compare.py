@@ -103,6 +103,7 @@ def test_heads_of_two_tasks(dtheta: Run, here: Path) -> None:
         (["a.delta", "b.delta", "--report", "a.delta"], 1, "cannot write a.delta (--report)"),
         (["a.delta", "b.delta", "--report", "nowhere/x.html"], 1, "there is no folder"),
         (["l.delta", "moved.delta"], 3, "were made on different bases"),
+        (["a.delta", "l.delta"], 3, "a.delta and l.delta have no tensor in common and name different bases, bert and"),
     ],
 )
 def test_it_fails_alike(

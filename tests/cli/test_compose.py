@@ -307,3 +307,21 @@ def test_a_prompt_of_another_task_is_not_dropped(
     assert (done.code, done.out) == (1, "")
     assert "p.delta: no change matches 'encoder.*' (deltas of different tasks" in done.err
     assert not Path("c.delta").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_deltas_of_two_models_make_no_delta_of_none(dtheta: Run, here: Path, more: list[str]) -> None:
+    """They touch no tensor in common, so that digests alone do not tell them apart."""
+    done = dtheta("compose", "a.delta", "b.delta", "l.delta", "--out", "c.delta", *more)
+    assert (done.code, done.out) == (3, "")
+    assert "a.delta and l.delta have no tensor in common and name different bases, bert and llama" in done.err
+    assert not Path("c.delta").exists()
+
+
+def test_deltas_of_other_layers_and_heads_are_of_one_model(dtheta: Run, here: Path) -> None:
+    """Their bases differ by the head of each, and they share no tensor; the model's name is what tells."""
+    for name, part in (("a", "*layer.0.*"), ("t", "*layer.1.*")):
+        whole = load(f"{name}.delta")
+        whole.restrict(f"encoder{part}|head.*").save(f"{name}-part.delta")
+    done = dtheta("compose", "a-part.delta", "t-part.delta", "--out", "c.delta")
+    assert done.code == 0, done.err

@@ -197,6 +197,15 @@ def test_texts_that_cannot_be_split_again(dtheta: Run, here: Path) -> None:
     assert "tested on another file" in done.err
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_file_that_grew_is_not_split_anew(dtheta: Run, here: Path, more: list[str]) -> None:
+    """Its texts would be dealt out otherwise, and what was trained on be told as what was not."""
+    write_table(here / "reviews.csv", sentences(90))
+    search = ["--search", "--model", "bert", "--data", "reviews.csv", "--validate", "10", "--out", "c.delta"]
+    done = dtheta("compress", "x.delta", *search, *more)
+    assert (done.code, done.out) == (2, "") and "reviews.csv has other texts than when" in done.err
+
+
 def test_changes_without_factors_are_not_told_of_factors(dtheta: Run, here: Path) -> None:
     """A dense change that vanishes below the threshold has nothing to do with the choice of factors."""
     torch.manual_seed(0)

@@ -54,7 +54,16 @@ ADAPT = ["adapt", "--model", "bert", "--data", "reviews.csv", "--max-length", "1
         (["merge", "bert", "x.delta", "l.delta", "--out", "m"], 3, "another base"),
         (["merge", "llama", "x.delta", "l.delta", "--out", "m"], 3, "another base"),
         (["methods", "--for", "nope"], 2, "nope"),
+        (["methods", "--for", "bert", "--rank", "0"], 2, "--rank is 0"),
         (["report", "plain.json"], 2, "there is no file"),
+        (["report", ".", "--serve", "--port", "70000"], 2, "--port must be a number from 1 to 65535, or 0"),
+        (["apply", "x.delta", "--model", "bert", "--data", "reviews.csv", "--label", "text"], 2, "knows bad, good"),
+        (["merge", "bert", "x.delta", "l.delta", "--select", "encoder.*", "--out", "m"], 1, "l.delta: no change match"),
+        (["extract", "bert", "llama", "--out", "e.delta"], 1, "39 tensors of the base are not in the tuned checkpoint"),
+        (["extract", "bert", "llama", "--partial", "--out", "e.delta"], 1, "no tensor of the base has a partner"),
+        (["extract", "bert", "bert", "--rank", "0", "--out", "e.delta"], 2, "--rank must be a positive integer"),
+        (["extract", "bert", "bert", "--rank", "1.5", "--out", "e.delta"], 2, "--rank must be a positive integer"),
+        (["extract", "bert", "bert", "--select", "nothing", "--out", "e.delta"], 1, "no tensor of the base matches"),
     ],
 )
 def test_it_fails_alike(

@@ -61,6 +61,7 @@ def test_a_delta_that_would_train_on(dtheta: Run, here: Path) -> None:
         (("--delta", "l.delta"), 2, "no text classifier"),
         (("--delta", "x.delta", "--model", "llama"), 3, "another base"),
         (("--delta", "x.delta", "--data", "three.csv"), 3, "tells 2 classes apart, and three has 3"),
+        (("--delta", "x.delta", "--data", "others.csv"), 2, "tells bad, good apart, and others has dull, fine"),
         (("--max-length", 99), 2, "--max-length 99 must lie between 1 and 32"),
         (("--data", "fashion"), 2, "pictures"),
         (("--data", "one.csv"), 1, "at least two classes"),
@@ -71,6 +72,7 @@ def test_bad_input_is_refused_by_a_dry_run_too(
     dtheta: Run, stocked: Path, dry: tuple[str, ...], given: tuple[object, ...], code: int, said: str
 ) -> None:
     write_table(stocked / "one.csv", [(text, "good") for text, _ in sentences(40)])
+    write_table(stocked / "others.csv", [(text, ("fine", "dull")[i % 2]) for i, (text, _) in enumerate(sentences(60))])
     write_table(stocked / "three.csv", [(text, str(i % 3)) for i, (text, _) in enumerate(sentences(60))])
     before = sorted(path.name for path in stocked.iterdir())
     done = dtheta("kernel", *GIVEN, *given, *dry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,3 +190,15 @@ def test_what_nohup_ignores_stays_ignored(dtheta: Run, monkeypatch: pytest.Monke
         assert dtheta("show", "anything").code == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_letters_that_stdout_cannot_carry_are_escaped(adapted: Path, tmp_path: Path, json_too: list[str]) -> None:
+    """A code page of few letters, as of a Windows console or a bare container, is no reason to fail."""
+    shutil.copy(adapted, tmp_path / "caf\u00e9.delta")
+    done = spawn("show", "caf\u00e9.delta", *json_too, env={"PYTHONIOENCODING": "ascii"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if json_too:
+        assert json.loads(done.stdout)["file"] == "caf\u00e9.delta"
+    else:
+        assert done.stdout.startswith("caf\\xe9.delta: a delta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,34 @@ def test_a_folder_gets_page_figures_and_runs_and_is_taken_up_again(dtheta: Run) 
     table = Path("found/claims.md").read_text()
     assert "| Numbers are negative. | larger | 3 numbers | 2 [-0.484, 4.48] points | below 0 | not shown |" in table
     assert len(planted_system.MADE) == 3
-    assert dtheta("reproduce", "--fast", "--out", "found").code == 0
+    again = dtheta("reproduce", "--fast", "--out", "found")
+    assert again.code == 0
     assert len(planted_system.MADE) == 3, "finished runs are not made again"
+    assert "small size (--fast), " in again.out
+
+
+def test_runs_that_were_taken_up_are_told(dtheta: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be of another machine, which the last line names no more than this one."""
+    dtheta("reproduce", "--fast", "--out", "found")
+    runs = Path("found/planted.runs.jsonl")
+    runs.write_text(re.sub(r'"cpu_seconds": [^}]*', '"cpu_seconds": 1000.0', runs.read_text()))
+    done = dtheta("reproduce", "--fast", "--out", "found")
+    said = "100 % of the CPU time is that of earlier runs, taken up from the folder"
+    assert said in done.out
+    assert all(said in Path("found", name).read_text() for name in ("claims.md", "claims.html"))
+    assert json.loads(Path("found/claims.json").read_text())["systems"][0]["kept_seconds"] == 3000
+
+
+def test_quiet_means_nothing_but_the_result(dtheta: Run) -> None:
+    done = dtheta("reproduce", "planted", "--fast", "--quiet", "--out", "found")
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_page_that_cannot_be_written_is_said_before_hours_of_runs(dtheta: Run, more: list[str]) -> None:
+    Path("found/claims.html").mkdir(parents=True)
+    done = dtheta("reproduce", "planted", "--fast", "--out", "found", *more)
+    assert done.code == 1 and "claims.html: it is a folder" in done.err and not planted_system.MADE
 
 
 @pytest.mark.parametrize(

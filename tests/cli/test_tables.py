@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from dtheta.adapt import registry
 from dtheta.cli.console import Table
+from dtheta.cli.units import part
 from dtheta.core.files import load
 from tests.cli.conftest import Outcome, spawn
 
@@ -178,3 +182,41 @@ def test_a_table_on_top_of_each_other() -> None:
     table = Table(("name", "size>", "note"), [("a", "1", ""), ("b", "22", "x")], "what")
     assert table.stacked() == "what\na\n  size: 1\nb\n  size: 22\n  note: x"
     assert table.width == len("name  size  note")
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_several_runs_say_where_they_differ(dtheta: Run, folders: dict[str, Path]) -> None:
+    """The page has one provenance, and it must not be that of the first run alone."""
+    shutil.copy("reviews.csv", "other.csv")
+    done = dtheta(
+        "adapt", "--model", folders["bert"], "--data", "other.csv", "--method", "LoRA", "--rank", 2, "--steps", 2,
+        "--max-length", 12, "--seed", 5, "--out", "o.delta", "--report", "o.html",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert dtheta("report", "lora.json", "sorsa.json", "o.json", "--out", "all.html").code == 0
+    page = Path("all.html").read_text()
+    assert "<dt>seed</dt><dd>0, 5</dd>" in page and "<dt>tokens of a text</dt><dd>16, 12</dd>" in page
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_runs_that_measure_other_things_are_no_one_page(dtheta: Run) -> None:
+    record = json.loads(Path("sorsa.json").read_text())
+    record["measure"] |= {"name": "loss", "unit": "nats a token", "better": "lower"}
+    record["tasks"][0]["name"] = "notes"
+    Path("sorsa.json").write_text(json.dumps(record))
+    for more in ([], ["--dry-run"]):
+        done = dtheta("report", "lora.json", "sorsa.json", "--out", "both.html", *more)
+        assert done.code == 2 and "measure accuracy on test examples and loss on test examples" in done.err
+
+
+def test_doctor_names_every_extra_that_a_user_may_want(dtheta: Run) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    wanted = project["optional-dependencies"]
+    checks = {check["check"] for check in dtheta("doctor", "--json").json["checks"]}
+    assert {f"extra {name}" for name in wanted if name not in ("docs", "dev", "track")} <= checks
+
+
+def test_shares_below_a_hundredth_of_a_percent_are_not_none() -> None:
+    assert [part(share) for share in (0.0, 1.7e-5, 4e-4, 0.0123, 1.0)] == [
+        "0.00 %", "0.0017 %", "0.04 %", "1.23 %", "100.00 %",
+    ]  # fmt: skip

@@ -231,7 +231,10 @@ def build_method(name: str, rank: int | None, alpha: float | None, fields: tuple
         field, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set must be FIELD=VALUE, found {text!r}")
-        given[field.strip()] = value.strip()
+        if (field := field.strip()) in given:
+            twice = f"{given[field]!r} and {value.strip()!r}"
+            raise ConfigError(f"{field} is given twice, {twice}, and takes one value; keep one")
+        given[field] = value.strip()
     for field in given:
         if field not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"

@@ -54,10 +54,11 @@ def remembered(job: Job) -> dict[str, Any]:
     return {**job.options.resolved(), "model": model_name(job.model), "data": Path(job.options.data).name}
 
 
-def save(delta: Delta, job: Job) -> Delta:
-    """Save the delta with the resolved command in its provenance, and return it."""
+def save(delta: Delta, job: Job, **task: str) -> Delta:
+    """Save the delta with the resolved command, and what else there is to say of its task, in its provenance."""
     command = {"verb": "adapt", **remembered(job)}
-    made = replace(delta.provenance, settings={**delta.provenance.settings, "command": command})
+    settings = {**delta.provenance.settings, "command": command}
+    made = replace(delta.provenance, settings=settings, task={**delta.provenance.task, **task})
     delta = replace(delta, provenance=made)
     delta.save(job.options.out)
     return delta

@@ -76,6 +76,7 @@ def _source(options: Options) -> TextTask | Corpus:
 def _classifier(job: Job, recipe: Recipe, task: TextTask, work: Path, console: Console) -> None:
     from dtheta.adapt.classify import adapt_classifier, require_classifier
     from dtheta.adapt.text_problem import frozen_baseline, problem
+    from dtheta.cli.labeled import DIGEST, texts_digest
     from dtheta.models.load import load_model, load_tokenizer
     from dtheta.report import TaskResult
 
@@ -90,7 +91,7 @@ def _classifier(job: Job, recipe: Recipe, task: TextTask, work: Path, console: C
         posed, recipe, frozen, model_name=model_name(job.model), checkpoint=work, resume=job.options.resume,
         quiet=not console.animated,
     )  # fmt: skip
-    delta = save(adapted.delta, job)
+    delta = save(adapted.delta, job, **{DIGEST: texts_digest(task.train, task.test, task.classes)})
     drawn = _report(
         job, recipe, posed.net, adapted,
         lambda result: TaskResult(

@@ -29,7 +29,7 @@ from dtheta.cli.networks import require_model
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import Plan, size_of
-from dtheta.errors import ConfigError, did_you_mean
+from dtheta.errors import ConfigError
 
 _SHOWN = 60  # characters of a text in the table
 
@@ -58,16 +58,17 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Predict."""
-    from dtheta.cli.apply_texts import classified, continued, is_classifier, network_of, texts_of
+    from dtheta.cli.apply_texts import classified, continued, is_classifier, network_of, require_classes, texts_of
 
     _require_meant(options)
     if options.image:
         return _pictures(options, console)
     texts, labels = texts_of(options)
     if options.dry_run:
-        return _plan(options, console)
+        return _plan(options, console, labels)
     with ExitStack() as stack:
         net, tokenizer, task = network_of(options, stack)
+        require_classes(labels, task, options)
         if is_classifier(task):
             rows = classified(net, tokenizer, task, texts)
         else:
@@ -75,7 +76,7 @@ def run(options: Options, console: Console) -> int:
     record: dict[str, Any] = {"delta": options.delta.name, "predictions": rows}
     parts = [_table(rows)]
     if labels is not None:
-        parts += _score(record, rows, labels, task)
+        parts += _score(record, rows, labels)
     return _finish(options, record, rows, parts, console)
 
 
@@ -124,6 +125,7 @@ def _require_meant(options: Options) -> None:
     if options.tokens < 1:
         raise ConfigError(f"--tokens must be at least 1, found {options.tokens}")
     if require_input(options.delta).is_dir():
+        _require_merged(options.delta)
         merged = f"does nothing with the folder {options.delta}: the delta is merged into it"
         refuse_idle(options, ("weight", "model"), merged)
     reads = {"DELTA": options.delta, "--data": options.data, "--config": options.config}
@@ -131,6 +133,14 @@ def _require_meant(options: Options) -> None:
     require_outputs({"--out": options.out}, {**reads, "--model": local_place(options.model)})
     if options.out is not None and options.out.suffix not in _WRITERS:
         raise ConfigError(f"--out must end in {' or '.join(_WRITERS)}, found {options.out.name!r}")
+
+
+def _require_merged(folder: Path) -> None:
+    """Raise for an adapter folder of peft, which holds no model to run."""
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ConfigError(
+            f"{folder} is a peft adapter: 'dtheta extract BASE {folder} --out FILE.delta' makes a delta of it"
+        )
 
 
 def _require_heeded(options: Options) -> None:
@@ -150,10 +160,10 @@ def _require_heeded(options: Options) -> None:
         refuse_idle(options, ("encoding",), "is that of --data, which is not given; leave it out")
 
 
-def _plan(options: Options, console: Console) -> int:
+def _plan(options: Options, console: Console, labels: Sequence[str] | None = None) -> int:
     """Show what would be done, after the checks of the real run that need no weights in memory."""
     from dtheta.cli.apply_images import require_image_task
-    from dtheta.cli.apply_texts import require_text_task
+    from dtheta.cli.apply_texts import require_classes, require_text_task
     from dtheta.cli.head import task_in
     from dtheta.core.files import read_header
 
@@ -161,12 +171,14 @@ def _plan(options: Options, console: Console) -> int:
     if options.delta.is_dir():
         if not options.image:
             require_text_task(options, task_in(options.delta))
+            require_classes(labels, task_in(options.delta), options)
     else:
         header = read_header(options.delta)
         if options.image:
             require_image_task(header.provenance.task, options.delta)
         else:
             require_text_task(options, header.provenance.task)
+            require_classes(labels, header.provenance.task, options)
         name = require_model(header, options.model)
     cost = Cost.of_model(name)
     reads = {str(options.delta): size_of(options.delta), f"model {name}": cost.nbytes}
@@ -189,15 +201,10 @@ def _short(text: str) -> str:
     return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
-def _score(record: dict[str, Any], rows: list[dict[str, Any]], labels: list[str], task: dict[str, Any]) -> list[Part]:
+def _score(record: dict[str, Any], rows: list[dict[str, Any]], labels: list[str]) -> list[Part]:
     from dtheta.cli.results import share
     from dtheta.score import wilson
 
-    for label in labels:
-        if label not in task["classes"]:
-            raise ConfigError(
-                f"the class {label!r} in the data is none that the delta knows{did_you_mean(label, task['classes'])}"
-            )
     right = sum(row["label"] == label for row, label in zip(rows, labels, strict=True))
     accuracy = wilson(right, len(rows))
     record["accuracy"] = dataclasses.asdict(accuracy)
@@ -208,7 +215,7 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     from dtheta.core.output import write_file
 
     with write_file(path) as handle:
-        handle.write(_WRITERS[path.suffix](rows).encode())
+        handle.write(_WRITERS[path.suffix](rows).encode(errors="backslashreplace"))  # half a surrogate pair
 
 
 def _jsonl(rows: Sequence[dict[str, Any]]) -> str:

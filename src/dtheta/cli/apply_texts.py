@@ -11,7 +11,7 @@ from dtheta.cli.idle import refuse_idle
 from dtheta.cli.judge import max_length
 from dtheta.cli.networks import base_name
 from dtheta.cli.places import require_input
-from dtheta.errors import ConfigError, NonFinite
+from dtheta.errors import ConfigError, NonFinite, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,6 +90,21 @@ def require_text_task(options: Options, task: Mapping[str, Any]) -> None:
         refuse_idle(options, ("tokens",), f"goes on with a text, and {options.delta} tells classes; leave it out")
     else:
         refuse_idle(options, ("label",), "compares classes, and this delta's task has none; leave it out")
+
+
+def require_classes(labels: Sequence[str] | None, task: Mapping[str, Any], options: Options) -> None:
+    """Raise where the true classes of a table are not among those that a delta tells apart.
+
+    Raises:
+        ConfigError: Naming the first such class, its row, and the classes that there are.
+    """
+    classes = task.get("classes", ())
+    for row, label in enumerate(labels or (), 1):
+        if label not in classes:
+            raise ConfigError(
+                f"--label {options.label}: row {row} of {options.data} is of the class {label[:40]!r}, and "
+                f"{options.delta} knows {', '.join(map(str, classes))[:200]}{did_you_mean(label, classes)}"
+            )
 
 
 def classified(net: nn.Module, tokenizer: Any, task: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:

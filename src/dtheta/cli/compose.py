@@ -47,7 +47,7 @@ from dtheta.cli.networks import bases_read, bound, require_models
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time
-from dtheta.cli.units import byte_size, count, percent
+from dtheta.cli.units import byte_size, count, part
 from dtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _mixed(parts: Sequence[Delta]) -> bool:
     from dtheta.core.spectral import Spectral
 
     shifts: dict[str, set[bool]] = {}
-    for name, change in (pair for part in parts for pair in part.changes.items()):
+    for name, change in (pair for delta in parts for pair in delta.changes.items()):
         shifts.setdefault(name, set()).update(isinstance(leaf, Spectral) for leaf in change.leaves())
     return any(len(found) > 1 for found in shifts.values())
 
@@ -287,7 +287,7 @@ def _tell(
     ]
     if record["discarded_energy"]:
         lost = max(record["discarded_energy"].values())
-        lines.append(f"recompressed: at most {percent(lost, 2)} of a tensor's energy was discarded")
+        lines.append(f"recompressed: at most {part(lost)} of a tensor's energy was discarded")
     if options.learn:
         lines += learning_told(record)
     if not len(made):

@@ -73,7 +73,7 @@ class Console:
     def result(self, record: Mapping[str, Any], parts: Sequence[Part]) -> None:
         """Print the result: ``record`` as JSON where that is wanted, else the parts one below the other."""
         if self.json:
-            print(json.dumps(_finite(record), indent=2, ensure_ascii=False))
+            print(_json_text(_finite(record)))
             return
         for part in parts:
             self._show(part)
@@ -113,6 +113,16 @@ class Console:
                 started = True
 
             yield begin
+
+
+def _json_text(record: Any) -> str:
+    """Return JSON, with escapes for what stdout cannot carry: a code page of few letters, half a surrogate pair."""
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(record, indent=2)
+    return text
 
 
 def _rich_table(table: Table) -> None:

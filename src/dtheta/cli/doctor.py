@@ -109,6 +109,12 @@ def _extras() -> Iterator[Finding]:
 
     uses = {
         "text": (("transformers", "tokenizers", "gguf"), "models and texts"),
+        "image": (("PIL",), "pictures"),
+        "weather": (("xarray", "zarr"), "ensembles in zarr folders"),
+        "secure": (("cryptography",), "secure sums of a federation"),
+        "privacy": (("dp_accounting",), "differential privacy of a federation"),
+        "federated": (("flwr",), "federations on other machines, in an environment of its own"),
+        "quantum": (("pennylane",), "circuits of PennyLane"),
         "plot": (("matplotlib",), "figures for papers"),
         "parity": (("peft", "sklearn", "scipy"), "comparisons with other libraries"),
     }

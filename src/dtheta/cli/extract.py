@@ -21,7 +21,7 @@ from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
 from dtheta.cli.plan import PROGRAM, Plan, reading_time, size_of
-from dtheta.cli.units import byte_size, count, percent
+from dtheta.cli.units import byte_size, count, part, plural
 
 if TYPE_CHECKING:
     from dtheta.core.delta import Delta
@@ -52,6 +52,7 @@ def run(options: Options, console: Console) -> int:
     if peft:
         refuse_idle(options, ("partial",), "compares two checkpoints; a peft folder must fit its base: leave it out")
     if options.dry_run:
+        _require_fitting(options, tuned, peft)
         sizes = {options.base: size_of(base_path(options.base, fetch=False)), str(tuned): size_of(tuned)}
         total = sum(size or 0 for size in sizes.values())
         writes, seconds = {str(options.out): size_of(tuned)}, reading_time(total)
@@ -59,8 +60,9 @@ def run(options: Options, console: Console) -> int:
         return 0
     base = base_path(options.base)
     delta = _from_peft(options, base) if peft else _difference(options, base)
+    left_out = len(delta.provenance.settings.get("left_out", ()))
     if not len(delta):
-        console.note("the two are equal in every bit: the delta is empty")
+        console.note(f"the two are equal in every bit{' that was compared' * bool(left_out)}: the delta is empty")
     delta = _described(delta, options)
     delta.save(options.out)
     record = {
@@ -71,6 +73,7 @@ def run(options: Options, console: Console) -> int:
         "norm": delta.norm(),
         "bytes": options.out.stat().st_size,
         "discarded_energy": dict(delta.provenance.settings.get("discarded", {})),
+        "left_out": left_out,
     }
     lost = max(record["discarded_energy"].values(), default=0.0)
     text = (
@@ -78,9 +81,23 @@ def run(options: Options, console: Console) -> int:
         f"{byte_size(record['bytes'])}"
     )
     if record["discarded_energy"]:
-        text += f"; at most {percent(lost, 2)} of a tensor's energy was discarded"
+        text += f"; at most {part(lost)} of a tensor's energy was discarded"
+    if left_out:
+        text += f"; left out: {plural(left_out, 'tensor')} that only one of the two has"
     console.result(record, [text])
     return 0
+
+
+def _require_fitting(options: Options, tuned: Path, peft: bool) -> None:
+    """Raise what the run would raise, as far as headers tell."""
+    from dtheta.core.arguments import require_rank_or_energy
+    from dtheta.core.extract import require_extractable
+
+    base = base_path(options.base, fetch=False)
+    if options.rank is not None:
+        require_rank_or_energy(options.rank)
+    if base is not None and not peft:
+        require_extractable(base, tuned, options.rank, options.select, strict=not options.partial)
 
 
 def _described(delta: Delta, options: Options) -> Delta:

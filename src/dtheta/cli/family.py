@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dtheta.cli.fits import require_one_base
+from dtheta.cli.fits import require_kin, require_one_base
 from dtheta.errors import ConfigError, UnknownParameter, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def require_family(headers: Sequence[Header], select: str | None) -> str | None:
     require_one_base(headers, select)
     for header in headers:
         require_some(header, select)
+    require_kin(headers, select)
     return select
 
 

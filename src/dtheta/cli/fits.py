@@ -67,6 +67,40 @@ def require_one_base(headers: Sequence[Header], select: str | None = None) -> No
             )
 
 
+def require_kin(headers: Sequence[Header], select: str | None = None) -> None:
+    """Raise unless something says that all deltas are of one base, where it will not be at hand.
+
+    That is a tensor that two of them touch, the same digest of the whole base, or the same name of the model: deltas
+    of classifiers name it, since their bases count heads of other sizes. Without any, their sum would fit no model.
+
+    Raises:
+        BaseMismatch: Naming two files that nothing connects.
+    """
+    first, *others = ([header, _marks(header, select)] for header in headers)
+    known = first[1]
+    waiting = others
+    while waiting:
+        joined = [one for one in waiting if known & one[1]]
+        if not joined:
+            raise BaseMismatch(
+                f"{first[0].path} and {waiting[0][0].path} have no tensor in common and name different bases, "
+                f"{_base_of(first[0])} and {_base_of(waiting[0][0])}: no model takes both; give deltas of one base"
+            )
+        known = known.union(*(marks for _, marks in joined))
+        waiting = [one for one in waiting if one not in joined]
+
+
+def _marks(header: Header, select: str | None) -> set[tuple[str, str]]:
+    """Return what two deltas of one base have in common, at least one of it."""
+    marks = set(_chosen(header.base.digests, select).items())
+    named = {"base": header.base.root, "model": header.provenance.task.get("model")}
+    return marks | {(f"the {what}", str(name)) for what, name in named.items() if name}
+
+
+def _base_of(header: Header) -> str:
+    return str(header.provenance.task.get("model") or (header.base.root or "one without a name")[:12])
+
+
 def require_base(header: Header, checkpoint: Checkpoint, whole: bool = True, select: str | None = None) -> None:
     """Raise unless the pretrained part of a delta was made on the tensors of a checkpoint.
 

@@ -111,12 +111,18 @@ def _header(delta: Path, model: str) -> Header:
 
 
 def _require_classes(header: Header, task: TextTask) -> None:
-    """Raise BaseMismatch unless the head of a delta is one for the classes of the data."""
+    """Raise BaseMismatch unless the head of a delta is one for as many classes, and ConfigError unless for these."""
     its = header.provenance.task.get("classes", ())
     if len(its) != len(task.classes):
         raise BaseMismatch(
             f"{header.path} was made for another base: it tells {len(its)} classes apart, and {task.name} has "
             f"{len(task.classes)}; give labeled texts of its own classes with --data"
+        )
+    if set(its) != set(task.classes):
+        known, there = (", ".join(map(str, classes)) for classes in (its, task.classes))
+        raise ConfigError(
+            f"{header.path} tells {known} apart, and {task.name} has {there}; give labeled texts of its own classes "
+            "with --data"
         )
 
 

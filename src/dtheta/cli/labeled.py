@@ -5,12 +5,15 @@
     test       the test texts of that split
 
 What is chosen by a score is chosen on fresh texts, and reported on others. Texts of another file than the delta was
-trained on are all fresh, but for those held out to test on.
+trained on are all fresh, but for those held out to test on. A file is the same by its name, and by a digest of the
+texts of both parts: one that grew or was sorted since would be split anew, and what was trained on be taken for fresh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from dtheta.data.text import Texts, TextTask
 
 
+DIGEST = "texts"  # of what a task says, the digest of its texts
 FILE_OPTIONS = ("text", "label", "encoding")  # how a file is read; a packaged task has its own way
 
 
@@ -139,7 +143,7 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
 
     Raises:
         ConfigError: If the data are not there, lack a column or hold a class that the delta does not know, or if the
-            delta was tested on a second file, so that its split cannot be had again.
+            delta was tested on a second file, or its file has changed, so that its split cannot be had again.
         FormatError: If the data are damaged.
     """
     name, task = source.name(made), made.task
@@ -153,8 +157,27 @@ def labeled(made: Provenance, source: Source, seed: int) -> Labeled:
         require_labeled(source)
     n_train, n_test = (int(task["train"]), int(task["test"])) if own else (0, None)
     found = loaded(source, name, n_test, made.seed if own and made.seed is not None else seed)
+    if own:
+        _require_unchanged(task, texts_digest(_cut(found.train, 0, n_train), found.test, found.classes), source, name)
     train, test = (_known(texts, found, task["classes"]) for texts in (found.train, found.test))
     return Labeled(name, _cut(train, 0, n_train), _cut(train, n_train, len(train)), test)
+
+
+def _require_unchanged(task: Mapping[str, Any], digest: str, source: Source, name: str) -> None:
+    """Raise where a delta names the digest of its texts, and it is another one."""
+    if task.get(DIGEST) not in (None, digest):
+        raise ConfigError(
+            f"{source.path or name} has other texts than when the delta was trained on {name!r}, so nothing tells "
+            "which of them it has seen: give the file as it was, or texts that are all new, under another name, with "
+            "--data"
+        )
+
+
+def texts_digest(train: Texts, test: Texts, classes: Sequence[str]) -> str:
+    """Return a digest of the texts of a split and their classes, in order."""
+    parts = [[[text, classes[label]] for text, label in zip(part.texts, part.labels, strict=True)]
+             for part in (train, test)]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def refuse_of_files(options: CommonOptions, task: str, columns: Iterable[str] = FILE_OPTIONS) -> None:

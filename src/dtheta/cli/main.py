@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -84,10 +85,15 @@ def _kept_handlers() -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Let a stream that was closed before the start (``>&-``), which Python holds as None, lead nowhere."""
+    """Let a stream that was closed before the start (``>&-``), which Python holds as None, lead nowhere.
+
+    Letters that a stream cannot carry, as in a name of a file under a code page of few letters, are written as escapes.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # as long as the process
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Terminated(BaseException):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dtheta.cli.bases import base_path, local_place, model_name
 from dtheta.cli.console import Console
-from dtheta.cli.family import common_task, has_head, part_of, require_one_task
+from dtheta.cli.family import common_task, has_head, part_of, require_one_task, require_some
 from dtheta.cli.idle import refuse_idle
 from dtheta.cli.options import CommonOptions, Flag, Place
 from dtheta.cli.places import require_input, require_outputs
@@ -48,7 +48,7 @@ class Options(CommonOptions):
         str | None, Place("a name of 'dtheta models', a Hugging Face folder, or a safetensors file; not with --plan")
     ] = None
     deltas: Annotated[tuple[Path, ...], Place("one or several .delta files of that base", "DELTA")] = ()
-    out: Annotated[Path, Flag("the folder to write (a file where BASE is one); it must not exist", "DIR")]
+    out: Annotated[Path, Flag("the folder to write, which must not exist; a file where BASE is one", "DIR")]
     weight: Annotated[tuple[float, ...], Flag("factor of each delta, in order; ones by default")] = ()
     select: Annotated[str | None, Flag("only changes that match this glob; alternatives are joined by |", "GLOB")] = (
         None
@@ -104,6 +104,8 @@ def run(options: Options, console: Console) -> int:
         lines.append(
             f"check     outputs differ from base and delta {size}; the delta moves them by {check['moved']:.1e}"
         )
+        if 0 < check["moved"] <= check["difference"]:
+            lines.append("          so that rounding outweighs the delta: a wider --dtype keeps more of it")
     console.result(record, ["\n".join(lines)])
     return 0
 
@@ -141,12 +143,15 @@ def _require_fitting(options: Options) -> list[Header]:
     Raises:
         BaseMismatch: If one was not: before a tensor of any is read.
         UnsupportedLayer: If one brings a prompt.
+        UnknownParameter: If the selection takes nothing of one.
     """
     from dtheta.cli.fits import require_base, require_one_base
     from dtheta.core.checkpoints import open_checkpoint
     from dtheta.core.files import read_header
 
     headers = [read_header(require_input(path)) for path in options.deltas]
+    for header in headers:
+        require_some(header, options.select)
     _require_no_new(headers, options.select)
     require_one_task(headers, options.select)
     require_one_base(headers, options.select)
@@ -190,12 +195,10 @@ def _sum(options: Options, weights: Sequence[float]) -> Delta:
     """Return the weighted sum of the deltas."""
     from dtheta.core.delta import total
     from dtheta.core.files import load
-    from dtheta.core.tensors import matches
 
     # selected first: what is left out may be of different bases, as heads of different tasks are
     loaded = [(weight, load(path)) for weight, path in zip(weights, options.deltas, strict=True)]
-    chosen = [(w, d) for w, d in loaded if options.select is None or any(matches(n, options.select) for n in d)]
-    deltas = [weight * part_of(delta, options.select) for weight, delta in chosen or loaded]
+    deltas = [weight * part_of(delta, options.select) for weight, delta in loaded]
     delta = deltas[0]
     if len(deltas) > 1:
         delta = total(deltas)

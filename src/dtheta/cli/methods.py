@@ -16,7 +16,7 @@ from dtheta.cli.bases import base_path
 from dtheta.cli.console import Console, Table
 from dtheta.cli.options import CommonOptions, Flag
 from dtheta.cli.plan import Plan, size_of
-from dtheta.cli.units import byte_size, count, percent
+from dtheta.cli.units import byte_size, count, part
 from dtheta.errors import DthetaError
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class Options(CommonOptions):
 
 def run(options: Options, console: Console) -> int:
     """Print the table."""
+    from dtheta.core.arguments import whole
     from dtheta.models.zoo import model_folder
 
+    whole(options.rank, "rank", least=1)
     if options.dry_run:
         place = base_path(options.for_, fetch=False)
         if place is not None:
@@ -49,24 +51,24 @@ def run(options: Options, console: Console) -> int:
     from dtheta.models.load import load_model
 
     model = load_model(options.for_)
-    whole = sum(p.numel() for p in model.parameters())
-    rows = [_row(name, options.rank, model, whole) for name in method_names()]
+    total = sum(p.numel() for p in model.parameters())
+    rows = [_row(name, options.rank, model, total) for name in method_names()]
     cells = [
         (
             r["name"],
             r["trains"],
             "" if r["parameters"] is None else count(r["parameters"]),
-            "" if r["share"] is None else percent(r["share"], 2),
+            "" if r["share"] is None else part(r["share"]),
             "" if r["bytes"] is None else byte_size(r["bytes"]),
             r["paper"],
         )
         for r in rows
     ]
-    title = f"on {options.for_} ({count(whole)} weights), rank {options.rank} where there is one"
+    title = f"on {options.for_} ({count(total)} weights), rank {options.rank} where there is one"
     headings = ("method", "what trains", "weights>", "share>", "file>", "arXiv")
     end = "\n".join(["", *(f"{r['name']}: not counted, {r['note']}" for r in rows if r["note"])]).rstrip()
     four_bits = _quantizations()
-    record = {"model": options.for_, "weights": whole, "rank": options.rank, "methods": rows, "quantize": four_bits}
+    record = {"model": options.for_, "weights": total, "rank": options.rank, "methods": rows, "quantize": four_bits}
     more = Table(
         ("for dt.quantize", "what it makes", "arXiv"), [(r["name"], r["makes"], r["paper"]) for r in four_bits]
     )

@@ -134,6 +134,8 @@ class _Parser(argparse.ArgumentParser):
         flag, _, rest = message.partition(": ")
         if rest == "expected one argument":  # argparse takes what begins with a dash for an option
             message = f"{message} after it; a value that begins with a dash is given as {flag}=-value"
+        if rest.startswith("ignored explicit argument"):
+            message = f"{flag} is a switch and takes no value, found {rest.removeprefix('ignored explicit argument ')}"
         raise ConfigError(message)
 
 

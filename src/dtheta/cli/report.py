@@ -33,6 +33,8 @@ from dtheta.errors import ConfigError
 if TYPE_CHECKING:
     from dtheta.report import AdaptResults, FewShotResults, TaskResult
 
+_PORTS = 65535
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
@@ -73,6 +75,8 @@ def _serve(options: Options, console: Console) -> int:
     refuse_idle(options, ("out",), "names a page to write, and --serve writes none; leave one of the two out")
     if len(options.files) != 1:
         raise ConfigError(f"--serve takes one folder, found {len(options.files)} places")
+    if not 0 <= options.port <= _PORTS:
+        raise ConfigError(f"--port must be a number from 1 to {_PORTS}, or 0 for a free port, found {options.port}")
     folder = Folder(require_input(options.files[0]))
     if options.dry_run:
         Plan({str(folder.path): size_of(folder.path)}, {}, PROGRAM).show(console)
@@ -137,17 +141,23 @@ def joined(found: Sequence[AdaptResults]) -> AdaptResults:
     """Return the results of several runs on one base as those of one.
 
     Raises:
-        ConfigError: If they are of different bases, or two of them hold one method on one task.
+        ConfigError: If they are of different bases or measure different things, or two of them hold one method on one
+            task.
     """
+    from dtheta.report.results import common_provenance
+
     first = found[0]
     bases = {results.provenance.get("base") for results in found}
     if len(found) > 1 and len(bases) > 1:
         raise ConfigError(f"these runs are of {len(bases)} different bases; one page compares runs on one base")
+    if len(kinds := {f"{one.measure.name} on {one.measure.examples}" for one in found}) > 1:
+        raise ConfigError(f"these runs measure {' and '.join(sorted(kinds))}, which is not to be read on one page")
     tasks: dict[str, TaskResult] = {}
     for task in (task for results in found for task in results.tasks):
         tasks[task.name] = _both(tasks[task.name], task) if task.name in tasks else task
     pictures = tuple(sample for results in found for sample in results.pictures)
-    return replace(first, tasks=tuple(tasks.values()), pictures=pictures)
+    provenance = common_provenance([results.provenance for results in found])
+    return replace(first, tasks=tuple(tasks.values()), pictures=pictures, provenance=provenance)
 
 
 def _both(a: TaskResult, b: TaskResult) -> TaskResult:

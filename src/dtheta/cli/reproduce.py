@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dtheta.cli.console import Console, Part, Table
 from dtheta.cli.options import CommonOptions, Flag, Place
+from dtheta.cli.places import require_output
 from dtheta.cli.plan import PROGRAM, Plan
 from dtheta.cli.units import duration
 from dtheta.errors import ConfigError, OutputError
@@ -86,6 +87,9 @@ def _require_folder(path: Path | None) -> None:
         raise OutputError(f"cannot write into {path} (--out): it is a file; give the name of a folder")
     if not path.exists() and not path.absolute().parent.is_dir():
         raise OutputError(f"cannot make {path} (--out): there is no folder {path.absolute().parent}; create it first")
+    if path.is_dir():
+        for name in (_PAGE, _RESULTS, _TABLES):
+            require_output(path / name)
 
 
 def _plan(options: Options, names: list[str]) -> Plan:
@@ -103,7 +107,7 @@ def _written(done: Reproduction, folder: Path) -> list[Path]:
     record = json.dumps(done.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for name, text in ((_RESULTS, record), (_TABLES, markdown(done))):
         with write_file(folder / name) as stream:
-            stream.write(text.encode())
+            stream.write(text.encode(errors="backslashreplace"))
     return [reproduction_report(done, folder / _PAGE), folder / _RESULTS, folder / _TABLES]
 
 
@@ -113,7 +117,8 @@ def _parts(done: Reproduction) -> list[Part]:
     parts: list[Part] = []
     for one in done.systems:
         parts += [*_system(one), ""]
-    return [*parts, f"claims: {counted(done)}", f"on {done.on}"]
+    size = "small size (--fast)" if done.fast else "full size"
+    return [*parts, f"claims: {counted(done)}", f"{size}, {done.place}"]
 
 
 def _system(one: Reproduced) -> list[Part]:

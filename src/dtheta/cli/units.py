@@ -35,6 +35,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def part(share: float) -> str:
+    """Return a share as percent with two digits at least, so that a small one is not shown as none: 0.0017 %."""
+    return f"{100 * share:.2g} %" if 0 < abs(share) < 1e-3 else percent(share, 2)
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """Return a share as percent: 94.3 %."""
     return f"{100 * share:.{decimals}f} %"

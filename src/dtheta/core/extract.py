@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from dtheta.core.arguments import require_flag, require_rank_or_energy
 from dtheta.core.change import Change, Dense, New, matrix_shape
-from dtheta.core.checkpoints import open_checkpoint
+from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.difference import difference
 from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
@@ -91,9 +91,7 @@ def extract(
     _check_arguments(rank, new, dtype)
     require_flag(strict, "strict")
     before, after = _Side.of(base, "base"), _Side.of(tuned, "tuned")
-    pairs, missing, extra = _paired(before, after, select)
-    if strict and (missing or (extra and new == "refuse")):
-        raise UnknownParameter(_names_differ(missing, extra if new == "refuse" else []))
+    pairs, missing, extra = _matched(before, after, select, strict, new)
     work = _Extraction(rank, dtype)
     for name, others in pairs.items():
         work.compare(name, before.tensor(name), [after.tensor(other) for other in others])
@@ -107,6 +105,38 @@ def extract(
     found = Fingerprint(work.digests, root).restrict(work.changes)
     made = Provenance("extract", settings={key: value for key, value in settings.items() if value})
     return Delta(work.changes, found, made)
+
+
+def require_extractable(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    rank: int | float | None = None,
+    select: str | None = None,
+    strict: bool = True,
+) -> None:
+    """Raise what ``extract`` would raise on two checkpoints, as far as their headers tell; no tensor is read.
+
+    Args:
+        base: Path of a checkpoint.
+        tuned: Likewise.
+        rank: As of ``extract``, as are the others.
+        select: Glob over names.
+        strict: Whether both must have the same names.
+
+    Raises:
+        UnknownParameter, ShapeMismatch, UnsupportedLayer, ConfigError, FormatError: As ``extract``.
+    """
+    _check_arguments(rank, "refuse", torch.float32)
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    pairs, _, _ = _matched(_Side.of(before, "base"), _Side.of(after, "tuned"), select, strict, "refuse")
+    for name, others in pairs.items():
+        _check_pair(name, *(_outline(side, key) for side, key in ((before, name), (after, others[0]))))
+
+
+def _outline(side: Checkpoint, name: str) -> Tensor:
+    """Return a tensor of the shape and dtype that a header tells, without numbers."""
+    entry = side.info(name)
+    return torch.empty(entry.shape, dtype=entry.dtype, device="meta")
 
 
 def _check_arguments(rank: int | float | None, new: str, dtype: torch.dtype) -> None:
@@ -172,6 +202,22 @@ def _paired(before: _Side, after: _Side, select: str | None) -> tuple[dict[str, 
         raise UnknownParameter(f"no tensor of the base matches {select!r}; the first names are {first}")
     missing = [name for name, others in pairs.items() if not others]
     return {name: others for name, others in pairs.items() if others}, missing, extra
+
+
+def _matched(
+    before: _Side, after: _Side, select: str | None, strict: bool, new: str
+) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """Return what ``_paired`` does, after it is known that names need no more than was asked for."""
+    pairs, missing, extra = _paired(before, after, select)
+    if strict and (missing or (extra and new == "refuse")):
+        raise UnknownParameter(_names_differ(missing, extra if new == "refuse" else []))
+    if not pairs and not (extra and new == "keep"):
+        first = ", ".join(list(after.tensors)[:3])
+        raise UnknownParameter(
+            f"no tensor of the base has a partner in the tuned checkpoint, which begins with {first}: nothing can be "
+            "compared; give checkpoints of one architecture"
+        )
+    return pairs, missing, extra
 
 
 def _names_differ(missing: list[str], extra: list[str]) -> str:

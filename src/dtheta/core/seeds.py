@@ -39,7 +39,7 @@ def key(seed: int, name: str, index: int = 0) -> int:
         raise ConfigError(f"seed is {seed!r}; expected a whole number") from None
     digest = hashlib.blake2b(digest_size=8)
     for field in (str(int(seed)), name, str(int(index))):
-        encoded = field.encode()
+        encoded = field.encode(errors="surrogatepass")  # names of files are bytes, and may be no text
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return int.from_bytes(digest.digest(), "little") >> (64 - _BITS)

@@ -82,3 +82,8 @@ def test_a_seed_is_a_whole_number_and_is_not_cut_to_one(seed):
 
 def test_whole_numbers_of_other_libraries_are_the_same_seeds():
     assert key(np.int64(7), "a") == key(torch.tensor(7), "a") == key(7, "a")
+
+
+def test_a_name_that_is_no_text_has_a_key_of_its_own() -> None:
+    """The name of a file may hold a byte of latin-1, which Python reads as half a surrogate pair."""
+    assert key(0, "caf\udce9", 1) != key(0, "caf", 1)
