@@ -14,7 +14,7 @@ from tests.release.conftest import plain_environment
 HEAVY = {
     "torch", "numpy", "numba", "transformers", "tokenizers", "accelerate", "safetensors", "jaxtyping", "rich", "jinja2",
     "yaml", "xxhash", "gguf", "PIL", "matplotlib", "xarray", "zarr", "pandas", "scipy", "sklearn", "peft", "flwr",
-    "cryptography", "dp_accounting", "pennylane", "tensorboard", "mkdocs",
+    "cryptography", "dp_accounting", "pennylane", "mkdocs",
 }  # fmt: skip
 CALLS = [*((verb,) for verb in VERBS), *((verb, action) for verb in ACTIONS for action in ACTIONS[verb])]
 PROGRAM = """
