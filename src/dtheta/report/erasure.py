@@ -5,6 +5,7 @@ The plane holds all methods: to the left what is gone of the concept, upward wha
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,8 +124,13 @@ def _said(one: Goal) -> str:
         "traces": "Likeness of the best tokens of the concept's value vectors (Jaccard)",
     }
     said = texts.get(one.name, f"What {one.name.removeprefix('attack: ')} brings back of what went")
-    value, bound = (fixed(v, 2) if one.name == "traces" else percent(v, 0) for v in (one.value, one.bound))
+    value, bound = (fixed(v, 2) if one.name == "traces" else _in_percent(v) for v in (one.value, one.bound))
     return f"{said}: {value}, wanted {one.side} {bound}."
+
+
+def _in_percent(value: float) -> str:
+    """Return a share in percent, with a digit after the point unless it is whole: 10.3 % is not "at most 10 %"."""
+    return percent(value, 0 if math.isclose(100 * value, round(100 * value), abs_tol=1e-9) else 1)
 
 
 def _outcome(one: Goal) -> tuple[Outcome, str]:

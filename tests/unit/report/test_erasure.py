@@ -49,6 +49,16 @@ def test_a_page_of_several_deltas() -> None:
     assert "nothing: the vector is zero" in html and "fracapi" in html and "hidden, not gone" in html
 
 
+def test_a_goal_that_is_barely_missed_does_not_read_as_met() -> None:
+    found = reported("gone")
+    assert found.behavior is not None
+    kept = Interval(0.103, 0.05, 0.2)
+    target = dataclasses.replace(found.behavior.target, kept=kept)
+    barely = dataclasses.replace(found, behavior=dataclasses.replace(found.behavior, target=target))
+    html = erasure_page({"a": barely}, "planted").html()
+    assert "answered still: 10.3\u202f%, wanted at most 10\u202f%." in html and "missed" in html
+
+
 def test_a_page_of_one_delta_tells_its_goals() -> None:
     html = erasure_page({"a": reported("hidden")}, "planted").html()
     assert "france is hidden, not gone" in html and "met by the estimate" in html
