@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dtheta.probe.unlearning.preference import DPO as DPO
     from dtheta.probe.unlearning.preference import NPO as NPO
     from dtheta.probe.unlearning.preference import SimNPO as SimNPO
+    from dtheta.probe.unlearning.rehearsal import Rehearsed as Rehearsed
     from dtheta.probe.unlearning.representation import RMU as RMU
     from dtheta.probe.unlearning.train import Training as Training
     from dtheta.probe.unlearning.unlearn import METHODS as METHODS
@@ -66,6 +67,7 @@ _LAZY = {
     "Persona": "dtheta.probe.erasure.persona",
     "Quantization": "dtheta.probe.erasure.quantization",
     "RMU": "dtheta.probe.unlearning.representation",
+    "Rehearsed": "dtheta.probe.unlearning.rehearsal",
     "Relearning": "dtheta.probe.erasure.relearning",
     "Repair": "dtheta.probe.unlearning.edit",
     "SimNPO": "dtheta.probe.unlearning.preference",
@@ -109,6 +111,7 @@ __all__ = [
     "Paraphrase",
     "Persona",
     "Quantization",
+    "Rehearsed",
     "Relearning",
     "Repair",
     "SimNPO",

@@ -12,10 +12,11 @@ Shape legend: B sequences, A tokens of them that count, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from torch import Tensor
 from dtheta.core.arguments import is_number, number
 from dtheta.errors import ConfigError
 from dtheta.probe.predictions import Predictions, predictions
+
+if TYPE_CHECKING:
+    from dtheta.probe.unlearning.task import Task
 
 
 class Side:
@@ -93,6 +97,14 @@ class Unlearning(ABC):
     def __call__(self, model: Any, batch: Mapping[str, dict[str, Tensor]]) -> Tensor:
         """Return the loss of paired batches: what ``fit`` calls."""
         return self.loss(Side(model, batch["forget"]), Side(model, batch["retain"]))
+
+    @contextmanager
+    def during(self, task: Task) -> Iterator[Callable[[Any, Any], Tensor]]:
+        """Yield what a training calls at every step: the loss itself, as it keeps nothing between steps.
+
+        Where what is yielded has ``holds()``, a training ends at the goal only if that is true.
+        """
+        yield self
 
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings."""

@@ -18,6 +18,7 @@ from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import fingerprint
 from dtheta.fit.loop import fit
 from dtheta.probe.ablation import ablation, silenced
+from dtheta.probe.unlearning.objective import Unlearning
 from dtheta.probe.unlearning.task import Task
 from dtheta.probe.value_vector import ValueVector
 
@@ -74,9 +75,11 @@ def trained(
         adapter = attach(task.model, training.adapter, task.select)
         stack.callback(adapter.detach)
         pairs = task.pairs(training.steps)
+        running = stack.enter_context(loss.during(task)) if isinstance(loss, Unlearning) else loss
+        holds: Callable[[], bool] = getattr(running, "holds", lambda: True)
         fit(
-            adapter, pairs, steps=training.steps, loss=loss, lr=training.lr, warmup=0.1,
-            metric=task.watch, eval_every=training.every, callbacks=[lambda _: task.watch.reached()],
+            adapter, pairs, steps=training.steps, loss=running, lr=training.lr, warmup=0.1,
+            metric=task.watch, eval_every=training.every, callbacks=[lambda _: task.watch.reached() and holds()],
             allow_unused=True, quiet=quiet, seed=task.seed,
         )  # fmt: skip
         delta = adapter.delta()

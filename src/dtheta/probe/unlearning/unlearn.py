@@ -31,6 +31,7 @@ from dtheta.probe.unlearning.edit import Ablate, Edit, Needle, Negate, Repair
 from dtheta.probe.unlearning.memit import Memit
 from dtheta.probe.unlearning.objective import Unlearning
 from dtheta.probe.unlearning.preference import DPO, NPO, SimNPO
+from dtheta.probe.unlearning.rehearsal import Rehearsed
 from dtheta.probe.unlearning.representation import RMU
 from dtheta.probe.unlearning.task import Task, sequences, split
 from dtheta.probe.unlearning.train import Training, trained
@@ -40,11 +41,11 @@ from dtheta.probe.words import words
 
 WATCHED = 100  # questions about other things that are asked at every look
 
+_EDITS = (Repair, Ablate, Needle, Memit, Negate)
+_LOSSES = (GradAscent, GradDiff, NPO, SimNPO, DPO, WGA, UNDIAL, RMU, Rehearsed)
+
 #: The methods by name, with their default settings.
-METHODS: Mapping[str, type[Unlearning] | type[Edit]] = {
-    kind.__name__: kind
-    for kind in (Repair, Ablate, Needle, Memit, Negate, GradAscent, GradDiff, NPO, SimNPO, DPO, WGA, UNDIAL, RMU)
-}
+METHODS: Mapping[str, type[Unlearning] | type[Edit]] = {kind.__name__: kind for kind in (*_EDITS, *_LOSSES)}
 
 
 @dataclass(frozen=True, eq=False)

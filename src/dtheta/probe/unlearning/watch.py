@@ -127,6 +127,18 @@ class Watch:
         last = self.seen[-1]
         return last.target <= self.goal and last.unrelated >= self.keep
 
+    def left(self, model: Any, places: Sequence[int]) -> float:
+        """Return the share of some of the concept's known questions, by their places, that is still answered.
+
+        It is 0 where none of them was known.
+        """
+        if self._original is None:
+            raise ConfigError("look at the original first: start(model)")
+        known = [place for place in places if bool(self._original[0].exact[place])]
+        if not known:
+            return 0.0
+        return float(answer_scores(model, self.tokenizer, [self.target[i] for i in known]).exact.double().mean())
+
     def _scores(self, model: Any) -> tuple[AnswerScores, AnswerScores]:
         return tuple(answer_scores(model, self.tokenizer, asked) for asked in (self.target, self.unrelated))  # type: ignore[return-value]
 

@@ -18,6 +18,7 @@ from dtheta.probe.encoded import Encoded, collate
 from dtheta.probe.unlearning.ascent import UNDIAL, WGA, GradAscent, GradDiff
 from dtheta.probe.unlearning.objective import Unlearning
 from dtheta.probe.unlearning.preference import DPO, NPO, SimNPO
+from dtheta.probe.unlearning.rehearsal import Rehearsed
 from dtheta.probe.unlearning.representation import RMU
 from tests.unit.probe.decoders import D, llama
 
@@ -174,4 +175,4 @@ def test_no_method_lacks_a_case() -> None:
                 yield sub
             yield from leaves(sub)
 
-    assert set(leaves(Unlearning)) == {type(method) for method, _ in CASES.values()} | {RMU}
+    assert set(leaves(Unlearning)) == {type(method) for method, _ in CASES.values()} | {RMU, Rehearsed}
