@@ -4,6 +4,7 @@
                 coefficient a delta, one a delta and tensor (aTLAS); and the same factor searched for deltas and for
                 TIES of deltas that were compressed (ComPEFT, density 0.1) or not
     negation    forget a task, keep a control at 95 %: the factor searched downwards from 0, or learned by tensor
+    compressed  the sum by a searched factor of deltas compressed to a tenth and a fifth, against that of the deltas
     few-shot    a task that no delta was trained on, from k texts a class, by the deltas of the other four
 
 Heads are frozen (see reproduce/experiments/experts.py). Coefficients are learned on 128 texts a task, the epoch and
@@ -15,7 +16,7 @@ over tasks).
 Experts are of MiniLM, or of SmolLM2 where asked for, at a third of the cost with its first ten layers. Runs, and the
 experts they need, are kept in the current folder, so that an interrupted benchmark goes on.
 
-    python bench/composition.py [--json] [--seeds 3] [--kinds Full LoRA] [--only addition negation few-shot]
+    python bench/composition.py [--json] [--seeds 3] [--kinds Full LoRA] [--only addition negation few-shot compressed]
         [--model minilm|smollm2] [--layers N] [--runs FILE]
 """
 
@@ -33,10 +34,11 @@ import torch
 
 from dtheta.reproduce.experiments.experts import Base, Expert
 from dtheta.reproduce.runs import Runs
-from dtheta.reproduce.systems.atlas import KEEP, Size, addition, experts, few_shot, negation
+from dtheta.reproduce.systems.atlas import KEEP, Size, addition, compressed_sums, experts, few_shot, negation
 from dtheta.score import mean_interval
 
 SIZE = Size(shots=(1, 16))
+DENSITIES = (0.1, 0.2)
 
 
 @functools.cache
@@ -112,12 +114,25 @@ def few_shot_rows(kind: str, shots: int, runs: Sequence[dict[str, Any]]) -> list
     ]  # fmt: skip
 
 
+def compressed_rows(kind: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the claims on sums of compressed deltas."""
+    found = []
+    for density in DENSITIES:
+        gaps = [_mean(run["test"][f"{density:g}"]) - _mean(run["test"]["searched"]) for run in runs]
+        found.append(row(f"{kind}: a sum of deltas compressed to {density:.0%} no worse", gaps, -0.5, "better", ""))
+    return found
+
+
 def _points(gaps: Sequence[float]) -> str:
     return f"{100 * _mean(gaps):+.2f}"
 
 
 def _added(seed: int, found: dict[str, Expert]) -> dict[str, Any]:
     return addition(SIZE, found, seed, merges=True)
+
+
+def _compressed(found: dict[str, Expert]) -> dict[str, Any]:
+    return compressed_sums(SIZE, found, DENSITIES)
 
 
 def _negated(seed: int, target: str, found: dict[str, Expert]) -> dict[str, Any]:
@@ -140,6 +155,8 @@ def rows(runs: Runs, base: Base, kind: str, only: Sequence[str], seeds: Sequence
     for seed in seeds:  # all parts of a seed first, so that a stopped run still tells something
         if "addition" in only:
             get("addition", seed, functools.partial(_added, seed))
+        if "compressed" in only:
+            get("compressed", seed, _compressed)
         for task in SIZE.tasks:
             if "negation" in only:
                 get("negation", seed, functools.partial(_negated, seed, task), task)
@@ -147,6 +164,7 @@ def rows(runs: Runs, base: Base, kind: str, only: Sequence[str], seeds: Sequence
                 get("few-shot", seed, functools.partial(_few, seed, task, shots), task, shots)
         trained.cache_clear()
     found = addition_rows(kind, made["addition"]) if "addition" in only else []
+    found += compressed_rows(kind, made["compressed"]) if "compressed" in only else []
     found += negation_rows(kind, made["negation"]) if "negation" in only else []
     for shots in SIZE.shots if "few-shot" in only else ():
         found += few_shot_rows(kind, shots, made[f"few-shot {shots}"])
@@ -159,7 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0, help="100 is the one that recipes were set on")
     parser.add_argument("--kinds", nargs="+", choices=("Full", "LoRA"), default=["Full", "LoRA"])
-    parts = ["addition", "negation", "few-shot"]
+    parts = ["addition", "negation", "few-shot", "compressed"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--model", default="minilm", help="of the zoo")
     parser.add_argument("--layers", type=int, help="keep the first so many layers of the model")

@@ -164,6 +164,22 @@ def addition(size: Size, by_task: Mapping[str, Expert], seed: int, *, merges: bo
     return {"test": tested, "chosen": chosen}
 
 
+def compressed_sums(size: Size, by_task: Mapping[str, Expert], densities: Sequence[float]) -> dict[str, Any]:
+    """Sum deltas as they are, and compressed to each of some densities, by the best factor for each, and test it."""
+    found = list(by_task.values())
+    deltas, best = [e.delta for e in found], [scores([e], e.delta, "validate")[0] for e in found]
+    summed = {"searched": deltas}
+    summed |= {f"{density:g}": [compress(delta, density, of="balanced") for delta in deltas] for density in densities}
+    tested, chosen = {}, {}
+    for name, parts in summed.items():
+        delta, chosen[name] = _searched(
+            lambda factor, parts=parts: compose(parts, factor),
+            lambda delta: relative(scores(found, delta, "validate"), best), size.grid,
+        )  # fmt: skip
+        tested[name] = scores(found, delta)
+    return {"test": tested, "chosen": chosen}
+
+
 def _loss_of(task: int) -> Callable[..., Any]:
     return lambda net, batch: net(task, **batch).loss
 

@@ -57,6 +57,9 @@ def test_real_runs_have_what_the_rows_take(minilm_tokenizer: object, tmp_path: A
         "base", "searched", "searched, compressed", "TIES", "TIES, compressed", "learned, isotropic", "aTLAS", "own",
     }  # fmt: skip
     assert all(len(values) == 2 and all(0 <= v <= 1 for v in values) for values in added["test"].values())
+    summed = atlas.compressed_sums(TINY, found, (atlas.DENSITY,))  # the same sums, without what is learned
+    for name, there in (("searched", "searched"), ("0.1", "searched, compressed")):
+        assert summed["test"][name] == added["test"][there] and summed["chosen"][name] == added["chosen"][there]
     negated = atlas.negation(TINY, found, 0, "bbc")
     assert set(negated["test"]) == {"base", "searched", "learned"}
     few = atlas.few_shot(TINY, found, 0, "r8", 2)
