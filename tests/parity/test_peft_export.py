@@ -142,6 +142,17 @@ def test_biases_beside_the_factors(also, tiny_bert, tmp_path):
         torch.testing.assert_close(again[name].dense().double(), delta[name].dense().double(), rtol=0, atol=1e-6)
 
 
+def test_the_bias_of_attentions_output_which_peft_wraps_twice(tiny_mha, tmp_path):
+    x = torch.randn(2, 5, 16, generator=generator(0, "x"))
+    adapter = attach(tiny_mha, LoRA(rank=3), "attention", also="*.out_proj.bias")
+    shaken(adapter, 0.1)
+    delta = adapter.delta()
+    adapter.detach()
+    folder = to_peft(delta, tmp_path / "adapter", model=tiny_mha)
+    assert_same_in_peft(tiny_mha, delta, [x], folder)
+    assert set(from_peft(folder, tiny_mha)) == set(delta)
+
+
 def test_biases_beside_a_head_stored_in_full(tiny_bert, tmp_path):
     adapter = attach(tiny_bert, LoRA(rank=3), "*.query", also="*.query.bias|pooler.*")
     shaken(adapter, 0.05)

@@ -91,7 +91,7 @@ def to_peft(
             f"two changes of this delta are recorded for the module {twice!r}; pass the base, model=model"
         )
     stored = [*pairs, *_companions(pairs)]
-    saved |= saved_biases(delta, biases, paths, modules_to_save, model)
+    saved |= saved_biases(delta, biases, [layout.path for layout, _ in stored], modules_to_save, model)
     tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
     config = _config(pairs, base_name, list(modules_to_save)) | ({"bias": "all"} if biases else {})
     return _write(expanded(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})

@@ -22,7 +22,7 @@ from dtheta.core.fingerprint import Fingerprint, fingerprint
 from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_folder import BASE, PREFIX, WEIGHTS, PeftFolder, open_folder
 from dtheta.core.peft_layers import Layout, layouts, uses
-from dtheta.core.peft_whole import read_biases, read_modules
+from dtheta.core.peft_whole import plain_name, read_biases, read_modules
 from dtheta.core.provenance import Provenance
 from dtheta.core.tensorfile import parse_json
 from dtheta.core.tensors import base_tensors, canonical_names
@@ -39,7 +39,7 @@ def read_delta(path: Path, model: nn.Module, modules_to_save: bool, pissa_start:
     _check_base(folder, model, strict)
     stems = list(dict.fromkeys(m["stem"] for name in folder.tensors if (m := _FACTOR.fullmatch(name))))
     changes = _low_rank(folder, model, stems, pissa_start) | read_modules(folder, model, modules_to_save)
-    changes |= read_biases(folder, model, [stem.removeprefix(PREFIX).replace(".base_layer.", ".") for stem in stems])
+    changes |= read_biases(folder, model, [plain_name(stem) for stem in stems])
     _check_rest(folder, model)
     if not changes:
         raise FormatError(f"{path / WEIGHTS} holds no factors of LoRA")
@@ -200,7 +200,7 @@ def _check_rest(folder: PeftFolder, model: nn.Module) -> None:
     for stored, tensor in folder.tensors.items():
         if stored in folder.seen:
             continue
-        name = stored.removeprefix(PREFIX).replace(".base_layer.", ".")
+        name = plain_name(stored)
         base = tensors.get(canonical.get(name, ""))
         if base is None:
             raise FormatError(f"{folder.path / WEIGHTS} holds a tensor {stored!r} that plain LoRA does not have")

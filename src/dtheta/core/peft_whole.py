@@ -2,7 +2,7 @@
 
     modules_to_save        base_model.model.MODULE.weight        a copy of the module that trained
     bias="all"             base_model.model.MODULE.bias          of every module, trained or not; of one that has
-    bias="lora_only"       ....MODULE.base_layer.bias            factors, under this name
+    bias="lora_only"       ....MODULE.base_layer.bias            factors, under this name (attention's: two of them)
 
 Each is base plus change, so it is read as the dense change relative to the model and needs the base to be written.
 """
@@ -67,12 +67,13 @@ def read_biases(folder: PeftFolder, model: nn.Module, adapted: Collection[str]) 
         return {}
     tensors, canonical = base_tensors(model), canonical_names(model)
     found: dict[str, Change] = {}
+    read = set()
     for stored in [name for name in folder.tensors if name not in folder.seen and is_bias(name)]:
-        name = stored.removeprefix(PREFIX).replace(".base_layer.", ".")
+        read.add(name := plain_name(stored))
         if (change := _change(folder, stored, name, tensors.get(canonical.get(name, "")))) is not None:
             found[canonical[name]] = change
     for name in (f"{path}.bias" for path in adapted):
-        if name in canonical and not {f"{PREFIX}{name}", _in_wrapper(name)} & folder.seen:
+        if name in canonical and name not in read:
             raise FormatError(
                 f"{folder.path / WEIGHTS} lacks {name!r}, though bias={folder.config.bias!r} trained it; save the "
                 "adapter again with a newer peft"
@@ -133,11 +134,7 @@ def saved_biases(
         )
     tensors, canonical = base_tensors(model), canonical_names(model)
     names = [name for name in canonical if is_bias(name) and not inside(name, modules)]
-    wrapped = {f"{path}.bias" for path in adapted}
-    return {
-        _in_wrapper(name) if name in wrapped else f"{PREFIX}{name}": _moved(delta, canonical[name], tensors)
-        for name in names
-    }
+    return {_stored_name(name, adapted): _moved(delta, canonical[name], tensors) for name in names}
 
 
 def is_bias(name: str) -> bool:
@@ -150,9 +147,17 @@ def inside(name: str, modules: Sequence[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def _in_wrapper(name: str) -> str:
-    """Return what peft calls the bias of a module that has factors."""
-    return f"{PREFIX}{name.removesuffix('bias')}base_layer.bias"
+def plain_name(stored: str) -> str:
+    """Return the model's own name of what peft keeps in the modules that it wraps, one in another for attention."""
+    return stored.removeprefix(PREFIX).replace(".base_layer.", ".")
+
+
+def _stored_name(name: str, adapted: Collection[str]) -> str:
+    """Return what peft calls a parameter, given the paths of the modules that it wraps."""
+    for path in sorted({plain_name(path) for path in adapted}, key=len, reverse=True):
+        if name.startswith(f"{path}."):
+            name = f"{path}.base_layer{name.removeprefix(path)}"
+    return f"{PREFIX}{name}"
 
 
 def _moved(delta: Delta, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
