@@ -118,9 +118,10 @@ class Rehearsal:
             return plain
         if since % self.settings.every == 0:
             self.rehearse()
+        asked = collate([self.task.forget[i] for i in self.asked[: self.task.batch]])
+        beside = {name: rows[: len(asked["input_ids"])] for name, rows in batch["retain"].items()}  # pairs, as in DPO
         with self._drifted():
-            asked = collate([self.task.forget[i] for i in self.asked[: self.task.batch]])
-            forgetting = self.settings.plain.forgetting(Side(adapter, asked), Side(adapter, batch["retain"]))
+            forgetting = self.settings.plain.forgetting(Side(adapter, asked), Side(adapter, beside))
         return plain + self.settings.weight * forgetting
 
     def rehearse(self, trial: int = 0) -> None:

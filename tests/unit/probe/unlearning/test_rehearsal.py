@@ -20,7 +20,7 @@ from dtheta.probe.erasure.subject import subject
 from dtheta.probe.unlearning.ascent import WGA
 from dtheta.probe.unlearning.edit import Repair
 from dtheta.probe.unlearning.objective import Side, Unlearning
-from dtheta.probe.unlearning.preference import NPO
+from dtheta.probe.unlearning.preference import DPO, NPO
 from dtheta.probe.unlearning.rehearsal import Rehearsal, Rehearsed
 from dtheta.probe.unlearning.representation import RMU
 from dtheta.probe.unlearning.task import Task, sequences
@@ -40,7 +40,7 @@ def task() -> Task:
     forget, retain = (sequences(Words(), some, 32) for some in ([TARGET], OTHERS))
     watch = Watch(Words(), answered(TARGET), UNRELATED)
     watch.start(model)
-    return Task(model, Words(), forget, retain, watch, "*.down_proj.*", 4, 0, TARGET.name)
+    return Task(model, Words(), forget, retain, watch, "*.down_proj.*", 5, 0, TARGET.name)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def unlearned(way: Unlearning | Repair, **more: object) -> Unlearned:
     return unlearn(network(), TARGET, way, tokenizer=Words(), retain=OTHERS, training=training, batch=5, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("plain", [PLAIN, NPO(retain=1.0)], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("plain", [PLAIN, NPO(retain=1.0), DPO()], ids=lambda loss: type(loss).__name__)
 def test_the_loss_is_the_plain_one_and_the_forgetting_after_the_drift(
     plain: object, task: Task, adapter: Adapter
 ) -> None:
@@ -73,7 +73,8 @@ def test_the_loss_is_the_plain_one_and_the_forgetting_after_the_drift(
     with torch.no_grad():
         asked = collate([task.forget[i] for i in running.asked[: task.batch]])
         drift.enabled = True
-        after = settings.plain.forgetting(Side(adapter, asked), Side(adapter, batch["retain"]))
+        retain = {name: rows[: len(asked["input_ids"])] for name, rows in batch["retain"].items()}
+        after = settings.plain.forgetting(Side(adapter, asked), Side(adapter, retain))
         drift.enabled = False
     torch.testing.assert_close(found.detach(), expected.detach() + 0.5 * after)
     kept = running(adapter, batch)  # the second step of a drift
