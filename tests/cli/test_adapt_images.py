@@ -307,7 +307,7 @@ def test_runs_at_several_shots_are_curves(dtheta: Run, clip: Path, pictures: Pat
     ("more", "code", "message"),
     [
         (["--shots", "9"], 2, "--shots 9: each class needs as many images, but class 'blue thing' has 8"),
-        (["--shots", "0"], 2, "--shots 0"),
+        (["--shots", "0"], 2, "--shots is 0; expected a whole number, 1 or more"),
         (["--shots", "2", "--n-train", "6"], 2, "give one of them"),
         (["--n-train", "1"], 2, "no picture to train on"),
         (["--size", "32"], 2, "takes 16 pixels"),

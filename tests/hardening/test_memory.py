@@ -46,7 +46,7 @@ def run(size, name):
     made = Ensemble(step, 40, perturbation=WhiteNoise(0.1), rows=2)
     return lambda: archive(made, folder / name, torch.ones(size), leads=1, chunk=2, hold=2)
 run(10, "small")()
-print(peak(run(500_000, "large")), 40 << 20)  # 40 members of 2 MB, two of them at a time: half of all
+print(peak(run(500_000, "large")), 56 << 20)  # all 40 members have 80 MB; two at a time take 25, or 43 as threads meet
 """
 
 

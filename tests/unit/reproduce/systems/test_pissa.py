@@ -28,6 +28,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, ours: float, fast: bool) -> dict[st
         accuracy = 80.0 + 10 * gain + 0.1 * seed * abs(gain)
         return {
             "mean_loss": loss, "final_loss": loss, "orthonormality": None, "accuracy": accuracy, "frozen": 70.0,
+            "parameters": 100,
             "reductions": [10 * gain, 11 * gain, 12 * gain], "error": 0.0 if ours > 0 else 1.0,
         }  # fmt: skip
 

@@ -31,6 +31,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, ours: float, fast: bool = False) ->
         return {
             **dict.fromkeys(("mean_loss", "final_loss", "orthonormality", "log_condition", "turned"), lower),
             "accuracy": 80.0 + 10 * gain + 0.1 * seed * abs(gain), "frozen": 70.0, "error": 0.0 if ours > 0 else 1.0,
+            "parameters": 100,
         }  # fmt: skip
 
     monkeypatch.setattr(Lab, "run", kept)
