@@ -13,18 +13,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from _measure import Row, compare, main
+from torch import Tensor
 from unlearn import EVERY, LR, STEPS, Bench
 
 from dtheta.core.apply import applied
-from dtheta.core.delta import Delta
 from dtheta.data.concepts import Concept
-from dtheta.probe.answers import answer_scores
+from dtheta.probe.answers import AnswerScores
 from dtheta.probe.concept_vectors import concept_vectors
+from dtheta.probe.erasure.attack import Outcome
 from dtheta.probe.erasure.relearning import Relearning
 from dtheta.probe.erasure.subject import Subject, subject
 from dtheta.probe.unlearning.edit import Repair
@@ -50,12 +52,15 @@ def measured(bench: Bench, concept: Concept, method: str) -> dict[str, Any]:
     )  # fmt: skip
     spent = time.process_time() - start
     others = [question for other in tested for question in other.questions]
-    asked = [subject(bench.model, bench.tokenizer, concept, others, seed) for seed in range(3)]
+    asked = subject(bench.model, bench.tokenizer, concept, others, 0)
+    with applied(bench.model, done.delta):
+        now, kept = asked.scores(asked.target), asked.scores(asked.unrelated)
     found: dict[str, Any] = {"place": bench.ordered.index(concept), "seconds": round(spent), "looks": len(done.seen)}
-    found |= shares(asked[0], done.delta)
+    found |= shares(asked, now, kept)
+    lost = asked.target_scores.exact & ~now.exact
     for name, (attack, seeds) in ATTACKS.items():
-        found[name] = counted([back(asked[seed], done.delta, attack) for seed in seeds])
-    return found | {CONTROL: counted([back(asked[0], done.delta, Relearning(), control=True)])}
+        found[name] = counted([back(attack.outcome(replace(asked, seed=seed), done.delta), lost) for seed in seeds])
+    return found | {CONTROL: counted([back(Relearning().control(asked, done.delta), lost)])}
 
 
 @lru_cache(maxsize=1)
@@ -68,28 +73,23 @@ def located(bench: Bench, concept: Concept) -> tuple[ValueVector, ...]:
     return found[concept.name].vectors
 
 
-def shares(asked: Subject, delta: Delta) -> dict[str, float]:
+def shares(asked: Subject, now: AnswerScores, kept: AnswerScores) -> dict[str, float]:
     """Return what is answered still, over what the original answers, and by how much its answers fell."""
-    with applied(asked.model, delta):
-        now, others = (answer_scores(asked.model, asked.tokenizer, q) for q in (asked.target, asked.unrelated))
     known, known_others = asked.target_scores.exact, asked.unrelated_scores.exact
     fell = (now.logprob - asked.target_scores.logprob)[known]
     return {
         "target": float((now.exact & known).sum() / known.sum()),
-        "unrelated": float((others.exact & known_others).sum() / known_others.sum()),
+        "unrelated": float((kept.exact & known_others).sum() / known_others.sum()),
         "nats": float(fell.mean()),
     }
 
 
-def back(asked: Subject, delta: Delta, attack: Relearning, *, control: bool = False) -> tuple[int, int]:
+def back(outcome: Outcome | None, lost: Tensor) -> tuple[int, int]:
     """Return how many facts come back under an attack, of those that were lost and that it does not teach."""
-    outcome = attack.control(asked, delta) if control else attack.outcome(asked, delta)
     if outcome is None:
         return 0, 0
-    with applied(asked.model, delta):
-        now = answer_scores(asked.model, asked.tokenizer, asked.target).exact
-    lost = asked.target_scores.exact[outcome.places] & ~now[outcome.places]
-    return int((outcome.exact & lost).sum()), int(lost.sum())
+    asked = lost[outcome.places]
+    return int((outcome.exact & asked).sum()), int(asked.sum())
 
 
 def counted(found: Sequence[tuple[int, int]]) -> list[int]:

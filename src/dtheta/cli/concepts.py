@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,7 +52,9 @@ def read_concepts(source: str) -> tuple[Concept, ...]:
 
 def digest_of(concepts: Sequence[Concept]) -> str:
     """Return 16 hexadecimal digits that tell these concepts from others, whatever file they stand in."""
-    return hashlib.sha256(json.dumps([asdict(one) for one in concepts]).encode()).hexdigest()[:16]
+    from dtheta.core.jsonfile import json_digest
+
+    return json_digest([asdict(one) for one in concepts])[:16]
 
 
 def concept_called(concepts: Sequence[Concept], name: str, source: str) -> Concept:

@@ -11,8 +11,6 @@ texts of both parts: one that grew or was sorted since would be split anew, and 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +173,11 @@ def _require_unchanged(task: Mapping[str, Any], digest: str, source: Source, nam
 
 def texts_digest(train: Texts, test: Texts, classes: Sequence[str]) -> str:
     """Return a digest of the texts of a split and their classes, in order."""
+    from dtheta.core.jsonfile import json_digest
+
     parts = [[[text, classes[label]] for text, label in zip(part.texts, part.labels, strict=True)]
              for part in (train, test)]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return json_digest(parts)
 
 
 def refuse_of_files(options: CommonOptions, task: str, columns: Iterable[str] = FILE_OPTIONS) -> None:

@@ -5,7 +5,7 @@ trained on, the other half watched; the last third is left for 'dtheta compare -
 state that was seen of those that hold the watched things, and nothing at all where none is better than nothing.
 
 Methods: Repair (ours), Ablate, Needle, Memit, Negate, and the losses GradAscent, GradDiff, NPO, SimNPO, DPO, WGA,
-UNDIAL, RMU, and Rehearsed (ours), which makes any of them outlast a relearning; with fields in brackets.
+UNDIAL, RMU, and Rehearsed (ours), which makes any but RMU outlast a relearning; with fields in brackets.
 
   dtheta unlearn --concept France --out france.delta
   dtheta unlearn --concept France --method "NPO(retain=1)" --lr 3e-5 --out npo.delta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -42,3 +43,8 @@ def write_json(document: Any, path: str | os.PathLike[str], indent: int = 1) -> 
     with write_file(path) as stream:
         stream.write(f"{text}\n".encode(errors="backslashreplace"))  # of half a surrogate pair: as JSON escapes it
     return Path(path)
+
+
+def json_digest(document: Any) -> str:
+    """Return the sha256, hexadecimal, of plain values as JSON with sorted keys: equal for equal content."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

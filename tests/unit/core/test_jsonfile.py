@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dtheta.core.jsonfile import read_json, write_json
+from dtheta.core.jsonfile import json_digest, read_json, write_json
 from dtheta.errors import ConfigError, FormatError, NonFinite, OutputError
 
 
@@ -54,3 +54,9 @@ def test_damage_is_named(tmp_path: Path, content: bytes, said: str) -> None:
         read_json(tmp_path)
     with pytest.raises(ConfigError, match=r"did you mean 'a\.json'"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_digest_is_of_the_content_and_not_of_its_order() -> None:
+    one = json_digest({"a": [1, "ü"], "b": None})
+    assert one == json_digest({"b": None, "a": [1, "ü"]}) and len(one) == 64
+    assert one != json_digest({"a": ["ü", 1], "b": None})

@@ -9,7 +9,6 @@ Shape legend: B members, T times; states have any shape.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from dtheta.core.arguments import whole
 from dtheta.core.cache import build_once, cache_dir
+from dtheta.core.jsonfile import json_digest
 
 _VERSION = 1  # counts changes of the flows that change what a trajectory is
 _NAME = "states.npy"
@@ -58,7 +58,7 @@ def trajectories(flow: Any, members: int, steps: int, seed: int = 0, spin_up: in
     members, steps = whole(members, "members", least=1), whole(steps, "steps", least=0)
     what = {"version": _VERSION, "flow": type(flow).__name__, "members": members, "steps": steps, "seed": seed}
     what |= {"spin_up": spin_up, "settings": asdict(flow)}
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    key = json_digest(what)[:16]
     folder = cache_dir("flows", f"{type(flow).__name__}-{key}")
 
     def build(target: Path) -> None:

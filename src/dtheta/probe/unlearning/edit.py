@@ -26,7 +26,7 @@ from dtheta.core.delta import Delta
 from dtheta.errors import ConfigError
 from dtheta.probe.ablation import ablation, noise, silenced
 from dtheta.probe.unlearning.ascent import WGA
-from dtheta.probe.unlearning.objective import Side, Unlearning
+from dtheta.probe.unlearning.objective import Side, Unlearning, told
 from dtheta.probe.unlearning.task import Task
 from dtheta.probe.unlearning.train import Training, trained
 from dtheta.probe.value_vector import ValueVector
@@ -55,12 +55,7 @@ class Edit(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings."""
-        settings = {name: _plain(value) for name, value in vars(self).items()}
-        return {"name": type(self).__name__, **settings}
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if hasattr(value, "to_dict") else list(value) if isinstance(value, tuple) else value
+        return told(self)
 
 
 @dataclass(frozen=True)

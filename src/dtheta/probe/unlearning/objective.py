@@ -71,6 +71,18 @@ class Side:
         return (original.exp() * (original - now)).sum(-1).mean()
 
 
+def told(method: Any) -> dict[str, Any]:
+    """Return name and settings of a dataclass, those of the losses in it likewise."""
+    return {
+        "name": type(method).__name__,
+        **{entry.name: _plain(getattr(method, entry.name)) for entry in fields(method)},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else list(value) if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Unlearning(ABC):
     """An unlearning loss. Fields are its settings."""
@@ -108,7 +120,7 @@ class Unlearning(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings."""
-        return {"name": type(self).__name__, **{entry.name: getattr(self, entry.name) for entry in fields(self)}}
+        return told(self)
 
 
 @dataclass(frozen=True)

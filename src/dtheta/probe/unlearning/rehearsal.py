@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,10 +88,6 @@ class Rehearsed(Unlearning):
         finally:
             running.end()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return name and settings."""
-        return {**super().to_dict(), "plain": self.plain.to_dict()}
-
 
 class Rehearsal:
     """A training with a rehearsed loss: what is called at every step, and the drift of just now.
@@ -105,7 +100,7 @@ class Rehearsal:
     def __init__(self, settings: Rehearsed, task: Task) -> None:
         self.settings, self.task = settings, task
         self.drift: Adapter | None = None
-        self.asked: list[int] = []  # places of the facts that the drift was not taught
+        self.asked: list[int] = []
         self._steps = 0
         self._held = (0, False)  # looks so far, and whether the goal held after the last of them
 

@@ -139,8 +139,7 @@ def addition(size: Size, by_task: Mapping[str, Expert], seed: int, *, merges: bo
     """Compose one encoder for all tasks in every way, and test it; ``merges`` adds TIES and compressed deltas."""
     found = list(by_task.values())
     net, deltas = MultiTask([e.net for e in found]), [e.delta for e in found]
-    best = [scores([e], e.delta, "validate")[0] for e in found]
-    judge = lambda delta: relative(scores(found, delta, "validate"), best)  # noqa: E731
+    judge = _judge(found)
     forms: dict[str, Delta | None] = {"base": None}
     chosen: dict[str, Any] = {}
     sums: dict[str, Callable[[float], Delta]] = {"searched": lambda factor: compose(deltas, factor)}
@@ -155,7 +154,7 @@ def addition(size: Size, by_task: Mapping[str, Expert], seed: int, *, merges: bo
     for name, isotropic in (("learned, isotropic", True), ("aTLAS", False)):
         batches = {e.task: e.batches(seed) for e in found}
         learned = learn_coefficients(
-            net, deltas, batches, losses, metric=lambda shown: relative(scores(found, None, "validate"), best),
+            net, deltas, batches, losses, metric=lambda shown: judge(None),
             isotropic=isotropic, seed=seed, recipe="addition", **size.addition,
         )  # fmt: skip
         forms[name], chosen[name] = compose(deltas, learned), _report(learned).best
@@ -167,17 +166,20 @@ def addition(size: Size, by_task: Mapping[str, Expert], seed: int, *, merges: bo
 def compressed_sums(size: Size, by_task: Mapping[str, Expert], densities: Sequence[float]) -> dict[str, Any]:
     """Sum deltas as they are, and compressed to each of some densities, by the best factor for each, and test it."""
     found = list(by_task.values())
-    deltas, best = [e.delta for e in found], [scores([e], e.delta, "validate")[0] for e in found]
+    deltas, judge = [e.delta for e in found], _judge(found)
     summed = {"searched": deltas}
     summed |= {f"{density:g}": [compress(delta, density, of="balanced") for delta in deltas] for density in densities}
     tested, chosen = {}, {}
     for name, parts in summed.items():
-        delta, chosen[name] = _searched(
-            lambda factor, parts=parts: compose(parts, factor),
-            lambda delta: relative(scores(found, delta, "validate"), best), size.grid,
-        )  # fmt: skip
+        delta, chosen[name] = _searched(lambda factor, parts=parts: compose(parts, factor), judge, size.grid)
         tested[name] = scores(found, delta)
     return {"test": tested, "chosen": chosen}
+
+
+def _judge(found: Sequence[Expert]) -> Callable[[Delta | None], float]:
+    """Return what epochs and factors are chosen by: accuracy with a delta as a share of the experts' own."""
+    best = [scores([e], e.delta, "validate")[0] for e in found]
+    return lambda delta: relative(scores(found, delta, "validate"), best)
 
 
 def _loss_of(task: int) -> Callable[..., Any]:
