@@ -6,6 +6,8 @@ errors          of the singular values that training starts from: max_i |s_i - s
                 the float64 SVD
 second attach   the same with the factors on disk, against the first: no SVD, only digests of the weights
 training step   forward, backward and AdamW on 16 x 64 tokens of MiniLM, against LoRA of the same rank in peft
+experts         the same on 2 x 64 tokens of two layers of 32 experts (256 wide, four a token, drawn weights), against
+                peft's target_parameters
 
 python bench/attach.py [--json] [--repeat 5] [--models minilm smollm2]
 """
@@ -54,10 +56,11 @@ def cache_at(folder: str) -> Iterator[None]:
             os.environ["DTHETA_CACHE"] = before
 
 
-def in_peft(model: nn.Module, rank: int, init: Any) -> nn.Module:
+def in_peft(model: nn.Module, rank: int, init: Any, **targets: Any) -> nn.Module:
     import peft
 
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, init_lora_weights=init)
+    targets = targets or {"target_modules": TARGETS}
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=init, **targets)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.get_peft_model(model, config)
@@ -129,6 +132,33 @@ def stepping(repeat: int) -> Iterator[Row]:
             yield compare(name, seconds[method.name], seconds["peft"], "CPU s", goal=1.0, note="against LoRA in peft")
 
 
+def expert_steps(repeat: int) -> Iterator[Row]:
+    """One training step of a mixture's experts at equal rank."""
+    base = mixture()
+    batch = {"input_ids": torch.randint(0, 1000, (2, 64), generator=generator(0, "bench/attach"))}
+    experts = ["experts.gate_up_proj", "experts.down_proj"]
+    for rank in (8, 32):
+        theirs = in_peft(copy.deepcopy(base), rank, True, target_modules=[], target_parameters=experts)
+        steps = {"peft": training_step(theirs, batch)}
+        methods: list[Method] = [LoRA(rank), PiSSA(rank), SORSA(rank)]
+        for method in methods:
+            steps[method.name] = training_step(attach(copy.deepcopy(base), method, "*.experts.*"), batch)
+        seconds = interleaved(steps, repeat)
+        for method in methods:
+            name = f"training step: {method.name}, 2 x 32 experts, r={rank}"
+            yield compare(name, seconds[method.name], seconds["peft"], "CPU s", goal=1.0, note="against LoRA in peft")
+
+
+def mixture() -> nn.Module:
+    """Return a decoder of experts with drawn weights, without its head."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 1000, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    sizes |= {"moe_intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    return Qwen3MoeModel(Qwen3MoeConfig(**sizes, num_experts=32, num_experts_per_tok=4))
+
+
 def training_step(model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], None]:
     """Return forward, backward and optimizer step in training mode."""
     model.train()
@@ -147,6 +177,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     for name in arguments.models:
         yield from attaching(name, arguments.repeat)
     yield from stepping(arguments.repeat)
+    yield from expert_steps(arguments.repeat)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

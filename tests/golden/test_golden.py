@@ -10,17 +10,19 @@ import torch
 
 from dtheta.core.block import Block
 from dtheta.core.change import Dense, New
-from dtheta.core.combination import Sum
+from dtheta.core.combination import Scaled, Sum
 from dtheta.core.files import FORMAT, check, load, read_header
 from dtheta.core.lowrank import LowRank
 from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
-from tests.golden.write import FOLDER, base, every_kind, main, new_kinds, ternary_kinds
+from dtheta.core.stacked import Stacked
+from tests.golden.write import FOLDER, base, every_kind, main, new_kinds, stacked_kinds, ternary_kinds
 
 VERSION_1 = FOLDER / "version-1.delta"
 DIGEST_TERNARY = "b896555220fd63969384c09bfd8101dd058e204fe3e000fcf1f44c7a4759dfdd"
 DIGEST_NEW = "bd8552dd5d953b475fef85c9641623b1e5dab2e696626167f877bb982b0ca859"
+DIGEST_STACKED = "6a6a95c7d0651e9a21c1c8f470c443643ba5a0e1f4472d31ee26e238087ac88c"
 DIGEST_1 = "94de6090fd2cbfb1efd9af1a09fb94878c0cf98f05246476864a397a7f37bf27"
 
 
@@ -62,6 +64,17 @@ def test_new_kinds_of_version_1_are_read_to_the_last_bit(tmp_path: Path) -> None
     assert [type(change) for change in delta.changes.values()] == [New, NewLowRank, NewLowRank]
     assert delta["prompt.input.offset"].dense()[0].tolist() == [1.671875, -2.109375, 1.078125]
     assert delta["prompt.input.offset.last"].dense()[0].tolist() == [-2.591796875, 4.658203125, -4.412109375]
+    assert expected.save(tmp_path / "a.delta").read_bytes() == path.read_bytes()
+
+
+def test_stacks_of_version_1_are_read_to_the_last_bit(tmp_path: Path) -> None:
+    path = FOLDER / "version-1-stacked.delta"
+    delta, expected = load(path), stacked_kinds()
+    assert check(path).digest == delta.digest == expected.digest == DIGEST_STACKED
+    assert [type(change) for change in delta.changes.values()] == [Stacked, Scaled]
+    assert delta["experts.down"].dense()[0, 0].tolist() == [2.625, 0.546875, 3.9375, 1.859375, 3.5]
+    slice_3 = [-0.3623046875, -1.353515625, 0.9296875, 0.423828125, -0.1025390625]
+    assert delta["experts.up"].dense()[2, 3].tolist() == slice_3
     assert expected.save(tmp_path / "a.delta").read_bytes() == path.read_bytes()
 
 

@@ -23,6 +23,7 @@ from dtheta.core.planes import Planes
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.ternary import Ternary, ternary
 from dtheta.core.ternary_factors import TernaryFactors
 
@@ -116,7 +117,23 @@ def new_kinds() -> Delta:
     return Delta(changes, Fingerprint({}), made)
 
 
-GOLDEN = {"version-1": every_kind, "version-1-ternary": ternary_kinds, "version-1-new": new_kinds}
+def stacked_kinds() -> Delta:
+    """A delta with products for every slice of a parameter, with a core and without."""
+    left, right = numbers("stack left", 3, 4, 2), numbers("stack right", 3, 2, 5)
+    changes = {
+        "experts.down": Stacked(left, right),
+        "experts.up": -0.5 * Stacked(left, right, numbers("stack core", 3, 2)),
+    }
+    made = Provenance("train", {"name": "Golden"}, versions={"dtheta": "0.1"}, created="2026-01-01T00:00:00+00:00")
+    return Delta(changes, Fingerprint({}), made)
+
+
+GOLDEN = {
+    "version-1": every_kind,
+    "version-1-ternary": ternary_kinds,
+    "version-1-new": new_kinds,
+    "version-1-stacked": stacked_kinds,
+}
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
 from dtheta.core.seeds import generator
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.tensors import base_tensors
 from dtheta.core.ternary import Ternary, ternary
 from dtheta.core.ternary_factors import TernaryFactors
 
 FACTORS = st.floats(-3, 3, allow_nan=False, width=32).filter(lambda f: abs(f) > 1e-3)
-SHAPES = st.sampled_from([(4, 6), (6, 4), (1, 5), (5,), (), (3, 2, 3, 3), (12, 4), (7, 7)])
+SHAPES = st.sampled_from([(4, 6), (6, 4), (1, 5), (5,), (), (3, 2, 3, 3), (12, 4), (7, 7), (3, 4, 2)])
 
 
 @st.composite
@@ -62,6 +63,15 @@ def low_rank(draw: st.DrawFn, shape: tuple[int, ...]) -> Change:
     moved = left + 1e-3 * draw(tensors((m, r)))
     core = torch.cat([torch.ones(r), -torch.ones(r)])
     return LowRank(torch.cat([moved, left], 1), torch.cat([right, right], 0), core, shape)
+
+
+@st.composite
+def stacked(draw: st.DrawFn, shape: tuple[int, ...]) -> Change:
+    """Factors of every slice, plain or with a core."""
+    e, m, n = shape
+    r = draw(st.integers(0, 3))
+    core = draw(tensors((e, r))) if draw(st.booleans()) else None
+    return Stacked(draw(tensors((e, m, r))), draw(tensors((e, r, n))), core)
 
 
 @st.composite
@@ -110,7 +120,8 @@ def blocks(draw: st.DrawFn, shape: tuple[int, ...], depth: int) -> Change:
 @st.composite
 def changes(draw: st.DrawFn, shape: tuple[int, ...], depth: int = 2) -> Change:
     """A change of any kind; ``depth`` limits how far sums, multiples and blocks are inside each other."""
-    leaf = draw(st.sampled_from([dense, low_rank, low_rank, rows, spectral, signed, signed_factors]))
+    leaves = [dense, low_rank, low_rank, rows, spectral, signed, signed_factors]
+    leaf = draw(st.sampled_from([*leaves, stacked, stacked] if len(shape) == 3 else leaves))
     kind = draw(st.sampled_from(["leaf", "block", "scaled", "sum", "a + b", "f * a"])) if depth else "leaf"
     if kind == "leaf":
         return draw(leaf(shape))
@@ -164,6 +175,10 @@ def reference(change: Change) -> Tensor:
         core = torch.ones(change.left.shape[1]) if change.core is None else change.core
         for a, c, b in zip(change.left.T.double(), core.double(), change.right.double(), strict=True):
             result += c * a[:, None] * b[None, :]
+    elif isinstance(change, Stacked):
+        core = torch.ones(change.right.shape[:2]) if change.core is None else change.core
+        parts = zip(change.left.double(), core.double(), change.right.double(), strict=True)
+        result = torch.stack([left @ torch.diag(middle) @ right for left, middle, right in parts])
     elif isinstance(change, Spectral):
         assert change.left is not None and change.right is not None
         for u, s, v in zip(change.left.T.double(), change.shift.double(), change.right.double(), strict=True):
@@ -184,6 +199,9 @@ def size(change: Change) -> float:
     if isinstance(change, LowRank):
         core = torch.ones(change.left.shape[1]) if change.core is None else change.core
         return float((change.left.double().norm(dim=0) * core.double().abs() * change.right.double().norm(dim=1)).sum())
+    if isinstance(change, Stacked):
+        core = torch.ones(change.right.shape[:2]) if change.core is None else change.core
+        return float((change.left.double().norm(dim=1) * core.double().abs() * change.right.double().norm(dim=2)).sum())
     if isinstance(change, TernaryFactors):  # entries of its product may cancel, and their rounding does not
         left, right = (factor.dense().double() for factor in (change.left, change.right))
         return float((left.norm(dim=0) * right.norm(dim=1)).sum())

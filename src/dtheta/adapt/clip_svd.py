@@ -5,7 +5,8 @@
 Koleilat et al. 2025, arXiv 2509.03740. The paper replaces W by U diag(S + s) V^T and stores three matrices; with the
 base left alone only s is stored, and a file is a few hundred numbers a layer. Weight decay pulls s to zero, that is
 to the base, where in the released code it pulls the singular values themselves to zero. Any matrix at any site takes
-it: q, k, v slices of a fused projection and convolutions (seen as out x (in kh kw)) included.
+it: q, k, v slices of a fused projection and convolutions (seen as out x (in kh kw)) included. Experts that stand in one
+tensor have singular values each, and are refused.
 
 k = the whole short side at ratio 1; else floor(floor(ratio * short) / 4) * 4, at least 1, as in the released code.
 """
@@ -22,7 +23,7 @@ from dtheta.adapt.method import Method, check_weight
 from dtheta.adapt.term import SpectralTerm
 from dtheta.core.basis import spectral_basis
 from dtheta.core.selection import Site
-from dtheta.errors import ConfigError
+from dtheta.errors import ConfigError, UnsupportedLayer
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class CLIPSVD(Method):
     def term(self, site: Site, seed: int) -> SpectralTerm:
         """Return the shifts of the leading singular values, all zero."""
         check_weight(site)
+        if site.stacked and len(site.tensor) > 1:
+            raise UnsupportedLayer(
+                f"{site.key}: the {len(site.tensor)} matrices of this parameter have singular values of their own, "
+                f"which CLIPSVD does not move; use PiSSA or LoRA, or leave it out with select='...|!{site.name}'"
+            )
         k = self.count(min(site.shape))
         left, right = spectral_basis(site.matrix(), k)
         return SpectralTerm(left, right, torch.zeros(k, dtype=left.dtype, device=left.device))

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dtheta.adapt.method import Method, check_rank, check_weight, restored, working_dtype
+from dtheta.adapt.stacked import factored
 from dtheta.adapt.term import FactoredTerm, Term
 from dtheta.core.change import Change
 from dtheta.core.lowrank import LowRank
 from dtheta.core.seeds import generator, uniform
 from dtheta.core.selection import Site
+from dtheta.core.stacked import Stacked
 from dtheta.errors import ConfigError, UnsupportedLayer
 
 
@@ -57,23 +59,24 @@ class LoRA(Method):
         check_rank(site, self.rank)
         check_weight(site)
         self._check_dropout(site)
-        (m, n), scale = site.shape, scaling(self.rank, self.alpha, self.rslora)
+        (m, n), scale = site.slice_shape, scaling(self.rank, self.alpha, self.rslora)
+        slices = (len(site.tensor),) if site.stacked else ()
         # torch layout: the factor on the input side is drawn. A layer stored as (in, out) has its input on the left.
-        fan_in = m if site.kind == "transposed" else n
+        fan_in = m if site.input_first else n
         bound = 1 / math.sqrt(fan_in)
-        drawn = uniform((self.rank, fan_in), -bound, bound, generator(seed, f"LoRA/{site.key}"))
-        if site.kind == "transposed":
-            left, right = drawn.T.contiguous(), drawn.new_zeros(self.rank, n)
+        drawn = uniform((*slices, self.rank, fan_in), -bound, bound, generator(seed, f"LoRA/{site.key}"))
+        if site.input_first:
+            left, right = drawn.mT.contiguous(), drawn.new_zeros(*slices, self.rank, n)
         else:
-            left, right = drawn.new_zeros(m, self.rank), drawn
+            left, right = drawn.new_zeros(*slices, m, self.rank), drawn
         left, right = (t.to(site.tensor.device, working_dtype(site.tensor)) for t in (left, right))
-        return FactoredTerm(left, right, scale=scale, dropout=self.dropout)
+        return factored(left, right, scale=scale, dropout=self.dropout)
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change; c is that of the file, where it is one number."""
-        if isinstance(change, LowRank) and (change.core is None or not bool((change.core != change.core[:1]).any())):
-            scale = 1.0 if change.core is None or not change.rank else float(change.core[0])
-            term: Term = FactoredTerm(change.left.clone(), change.right.clone(), scale=scale)
+        scale = _one_scale(change) if isinstance(change, LowRank | Stacked) else None
+        if isinstance(change, LowRank | Stacked) and scale is not None:
+            term: Term = factored(change.left.clone(), change.right.clone(), scale=scale)
         else:
             term = restored(change)
         if isinstance(term, FactoredTerm):  # what trains in full beside the method has no inputs of its own
@@ -91,6 +94,14 @@ class LoRA(Method):
                 f"the inputs of the term can be dropped; found {_found(site)}. Use dropout=0, or leave it out with "
                 f"select='...|!{site.name}'"
             )
+
+
+def _one_scale(change: LowRank | Stacked) -> float | None:
+    """Return the number that stands between the factors throughout, or None where there are several."""
+    if change.core is None or not change.core.numel():
+        return 1.0
+    first = change.core.flatten()[0]
+    return None if bool((change.core != first).any()) else float(first)
 
 
 def _found(site: Site) -> str:

@@ -16,11 +16,13 @@ import torch
 from torch import nn
 
 from dtheta.adapt.fields import settle_fields
+from dtheta.adapt.stacked import StackedTerm
 from dtheta.adapt.term import DenseTerm, FactoredTerm, SpectralTerm, Term
 from dtheta.core.change import Change, Dense
 from dtheta.core.lowrank import LowRank
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked, stack_of
 from dtheta.core.tensors import all_finite
 from dtheta.errors import ConfigError, NonFinite, UnsupportedLayer, did_you_mean
 
@@ -103,6 +105,8 @@ class Method:
 
 def restored(change: Change) -> Term:
     """Return a trainable term that starts at a stored change, whatever made it."""
+    if (stack := stack_of(change)) is not None:
+        return StackedTerm(stack.left.clone(), stack.right.clone())
     if isinstance(change, Spectral):
         left, right = change.left, change.right
         assert left is not None and right is not None, "bound by attach"
@@ -114,15 +118,19 @@ def restored(change: Change) -> Term:
     return DenseTerm(values.clone())
 
 
-def split_start(change: Change, rank: int) -> tuple[LowRank, LowRank] | None:
-    """Return the trained and the initial half of ``[L L0] diag(s, -s0) [R; R0]``, or None if it is not of that form."""
-    if not isinstance(change, LowRank) or rank < 1 or change.rank != 2 * rank or change.core is None:
+def split_start(change: Change, rank: int) -> tuple[LowRank, LowRank] | tuple[Stacked, Stacked] | None:
+    """Return the trained and the initial half of ``[L L0] diag(s, -s0) [R; R0]``, or None if it is not of that form.
+
+    A stack has such factors in every slice, and so have its halves.
+    """
+    if not isinstance(change, LowRank | Stacked) or rank < 1 or change.core is None:
         return None
-    core = change.core
-    return (
-        LowRank(change.left[:, :rank].clone(), change.right[:rank].clone(), core[:rank].clone()),
-        LowRank(change.left[:, rank:].clone(), change.right[rank:].clone(), -core[rank:].clone()),
-    )
+    if change.core.shape[-1] != 2 * rank:
+        return None
+    left, right, core = change.left, change.right, change.core
+    now = left[..., :rank].clone(), right[..., :rank, :].clone(), core[..., :rank].clone()
+    start = left[..., rank:].clone(), right[..., rank:, :].clone(), -core[..., rank:].clone()
+    return (Stacked(*now), Stacked(*start)) if isinstance(change, Stacked) else (LowRank(*now), LowRank(*start))
 
 
 def check_rank(site: Site, rank: int) -> None:
@@ -131,11 +139,13 @@ def check_rank(site: Site, rank: int) -> None:
     Raises:
         ConfigError: If the rank is below one or larger than the matrix.
     """
-    most = min(site.shape)
+    rows, columns = site.slice_shape
+    most = min(rows, columns)
     if not 1 <= rank <= most:
+        what = f"{len(site.tensor)} matrices" if site.stacked else "a matrix"
         raise ConfigError(
-            f"{site.key}: rank {rank} does not fit a matrix of {site.shape[0]} x {site.shape[1]}; expected 1 to "
-            f"{most}. Choose a smaller rank, or leave this parameter out with select='...|!{site.name}'"
+            f"{site.key}: rank {rank} does not fit {what} of {rows} x {columns}; expected 1 to {most}. "
+            f"Choose a smaller rank, or leave this parameter out with select='...|!{site.name}'"
         )
 
 

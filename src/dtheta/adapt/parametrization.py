@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dtheta.adapt.source import Source
+from dtheta.adapt.stacked import StackedTerm, wider
 from dtheta.core.change import matrix_shape
 from dtheta.errors import ConfigError
 
@@ -46,13 +47,14 @@ class AdditiveParametrization(nn.Module):
 
     def _sum(self, weight: Tensor, active: Sequence[tuple[Source, float]]) -> Tensor:
         """Return weight plus terms, added in the wider of their dtypes and rounded once."""
+        source, w = active[0]
+        if len(active) == 1 and isinstance(source.term, StackedTerm):
+            return source.term.added(weight, w)
         moved = [self._placed(source, w, matrix_shape(weight.shape)) for source, w in active]
         total = moved[0]
         for more in moved[1:]:
             total = total + more
-        # eight-bit floats have no common dtype with others; they are narrower than any term
-        wide = total.dtype if weight.dtype.itemsize == 1 else torch.promote_types(weight.dtype, total.dtype)
-        return (weight.to(wide) + total.reshape(weight.shape)).to(weight.dtype)
+        return (weight.to(wider(weight, total)) + total.reshape(weight.shape)).to(weight.dtype)
 
     @staticmethod
     def _placed(source: Source, w: float, shape: tuple[int, int]) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from dtheta.adapt.lora import scaling
 from dtheta.adapt.method import Method
 from dtheta.adapt.pissa import continued, principal
+from dtheta.adapt.stacked import factored
 from dtheta.adapt.term import FactoredTerm, Term
 from dtheta.core.change import Change
 from dtheta.core.selection import Site
@@ -72,7 +73,7 @@ class SORSA(Method):
         for key, svd in found.items():
             core = svd.S / scale
             start = (svd.U, svd.Vh, core.clone())
-            terms[key] = FactoredTerm(svd.U.clone(), svd.Vh.clone(), core, scale=scale, start=start)
+            terms[key] = factored(svd.U.clone(), svd.Vh.clone(), core, scale=scale, start=start)
         return terms
 
     def restore(self, site: Site, change: Change) -> Term:
@@ -89,40 +90,46 @@ class SORSA(Method):
         if self.gamma == 0.0:
             return
         factors = list(orthonormal_factors(adapter))
-        weight = self.gamma / lr / len(factors)
+        weight = self.gamma / lr / sum(_matrices(parameter) for parameter, _ in factors)
         for parameter, rows in factors:
-            gradient = orthonormality_gradient(parameter.detach() if rows else parameter.detach().T)
-            gradient = weight * (gradient if rows else gradient.T)
+            gradient = orthonormality_gradient(parameter.detach() if rows else parameter.detach().mT)
+            gradient = weight * (gradient if rows else gradient.mT)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def orthonormal_factors(adapter: Adapter) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Yield every factor that should be orthonormal, and whether by rows (A) or by columns (B)."""
+    """Yield every factor that should be orthonormal, one for all slices of a stack, and whether by rows or columns."""
     for term in adapter.terms.values():
         if isinstance(term, FactoredTerm):
             yield term.right, True
             yield term.left, False
 
 
+def _matrices(factor: Tensor) -> int:
+    """Return how many A or B matrices a factor is."""
+    return len(factor) if factor.ndim == 3 else 1
+
+
 def departure(rows_RN: Tensor) -> Tensor:
-    """Return M M^T - I (r, r) for a matrix M (r, n) that should have orthonormal rows."""
+    """Return M M^T - I (..., r, r) for matrices M (..., r, n) that should have orthonormal rows."""
     gram = rows_RN @ rows_RN.mT
-    gram.diagonal().sub_(1.0)
+    gram.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     return gram
 
 
 def orthonormality_gradient(rows_RN: Tensor) -> Tensor:
-    """Return the gradient (r, n) of ||M M^T - I||_F; zero where that norm is rounding noise."""
+    """Return the gradient (..., r, n) of each ||M M^T - I||_F; zero where that norm is rounding noise."""
     gram = departure(rows_RN)
-    distance = torch.linalg.matrix_norm(gram)
+    distance = torch.linalg.matrix_norm(gram, keepdim=True)
     gradient = (2.0 / distance.clamp_min(1e-30)) * (gram @ rows_RN)
-    return torch.where(distance > NOISE * math.sqrt(len(gram)), gradient, torch.zeros_like(gradient))
+    return torch.where(distance > NOISE * math.sqrt(gram.shape[-1]), gradient, torch.zeros_like(gradient))
 
 
 def orthonormality(adapter: Adapter) -> float:
     """Return L_reg: the mean over all A and B of the Frobenius distance of their Gram matrix from the identity."""
     distances = [
-        float(torch.linalg.matrix_norm(departure(p.detach() if rows else p.detach().T)))
+        float(distance)
         for p, rows in orthonormal_factors(adapter)
+        for distance in torch.linalg.matrix_norm(departure(p.detach() if rows else p.detach().mT)).flatten()
     ]
     return sum(distances) / len(distances) if distances else 0.0

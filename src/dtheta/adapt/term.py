@@ -44,6 +44,8 @@ class Term(nn.Module, ABC):
 
     #: A term that is a matrix anyway adds itself to the weight: one product in place of two.
     materialize: bool = False
+    #: Whether ``tangents`` takes the derivatives by the entries of the parameter, not the vectors that meet there.
+    by_entries: bool = False
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -146,11 +148,12 @@ class Triple:
         if self.start is None:
             return left, self.right
         start = self._weigh(self.start[0], self.start[1])
-        return torch.cat([left - start, start], 1), torch.cat([self.right, self.right - self.start[2]])
+        return torch.cat([left - start, start], -1), torch.cat([self.right, self.right - self.start[2]], -2)
 
     def _weigh(self, left: Tensor, core: Tensor | None) -> Tensor:
-        weight = self.scale if core is None else core if self.scale == 1.0 else core * self.scale
-        return left if core is None and self.scale == 1.0 else left * weight
+        if core is None:
+            return left if self.scale == 1.0 else left * self.scale
+        return left * (core if self.scale == 1.0 else core * self.scale).unsqueeze(-2)
 
 
 class FactoredTerm(Term):
@@ -248,8 +251,11 @@ class FactoredTerm(Term):
             right.append(self.right0)
             core.append(-self._scaled_core(self.core0))
         ones = len(core) == 1 and self.core is None and self.scale == 1.0
-        stacked = None if ones else torch.cat(core).detach().clone()
-        return LowRank(torch.cat(left, 1).detach().clone(), torch.cat(right, 0).detach().clone(), stacked)
+        joined = None if ones else torch.cat(core, -1).detach().clone()
+        return self._product(torch.cat(left, -1).detach().clone(), torch.cat(right, -2).detach().clone(), joined)
+
+    def _product(self, left: Tensor, right: Tensor, core: Tensor | None) -> Change:
+        return LowRank(left, right, core)
 
     def tangents(self, inputs: Tensor, gradients: Tensor, transposed: bool = False) -> list[Tangent]:
         """Return dL = c g (s R a)^T, dR = c (s L^T g) a^T, ds = c sum_t (L^T g) (R a); see ``Term.tangents``."""
@@ -275,7 +281,7 @@ class FactoredTerm(Term):
 
     def _scaled_core(self, core: Tensor | None) -> Tensor:
         if core is None:
-            return self.left.new_full((self.left.shape[1],), self.scale)
+            return self.left.new_full((*self.left.shape[:-2], self.left.shape[-1]), self.scale)
         # in float64, so that dividing by c gives back the very numbers, and training goes on from a file without a step
         return core if self.scale == 1.0 else core.double() * self.scale
 

@@ -203,7 +203,8 @@ def trained_product(change: Change, method: Mapping[str, Any] | None = None) -> 
         return None
     rank = (method or {}).get("rank")
     halves = split_start(change, rank) if isinstance(rank, int) else None
-    return change if halves is None else halves[0]
+    now = change if halves is None else halves[0]
+    return now if isinstance(now, LowRank) else None
 
 
 def log_condition(product: LowRank) -> float:

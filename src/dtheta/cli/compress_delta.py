@@ -131,7 +131,8 @@ def _require_compressible(options: Options, header: Header, keep: str) -> None:
     from dtheta.core.tensors import matches
 
     of: Of = "balanced" if options.of == "auto" else options.of
-    doubtful = NEW_KINDS if of != "factors" else {*NEW_KINDS, "low-rank", "sum", "scaled", "block"}
+    doubtful = {*NEW_KINDS} if of == "product" else {*NEW_KINDS, "stacked", "sum", "scaled", "block"}
+    doubtful |= {"low-rank"} if of == "factors" else set()
     opened = open_delta(options.delta)
     for name, meta in sorted(header.changes.items()):
         if meta["kind"] in doubtful and not (keep and matches(name, keep)):

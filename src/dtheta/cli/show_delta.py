@@ -31,7 +31,14 @@ def describe_delta(path: Path, limit: int, tree: bool) -> tuple[dict[str, Any], 
     header, delta = read_header(path), load(path)
     made = header.provenance
     rows = [
-        {"parameter": n, "kind": c.kind, "shape": list(c.shape), "rank": c.rank, "norm": c.norm(), "bytes": c.nbytes}
+        {
+            "parameter": n,
+            "kind": c.kind,
+            "shape": list(c.shape),
+            "rank": c.shown_rank,
+            "norm": c.norm(),
+            "bytes": c.nbytes,
+        }
         for n, c in delta.changes.items()
     ]
     record = {

@@ -41,6 +41,7 @@ from dtheta.core.lowrank import LowRank
 from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.svd import balanced_factors
 from dtheta.core.ternary_factors import TernaryFactors
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -65,6 +66,11 @@ def plan(change: Change, of: Of, new: bool = False) -> Plan:
     """
     if change.is_new:
         return _new(change, of, new)
+    if of != "product" and any(isinstance(leaf, Stacked) for leaf in change.leaves()):
+        raise UnsupportedLayer(
+            f"{change!r} has factors for every slice of the parameter, which have no compressed form; leave it as it "
+            "is by keep='NAME', or compress the entries of the products, which may take more room, by of='product'"
+        )
     if isinstance(change, Block):
         inner, block = plan(change.term, of), change
         return Plan(inner.parts, lambda built: Block(inner.assemble(built), block.axis, block.start, block.full_shape))

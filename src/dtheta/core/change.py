@@ -3,6 +3,7 @@
     kind      dense form of the displacement                         stored
     dense     D                                                      D
     low-rank  L diag(c) R            (m, r) (r,) (r, n)              L, R and, if not all ones, c
+    stacked   a product for each slice of (E, m, n)        the factors of all slices
     spectral  U diag(s) V^T          U, V from the base's own SVD    s and a probe (see spectral.py)
     rows      D[i] = values          rows of an embedding            i, values
     new       a vector that the base does not have (prompts, heads)  the vector
@@ -11,8 +12,8 @@
     scaled    a * D                                                  a, D
     sum       D1 + D2 + ...                                          the terms
 
-Dense and new vectors stand here; the other kinds have a file each (lowrank.py, new_lowrank.py, spectral.py, rows.py,
-block.py), and multiples and sums, which are made of them, one together (combination.py).
+Dense and new vectors stand here; the other kinds have a file each (lowrank.py, new_lowrank.py, stacked.py, spectral.py,
+rows.py, block.py), and multiples and sums, which are made of them, one together (combination.py).
 
 A parameter of any number of dimensions is seen as the matrix (shape[0], product of the rest), in the layout in
 which the module stores it. Sums and multiples stay in factored form, so they are exact: adding two low-rank changes
@@ -210,6 +211,11 @@ class Change(ABC):
         factors = self.factors()
         return None if factors is None else factors[0].shape[1]
 
+    @property
+    def shown_rank(self) -> int | None:
+        """The rank that tables show: of a stack that of each slice, of all others ``rank``."""
+        return self.rank
+
     def leaves(self) -> Iterator[Change]:
         """Yield the changes at the ends of the tree of sums, multiples and blocks."""
         children = self.children()
@@ -254,7 +260,7 @@ class Change(ABC):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        rank = f", rank {self.rank}" if self.rank is not None else ""
+        rank = f", rank {self.shown_rank}" if self.shown_rank is not None else ""
         return f"{type(self).__name__}{tuple(self.shape)}{rank}"
 
 

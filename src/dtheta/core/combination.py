@@ -50,6 +50,11 @@ class Scaled(Change):
         """Rank of the term."""
         return self.term.rank
 
+    @property
+    def shown_rank(self) -> int | None:
+        """That of the term."""
+        return self.term.shown_rank
+
     def add_to(self, total: Tensor, factor: float = 1.0) -> None:
         """Add the multiple."""
         self.term.add_to(total, factor * self.factor)
@@ -123,8 +128,13 @@ class Sum(Change):
     @property
     def rank(self) -> int | None:
         """Sum of the ranks, or None if a term is not factored."""
-        ranks = [term.rank for term in self.terms]
-        return None if any(rank is None for rank in ranks) else sum(rank for rank in ranks if rank is not None)
+        return _total([term.rank for term in self.terms])
+
+    @property
+    def shown_rank(self) -> int | None:
+        """Sum of those of the terms, or None if one has none, or some are of slices and some of the matrix."""
+        mixed = len({term.rank is None for term in self.terms}) > 1
+        return None if mixed else _total([term.shown_rank for term in self.terms])
 
     def add_to(self, total: Tensor, factor: float = 1.0) -> None:
         """Add every term."""
@@ -174,6 +184,10 @@ class Sum(Change):
     def map(self, move: Any) -> Change:
         """Return the moved change."""
         return Sum(tuple(term.map(move) for term in self.terms))
+
+
+def _total(ranks: Sequence[int | None]) -> int | None:
+    return None if None in ranks else sum(rank for rank in ranks if rank is not None)
 
 
 def _stacked(pairs: Sequence[Factors]) -> Factors:

@@ -235,7 +235,7 @@ class Delta:
     def __str__(self) -> str:
         rows = [f"{'parameter':<60} {'change':<14} {'rank':>5} {'norm':>11} {'bytes':>12}"]
         for name, c in self.changes.items():
-            rank = "" if c.rank is None else str(c.rank)
+            rank = "" if c.shown_rank is None else str(c.shown_rank)
             rows.append(f"{name:<60} {c.kind:<14} {rank:>5} {_norm_text(c):>11} {c.nbytes:>12,}")
         return "\n".join([repr(self), *rows])
 

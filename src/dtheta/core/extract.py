@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dtheta.core.arguments import require_flag, require_rank_or_energy
-from dtheta.core.change import Change, Dense, New, matrix_shape
+from dtheta.core.change import Change, Dense, New, frobenius, matrix_shape
 from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.difference import difference
@@ -36,6 +36,8 @@ from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
+from dtheta.core.stack_factors import factored_stack
+from dtheta.core.stacked import is_stack
 from dtheta.core.svd import full_svd, truncated_svd
 from dtheta.core.tensors import aliases, attached_to, base_tensors, matches, same_bits, same_content, why_unreadable
 from dtheta.errors import (
@@ -69,7 +71,8 @@ def extract(
         tuned: Likewise.
         rank: None for the exact difference. An integer: matrices at least that large become low-rank of that rank.
             A float in (0, 1): each matrix gets the smallest rank that holds that share of its energy (sum of squared
-            singular values). A matrix whose factors would not be smaller than itself stays exact.
+            singular values). A matrix whose factors would not be smaller than itself stays exact. Of experts that
+            stand in one tensor, every one gets the rank.
         select: Glob over names of the base, alternatives joined by ``|``, one with ``!`` takes away; all by default.
         strict: Whether both must have the same names; else names that one side lacks are left out, and on record.
         new: What to do with tensors that only ``tuned`` has: ``"refuse"``, or ``"keep"`` them as new vectors.
@@ -284,7 +287,21 @@ class _Extraction:
             return Rows(touched, matrix[touched], (rows, columns))
         if self.rank is None or step.ndim < 2 or not floating:
             return Dense(step)
+        if is_stack(name, step.shape):
+            return self._stack(name, step) or Dense(step)
         return self._low_rank(name, matrix, tuple(step.shape)) or Dense(step)
+
+    def _stack(self, name: str, step: Tensor) -> Change | None:
+        """Return the truncated change of every slice, or None where its factors would not be smaller."""
+        _, m, n = step.shape
+        most = min(m, n, (m * n - 1) // (m + n))
+        if isinstance(self.rank, int) and self.rank > most:
+            return None
+        stack, lost = factored_stack(step, self.rank or 1.0)
+        if stack.slice_rank > most:
+            return None
+        self.discarded[name] = min(1.0, lost / frobenius(step) ** 2)
+        return stack
 
     def _low_rank(self, name: str, matrix: Tensor, shape: tuple[int, ...]) -> Change | None:
         """Return the truncated change, or None where its factors would not be smaller than the matrix."""

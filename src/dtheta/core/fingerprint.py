@@ -27,6 +27,7 @@ from dtheta.core.tensorfile import data_of
 from dtheta.core.tensors import base_tensors, why_unreadable
 from dtheta.errors import BaseMismatch, UnknownParameter, UnsupportedLayer, did_you_mean
 
+_EXPERTS = ".experts."
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -134,10 +135,16 @@ def _mismatch(missing: list[str], differ: list[str], total: int, tensors: Mappin
 
 
 def _stored_apart(missing: Iterable[str], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Say so where a delta has experts one by one, as files do, and the model has those of a layer in one tensor."""
-    apart = any(_EXPERT.search(name) for name in missing)
-    if not apart or any(_EXPERT.search(name) for name in tensors) or not any(".experts." in name for name in tensors):
+    """Say so where one side has experts one by one, as files do, and the other those of a layer in one tensor."""
+    missing = [name for name in missing if _EXPERTS in name]
+    apart, there_apart = (any(_EXPERT.search(name) for name in names) for names in (missing, tensors))
+    if not missing or apart == there_apart or not any(_EXPERTS in name for name in tensors):
         return []
+    if there_apart:
+        return [
+            "  it has all experts of a layer in one tensor, as the model has in memory, and these files store them one "
+            "by one; load the model and save the sum: dt.merge(model, dt.load(DELTA)).save_pretrained(NEW)"
+        ]
     return [
         "  it names experts one by one, as files store them, and this model has all of a layer in one tensor; add the "
         "delta to the files ('dtheta merge FOLDER DELTA --out NEW'), or extract it from two models in memory"

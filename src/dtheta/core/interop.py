@@ -34,7 +34,9 @@ from dtheta.core.peft_config import CONFIG
 from dtheta.core.peft_folder import BASE, WEIGHTS
 from dtheta.core.peft_layers import Layout, Uses, layouts, uses, why_not_used
 from dtheta.core.peft_reader import read_delta
+from dtheta.core.peft_stacks import packed_stacks
 from dtheta.core.peft_whole import inside, is_bias, saved_biases, saved_modules
+from dtheta.core.stacked import stack_of
 from dtheta.core.tensorfile import data_of, write_tensors
 from dtheta.errors import ConfigError, UnsupportedLayer
 
@@ -51,8 +53,8 @@ def to_peft(
     """Write a delta as a LoRA folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads.
 
     Args:
-        delta: Low-rank changes of linear layers (also GPT-2's), embeddings, convolutions and attention projections;
-            beside them changes of biases, which are stored in full and need ``model``.
+        delta: Low-rank changes of linear layers (also GPT-2's), embeddings, convolutions, attention projections and
+            experts; beside them changes of biases, which are stored in full. Experts and biases need ``model``.
         folder: Where to; it must not exist, or be empty, and appears complete or not at all.
         base_name: Name or path of the base, for peft's configuration.
         dtype: Of the stored factors; float32 by default. A narrower one rounds.
@@ -77,9 +79,12 @@ def to_peft(
     saved = saved_modules(delta, modules_to_save, model)
     rest = {name: change for name, change in delta.changes.items() if not inside(name, modules_to_save)}
     biases = [name for name, change in rest.items() if is_bias(name) and not change.is_new]
+    stacks = {name: stack for name, change in rest.items() if (stack := stack_of(change)) is not None}
     recorded = _recorded(delta, model) if rest else {}
-    pairs = [pair for name, change in rest.items() if name not in biases for pair in _pairs(name, change, recorded)]
-    if not pairs:
+    products = {name: change for name, change in rest.items() if name not in biases and name not in stacks}
+    pairs = [pair for name, change in products.items() for pair in _pairs(name, change, recorded)]
+    experts = packed_stacks(stacks, model)
+    if not pairs and not experts:
         full = ", ".join([*biases, *modules_to_save]) or "nothing"
         raise ConfigError(
             f"nothing is left for LoRA's factors beside what is stored in full ({full}), and peft has no adapter "
@@ -90,10 +95,12 @@ def to_peft(
         raise ConfigError(
             f"two changes of this delta are recorded for the module {twice!r}; pass the base, model=model"
         )
-    stored = [*pairs, *_companions(pairs)]
-    saved |= saved_biases(delta, biases, [layout.path for layout, _ in stored], modules_to_save, model)
-    tensors = saved | {name: t for layout, factors in stored for name, t in _named_factors(layout, factors, dtype)}
-    config = _config(pairs, base_name, list(modules_to_save)) | ({"bias": "all"} if biases else {})
+    modules = [*pairs, *_companions(pairs)]
+    saved |= saved_biases(delta, biases, [layout.path for layout, _ in modules], modules_to_save, model)
+    stored = [*((layout.names, factors) for layout, factors in modules), *((e.names, pair) for e, pair in experts)]
+    tensors = saved | {name: t for names, factors in stored for name, t in _named_factors(names, factors, dtype)}
+    ranks = {name: stack.slice_rank for name, stack in stacks.items()}
+    config = _config(pairs, ranks, base_name, list(modules_to_save)) | ({"bias": "all"} if biases else {})
     return _write(expanded(folder), config, tensors, {BASE: json.dumps(dict(delta.base.digests), sort_keys=True)})
 
 
@@ -193,14 +200,17 @@ def _companions(pairs: Sequence[tuple[Layout, Factors]]) -> list[tuple[Layout, F
     return found
 
 
-def _named_factors(layout: Layout, factors: Factors, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:
+def _named_factors(names: Sequence[str], factors: Factors, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:
     moved = [t.to("cpu", dtype or torch.float32).contiguous() for t in factors]
-    return list(zip(layout.names, moved, strict=True))
+    return list(zip(names, moved, strict=True))
 
 
-def _config(pairs: Sequence[tuple[Layout, Factors]], base_name: str | None, whole: list[str]) -> dict[str, Any]:
-    """Return peft's configuration: c = 1 everywhere, and modules named by their full paths and nothing else."""
-    ranks = {layout.path: len(a) for layout, (a, _) in pairs}
+def _config(
+    pairs: Sequence[tuple[Layout, Factors]], experts: Mapping[str, int], base_name: str | None, whole: list[str]
+) -> dict[str, Any]:
+    """Return peft's configuration: c = 1 everywhere, and modules and parameters named in full and nothing else."""
+    paths = {layout.path: len(a) for layout, (a, _) in pairs}
+    ranks = {**paths, **experts}
     common = Counter(ranks.values()).most_common(1)[0][0]
     other = {f"^{re.escape(path)}": rank for path, rank in ranks.items() if rank != common}
     transposed = any(layout.use == "transposed" for layout, _ in pairs)
@@ -213,7 +223,8 @@ def _config(pairs: Sequence[tuple[Layout, Factors]], base_name: str | None, whol
         "alpha_pattern": other,
         "use_rslora": False,
         # a list would also take every module whose path ends in one of its names
-        "target_modules": "|".join(re.escape(path) for path in ranks),
+        "target_modules": "|".join(re.escape(path) for path in paths) or [],
+        "target_parameters": list(experts) or None,
         "modules_to_save": whole or None,
         "fan_in_fan_out": transposed,
         "lora_dropout": 0.0,

@@ -6,6 +6,8 @@
     low-rank  rank, core                     left (float, m r), right (float, r n),
                                              if core: core (float, r)
     new-low-rank  as low-rank                as low-rank
+    stacked   rows, rank, core               left (float, E m r), right (float, E r n),
+                                             if core: core (float, E r)
     rows      count                          index (int64, k), values (float, k n)
     spectral  rank                           shift (float, k)                              probe (float, m), with
                                                                                            parts (float64) or without;
@@ -21,7 +23,8 @@ The signs of a ternary change are identified by the digests of their bit planes,
 they are coded does not count. Everything is checked from the description alone: no tensor is read before its dtype and
 shape are known to be right.
 
-Shape legend: (m, n) the matrix in which a parameter of that shape is seen; r rank; k count.
+Shape legend: (m, n) the matrix in which a parameter of that shape is seen, of a stack that of each of its E slices; r
+rank; k count.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.planes import trusted
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.tensorfile import is_shape
 from dtheta.core.ternary import ternary
 from dtheta.core.ternary_factors import TernaryFactors
@@ -78,6 +82,13 @@ def _low_rank_parts(meta: Meta) -> dict[str, Part]:
     (m, n), r = matrix_shape(meta["shape"]), meta["rank"]
     parts: dict[str, Part] = {"left": (FLOATS, (m, r)), "right": (FLOATS, (r, n))}
     return {**parts, "core": (FLOATS, (r,))} if meta["core"] else parts
+
+
+def _stacked_parts(meta: Meta) -> dict[str, Part]:
+    (e, columns), m, r = matrix_shape(meta["shape"]), meta["rows"], meta["rank"]
+    n = columns // m
+    parts: dict[str, Part] = {"left": (FLOATS, (e, m, r)), "right": (FLOATS, (e, r, n))}
+    return {**parts, "core": (FLOATS, (e, r))} if meta["core"] else parts
 
 
 def _rows_parts(meta: Meta) -> dict[str, Part]:
@@ -128,6 +139,11 @@ KINDS: dict[str, Kind] = {
         {"rank": int, "core": bool},
         _low_rank_parts,
         lambda meta, t: NewLowRank(t["left"], t["right"], t.get("core"), tuple(meta["shape"])),
+    ),
+    "stacked": Kind(
+        {"rows": int, "rank": int, "core": bool},
+        _stacked_parts,
+        lambda meta, t: Stacked(t["left"], t["right"], t.get("core"), tuple(meta["shape"])),
     ),
     "rows": Kind({"count": int}, _rows_parts, lambda meta, t: Rows(t["index"], t["values"], tuple(meta["shape"]))),
     "spectral": Kind(
@@ -294,6 +310,8 @@ def _problem(form: Form) -> str:
             return "its factors are no ternary matrices"
         if (shapes[0][0], shapes[1][1]) != shape or shapes[0][1] != shapes[1][0]:
             return f"factors of {list(shapes[0])} and {list(shapes[1])} do not fit {list(shape)}"
+    if meta["kind"] == "stacked" and (meta["rows"] < 1 or shape[1] % meta["rows"]):
+        return f"slices of a parameter of {list(form.shape)} cannot have {meta['rows']} rows"
     if meta["kind"] == "ternary" and meta["count"] > math.prod(shape):
         return f"{meta['count']} entries of {math.prod(shape)}"
     if meta["kind"] == "spectral" and not 1 <= meta["rank"] <= min(shape):

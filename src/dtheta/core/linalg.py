@@ -122,8 +122,7 @@ def recompress(
     if (rank is not None) + (energy is not None) + (tolerance is not None) != 1:
         raise ConfigError("recompress needs exactly one of rank, energy, tolerance")
     U, S, Vh = lowrank_svd(left, right)
-    squares = S.square()
-    tails = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])  # tails[i] = sum of s_j^2, j >= i
+    tails = _tails(S.square())
     kept = _kept(tails, rank, energy, tolerance)
     total, dropped = float(tails[0]), float(tails[kept])
     tall, wide = balanced_factors(U[:, :kept], S[:kept], Vh[:kept])
@@ -134,6 +133,16 @@ def recompress(
         discarded=dropped / total if total > 0 else 0.0,
         discarded_energy=dropped,
     )
+
+
+def kept_of(squares: Tensor, rank: int | None = None, energy: float | None = None) -> int:
+    """Return how many of the squares (p,), descending, one of the limits of `recompress` keeps."""
+    return _kept(_tails(squares), rank, energy, None)
+
+
+def _tails(squares: Tensor) -> Tensor:
+    """Return what is dropped with i kept (p + 1,): the sum of squares from i on."""
+    return torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
 
 
 def _kept(tails: Tensor, rank: int | None, energy: float | None, tolerance: float | None) -> int:

@@ -35,7 +35,7 @@ _IMMATERIAL = {
 }
 _READ = {
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "modules_to_save"),
-    *("init_lora_weights", "bias", "lora_dropout"),
+    *("init_lora_weights", "bias", "lora_dropout", "target_parameters"),
 }
 _VARIANTS = {
     "use_dora": "DoRA rescales every row of the weight, which is no low-rank displacement; merge it in peft and use "
@@ -43,8 +43,6 @@ _VARIANTS = {
     "lora_bias": "a bias on the factor B moves the layer's bias too; merge it in peft and use dt.extract(base, merged)",
     "trainable_token_indices": "trained token rows come beside the factors; merge it in peft and use "
     "dt.extract(base, merged)",
-    "target_parameters": "factors of bare parameters (experts) have a layout of their own; merge it in peft and use "
-    "dt.extract(base, merged, rank=...)",
     "layer_replication": "the adapter was made for a model with repeated layers, another model than its base",
     "alora_invocation_tokens": "activated LoRA switches on within the text, so it is no displacement of the weights",
     "kasa_config": "KaSA changes the base when it loads, so the factors are relative to another base",
@@ -66,6 +64,7 @@ class PeftConfig:
         alpha_pattern: Likewise alpha.
         targets: Module names, or one regular expression; None where the architecture decides, or where matching the
             expression could take for ever (then the tensors in the file say alone which modules are meant).
+        parameters: Names of bare parameters with factors, such as experts; see ``peft_stacks``.
         modules_to_save: Modules stored in full.
         bias: Which biases trained as well: "none", "all", or those of modules with factors, "lora_only".
         init: How the factors started.
@@ -79,6 +78,7 @@ class PeftConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[str, ...] | str | None = None
+    parameters: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
     bias: str = "none"
     init: Any = True
@@ -136,6 +136,7 @@ def read_config(folder: Path) -> PeftConfig:
         rank_pattern=_patterns(raw, "rank_pattern", _rank, where),
         alpha_pattern=_patterns(raw, "alpha_pattern", _number, where),
         targets=_expression(targets, where) if isinstance(targets, str) else _strings(raw, "target_modules", where),
+        parameters=_strings(raw, "target_parameters", where) or (),
         modules_to_save=_strings(raw, "modules_to_save", where) or (),
         bias=raw.get("bias") or "none",
         init=raw.get("init_lora_weights", True),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from dtheta.core.change import Factors, Shape
 from dtheta.core.peft_config import PeftConfig, read_config
 from dtheta.core.tensorfile import open_tensors
 from dtheta.errors import FormatError
@@ -15,6 +17,7 @@ from dtheta.errors import FormatError
 WEIGHTS = "adapter_model.safetensors"
 BASE = "dtheta.base"
 PREFIX = "base_model.model."
+_FACTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # peft has no LoRA in eight bits
 
 
 @dataclass
@@ -39,6 +42,28 @@ class PeftFolder:
         """Return a tensor and note that it was read."""
         self.seen.add(name)
         return self.tensors.get(name)
+
+
+def read_factors(folder: PeftFolder, names: Sequence[str], shapes: Sequence[Shape], rank: int) -> Factors:
+    """Return lora_A and lora_B under these names, checked against the shapes that the configured rank gives them.
+
+    Raises:
+        FormatError: If one is missing, of another shape or dtype, or not finite.
+    """
+    found = []
+    for name, shape in zip(names, shapes, strict=True):
+        tensor = folder.take(name)
+        if tensor is None:
+            raise FormatError(f"{folder.path / WEIGHTS} lacks the tensor {name!r}")
+        if tuple(tensor.shape) != shape or tensor.dtype not in _FACTOR_DTYPES:
+            raise FormatError(
+                f"{folder.path / WEIGHTS}: {name} is {tuple(tensor.shape)} of {tensor.dtype}; expected {shape} at the "
+                f"configured rank {rank}, in float32, float64, bfloat16 or float16"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise FormatError(f"{folder.path / WEIGHTS}: {name} holds NaN or infinity")
+        found.append(tensor)
+    return found[0], found[1]
 
 
 def open_folder(path: Path) -> PeftFolder:

@@ -20,15 +20,15 @@ from dtheta.core.change import Change, Factors, matrix_shape
 from dtheta.core.delta import Delta
 from dtheta.core.fingerprint import Fingerprint, fingerprint
 from dtheta.core.lowrank import LowRank
-from dtheta.core.peft_folder import BASE, PREFIX, WEIGHTS, PeftFolder, open_folder
+from dtheta.core.peft_folder import BASE, PREFIX, WEIGHTS, PeftFolder, open_folder, read_factors
 from dtheta.core.peft_layers import Layout, layouts, uses
+from dtheta.core.peft_stacks import read_stacks
 from dtheta.core.peft_whole import plain_name, read_biases, read_modules
 from dtheta.core.provenance import Provenance
 from dtheta.core.tensorfile import parse_json
 from dtheta.core.tensors import base_tensors, canonical_names
 from dtheta.errors import FormatError, UnknownParameter, UnsupportedLayer, did_you_mean
 
-_FACTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # peft has no LoRA in eight bits
 _FACTOR = re.compile(r"(?P<stem>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 
@@ -38,7 +38,10 @@ def read_delta(path: Path, model: nn.Module, modules_to_save: bool, pissa_start:
     _check_start(folder, pissa_start)
     _check_base(folder, model, strict)
     stems = list(dict.fromkeys(m["stem"] for name in folder.tensors if (m := _FACTOR.fullmatch(name))))
+    stacks = read_stacks(folder, model)
+    stems = [stem for stem in stems if stem not in stacks]
     changes = _low_rank(folder, model, stems, pissa_start) | read_modules(folder, model, modules_to_save)
+    _add_stacks(changes, stacks)
     changes |= read_biases(folder, model, [plain_name(stem) for stem in stems])
     _check_rest(folder, model)
     if not changes:
@@ -141,6 +144,18 @@ def _change(folder: PeftFolder, name: str, layout: Layout, weight: Tensor, pissa
     return LowRank(torch.cat([left, left0], 1), torch.cat([right, right0]), core, tuple(weight.shape))
 
 
+def _add_stacks(changes: dict[str, Change], stacks: Mapping[str, tuple[str, Change]]) -> None:
+    """Add the changes of target parameters to those of modules.
+
+    Raises:
+        UnsupportedLayer: If a parameter has factors in both ways, or in two places.
+    """
+    for name, change in stacks.values():
+        if name in changes:
+            raise UnsupportedLayer(f"{name}: the folder adapts this parameter in two places; merge it in peft")
+        changes[name] = change
+
+
 def _core(left: Tensor, scale: float) -> Tensor:
     """Return one factor for every column of ``left`` (m, r), (r,) float32."""
     return torch.full((left.shape[1],), scale, dtype=torch.float32)
@@ -158,22 +173,9 @@ def _pissa_start(layout: Layout, weight: Tensor, rank: int) -> Factors:
     return (left, right) if layout.use == "linear" else (right.T.contiguous(), left.T.contiguous())
 
 
-def _factors(folder: PeftFolder, layout: Layout, rank: int) -> tuple[Tensor, Tensor]:
+def _factors(folder: PeftFolder, layout: Layout, rank: int) -> Factors:
     """Return lora_A and lora_B of a module, checked against its shape and the configured rank."""
-    found = []
-    for name, shape in zip(layout.names, layout.shapes(rank), strict=True):
-        tensor = folder.take(name)
-        if tensor is None:
-            raise FormatError(f"{folder.path / WEIGHTS} lacks the tensor {name!r}")
-        if tuple(tensor.shape) != shape or tensor.dtype not in _FACTOR_DTYPES:
-            raise FormatError(
-                f"{folder.path / WEIGHTS}: {name} is {tuple(tensor.shape)} of {tensor.dtype}; expected {shape} at the "
-                f"configured rank {rank}, in float32, float64, bfloat16 or float16"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise FormatError(f"{folder.path / WEIGHTS}: {name} holds NaN or infinity")
-        found.append(tensor)
-    return found[0], found[1]
+    return read_factors(folder, layout.names, layout.shapes(rank), rank)
 
 
 def _check_complete(

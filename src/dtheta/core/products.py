@@ -3,6 +3,7 @@
     <sum_i a_i X_i, sum_j b_j Y_j> = sum_ij a_i b_j <X_i, Y_j>
     <L1 R1, L2 R2>                 = sum((L1^T L2) * (R1 R2^T))          O((m + n) r^2)
     <L R, D>                       = sum((L^T D) * R)                    O(m n r)
+    stacks                         = the sum over slices
     <rows i, Y>                    = sum(values * Y[i])
     <block X at w, Y>              = <X, Y restricted to w>
     <s T, s' T'>                   = s s' (agreeing - conflicting signs)    by counting bits
@@ -27,6 +28,7 @@ from dtheta.core.linalg import lowrank_inner
 from dtheta.core.plane_products import dot
 from dtheta.core.rows import Rows
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.ternary import Ternary
 from dtheta.errors import ShapeMismatch, UnsupportedLayer
 
@@ -69,6 +71,8 @@ def _inner_atoms(a: Change, b: Change) -> float:
         return 0.0 if cut is None else _inner(a.term, cut)
     if isinstance(a, Spectral) and isinstance(b, Spectral) and a.same_basis(b):
         return float(a.shift.double() @ b.shift.double())
+    if isinstance(a, Stacked) and isinstance(b, Stacked) and a.slice_shape == b.slice_shape:
+        return a.inner(b)
     if isinstance(b, Rows) and not (isinstance(a, Rows) and a.index.numel() < b.index.numel()):
         a, b = b, a
     if isinstance(a, Rows):

@@ -19,6 +19,8 @@ from dtheta.core.linalg import recompress as recompress_factors
 from dtheta.core.lowrank import LowRank
 from dtheta.core.new_lowrank import NewLowRank
 from dtheta.core.rows import Rows
+from dtheta.core.stack_factors import factored_stack, recompressed_stack
+from dtheta.core.stacked import Stacked, is_stack, stack_of
 from dtheta.core.svd import full_svd
 
 
@@ -26,7 +28,8 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     """Return the delta with every factored change brought to the rank asked for, as one low-rank change.
 
     Dense changes of matrices are factored too; vectors, rows and dense new vectors stay as they are, and new ones in
-    factored form stay new. The blocks of a fused projection are recompressed one by one, where they do not overlap.
+    factored form stay new. Of experts in one tensor, every one is brought to the rank, one for all. The blocks of a
+    fused projection are recompressed one by one, where they do not overlap.
 
     Args:
         delta: Any delta; spectral changes must be bound.
@@ -43,10 +46,22 @@ def recompress(delta: Delta, rank: int | float) -> Delta:
     changes: dict[str, Change] = {}
     discarded: dict[str, float] = {}
     for name, change in delta.changes.items():
-        changes[name], lost = _recompressed(change, rank)
+        changes[name], lost = _recompressed_stack(name, change, rank) or _recompressed(change, rank)
         whole = change.norm() ** 2
         discarded[name] = lost / whole if whole > 0 else 0.0
     return Delta(changes, delta.base, derived("recompress", [delta], rank=rank, discarded=discarded))
+
+
+def _recompressed_stack(name: str, change: Change, rank: int | float) -> tuple[Change, float] | None:
+    """Recompress a change of a parameter of slices, also one without factors; None for any other."""
+    if _is_zero(change):
+        return None
+    if (stack := stack_of(change)) is not None:
+        return recompressed_stack(stack, rank)
+    if not is_stack(name, change.shape):
+        return None
+    dense = isinstance(change, Dense | Sum | Scaled) and not change.is_new and change.rank is None
+    return factored_stack(change.dense(), rank) if dense else None
 
 
 def _recompressed(change: Change, rank: int | float) -> tuple[Change, float]:
@@ -75,7 +90,7 @@ def _limit(rank: int | float) -> dict[str, Any]:
 def _is_zero(change: Change) -> bool:
     """Tell whether a change is zero by its form: made of products of rank 0 and of no rows."""
     return all(
-        isinstance(leaf, LowRank | Rows) and any(0 in tensor.shape for tensor in leaf.tensors().values())
+        isinstance(leaf, LowRank | Rows | Stacked) and any(0 in tensor.shape for tensor in leaf.tensors().values())
         for leaf in change.leaves()
     )
 

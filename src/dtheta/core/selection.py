@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dtheta.core.change import matrix_shape
 from dtheta.core.overlap import refuse_overlap
+from dtheta.core.stacked import is_stack
 from dtheta.core.tensors import Owner, shared
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 
@@ -78,6 +79,21 @@ class Site:
         return (width, columns) if self.window.axis == 0 else (rows, width)
 
     @property
+    def stacked(self) -> bool:
+        """Whether it is a parameter (E, m, n) that is multiplied slice by slice, such as the experts of a layer."""
+        return self.kind == "bare" and is_stack(self.name, self.tensor.shape)
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """Rows and columns of what is multiplied at once: of each slice, or of the matrix at this site."""
+        return (self.tensor.shape[1], self.tensor.shape[2]) if self.stacked else self.shape
+
+    @property
+    def input_first(self) -> bool:
+        """Whether inputs meet the first side of a matrix at this site: where a layer computes x W."""
+        return self.kind == "transposed" or (self.stacked and getattr(self.owners[0].module, "is_transposed", False))
+
+    @property
     def is_matrix(self) -> bool:
         """Whether the parameter is a matrix or more, as a method of factors needs."""
         return self.tensor.ndim >= 2
@@ -94,6 +110,12 @@ class Site:
         plain = self.kind in ("linear", "transposed") and window_is_output
         plain = plain or (self.kind == "embedding" and self.window is None)
         return plain and not (self.tied or self.bypassed) and adds_up(self.owners[0].module)
+
+    def slices(self) -> dict[str, Tensor]:
+        """Return what is multiplied at once as detached matrices, by name: every slice, or the one of this site."""
+        if not self.stacked:
+            return {self.key: self.matrix()}
+        return {f"{self.key}[{e}]": part for e, part in enumerate(self.tensor.detach())}
 
     def matrix(self) -> Tensor:
         """Return the base weight at this site as a detached (m, n) matrix; a view where the layout allows."""

@@ -90,9 +90,9 @@ class TruncatedSVD:
 
 
 def balanced_factors(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Return U diag(sqrt(S)) (m, r) and diag(sqrt(S)) Vh (r, n): factors of one size of U diag(S) Vh."""
+    """Return U diag(sqrt(S)) (..., m, r) and diag(sqrt(S)) Vh (..., r, n): factors of one size of U diag(S) Vh."""
     root = S.sqrt()
-    return U * root, root[:, None] * Vh
+    return U * root.unsqueeze(-2), root.unsqueeze(-1) * Vh
 
 
 def truncated_svd(

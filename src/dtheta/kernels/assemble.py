@@ -243,6 +243,9 @@ def _seen(target: Target, tangent: Tangent) -> tuple[Tensor, Tensor]:
 
     A matrix of derivatives G (m, n) without structure is sum_j G e_j e_j^T, a layer with n unit vectors as its inputs.
     """
+    if target.term.by_entries:
+        values = tangent.values()
+        return values.new_empty(len(values), 1, 0), values.unsqueeze(2)
     if isinstance(tangent, Outer):
         return tangent.inputs, tangent.gradients
     if isinstance(tangent, Rows):

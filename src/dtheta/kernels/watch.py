@@ -212,6 +212,8 @@ class Watch(TorchFunctionMode):
     @staticmethod
     def _moves(func: Any, args: Any, kwargs: Any, result: Tensor, tensor: Tensor) -> bool:
         """Tell whether a sum has the tensor's own entries, moved by constants."""
+        if name_of(func) == "baddbmm":  # of experts, by which the displacement is no tensor of its own
+            return bool(args) and args[0] is tensor and tensor.shape == result.shape and kwargs.get("beta", 1) == 1
         form = form_of(func, args, kwargs, result, tensor) if name_of(func) in ("add", "sub") else None
         return isinstance(form, Scaled) and (form.shape, form.sign) == (tuple(result.shape), 1.0)
 

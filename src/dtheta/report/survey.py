@@ -104,7 +104,7 @@ def survey_of(
 def summary(name: str, delta: Delta, file_bytes: int) -> DeltaSummary:
     """One delta in plain numbers and words."""
     changes = tuple(
-        ChangeSummary(parameter, change.kind, tuple(change.shape), change.rank, change.norm(), change.nbytes)
+        ChangeSummary(parameter, change.kind, tuple(change.shape), change.shown_rank, change.norm(), change.nbytes)
         for parameter, change in delta.changes.items()
     )
     made = delta.provenance

@@ -10,6 +10,7 @@ from dtheta.core.change import Dense
 from dtheta.core.combination import scale as times
 from dtheta.core.delta import Delta
 from dtheta.core.lowrank import LowRank
+from dtheta.core.rows import Rows
 from dtheta.core.ternary import Ternary
 from dtheta.core.ternary_factors import TernaryFactors
 from dtheta.errors import NonFinite
@@ -108,3 +109,10 @@ def test_squares_that_are_too_large_are_refused() -> None:
     huge = Delta({"w": Dense(torch.full((4,), 1e200, dtype=torch.float64))})
     with pytest.raises(NonFinite, match="least-squares"):
         compress(huge, 0.5, "least-squares")
+
+
+@pytest.mark.parametrize("rule", ["mean-abs", "alpha-sigma", "least-squares"])
+@pytest.mark.parametrize("per", ["delta", "tensor", "row"])
+def test_a_delta_of_no_rows_has_no_scale(rule, per) -> None:
+    delta = Delta({"w": Rows(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6), (4, 6))})
+    assert compress(delta, 0.1, rule, per=per) == delta

@@ -125,6 +125,12 @@ def test_experts_that_files_store_one_by_one_are_told() -> None:
     with pytest.raises(BaseMismatch) as error:
         fingerprint(stored).check({"l.mlp.experts.0.w1.weight": torch.zeros(2, 3)})
     assert "did you mean" in str(error.value) and "in one tensor" not in str(error.value)
+    stacked = fingerprint({"l.mlp.experts.gate_up_proj": torch.zeros(2, 2, 3)})
+    with pytest.raises(BaseMismatch, match=r"dt\.merge\(model, dt\.load\(DELTA\)\)\.save_pretrained\(NEW\)") as error:
+        stacked.check(stored)
+    assert "did you mean" not in str(error.value)
+    with pytest.raises(BaseMismatch, match="did you mean"):
+        stacked.check({"l.mlp.experts.down_proj": torch.zeros(2, 2, 3)})
 
 
 def test_names_do_not_depend_on_wrappers(tiny_mlp: nn.Module) -> None:
