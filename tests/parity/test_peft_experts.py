@@ -96,6 +96,73 @@ def test_experts_need_the_model_to_be_written(tmp_path: Path) -> None:
         to_peft(delta, tmp_path / "a")
 
 
+class Mixture(nn.Module):
+    """A linear layer and a bias in the module that holds the experts."""
+
+    is_transposed = False
+
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(count, 5, 6, generator=generator(0, "up")))
+        self.down = nn.Parameter(torch.randn(count, 6, 5, generator=generator(0, "down")))
+        self.bias = nn.Parameter(torch.zeros(6))
+        self.gate = nn.Linear(6, 6)
+        with torch.no_grad():
+            for i, p in enumerate(self.gate.parameters()):
+                p.copy_(torch.randn(p.shape, generator=generator(0, "gate", i)))
+
+    def forward(self, x_BI: torch.Tensor) -> torch.Tensor:
+        every = torch.einsum("eoi,bi->ebo", self.up, self.gate(x_BI)).tanh()
+        return torch.einsum("eio,ebo->bi", self.down, every) + self.bias
+
+
+class Net(nn.Module):
+    def __init__(self, *mixtures: Mixture) -> None:
+        super().__init__()
+        self.mixtures = nn.ModuleList(mixtures)
+
+    def forward(self, x_BI: torch.Tensor) -> torch.Tensor:
+        for mixture in self.mixtures:
+            x_BI = mixture(x_BI)
+        return x_BI
+
+
+INPUT = (torch.randn(4, 6, generator=generator(0, "input")),)
+
+
+def test_a_bias_beside_experts_and_a_model_that_is_still_attached(tmp_path: Path) -> None:
+    model = Net(Mixture())
+    adapter = attach(model, LoRA(rank=2), select="*.down|*.up", also="*.0.bias")
+    with torch.no_grad():
+        for i, p in enumerate(adapter.trainable().values()):
+            p.add_(torch.randn(p.shape, generator=generator(0, "moved", i)), alpha=0.1)
+    delta, expected = adapter.delta(), outputs(model, INPUT)
+    folder = to_peft(delta, tmp_path / "a", model=model)
+    read = from_peft(folder, model)
+    adapter.detach()
+    assert read.changes.keys() == delta.changes.keys() and (read - delta).norm() < 1e-6
+    theirs = peft.PeftModel.from_pretrained(Net(Mixture()), str(folder)).eval()
+    torch.testing.assert_close(outputs(theirs, INPUT), expected, rtol=0, atol=1e-5)
+
+
+def test_what_peft_cannot_wrap_is_refused(tmp_path: Path) -> None:
+    def refused(model: nn.Module, select: str, match: str) -> None:
+        adapter = attach(model, LoRA(rank=2), select=select)
+        delta = adapter.delta()
+        adapter.detach()
+        with pytest.raises(UnsupportedLayer, match=match):
+            to_peft(delta, tmp_path / "a", model=model)
+
+    refused(Mixture(), "up", "up: peft wraps the module that holds a parameter, and here that is the model itself")
+    refused(Net(Mixture()), "*.up|*.gate", r"0\.up: peft wraps the module 'mixtures\.0' .* 'mixtures\.0\.gate'")
+    tied = Net(Mixture(), Mixture())
+    tied.mixtures[1].up = tied.mixtures[0].up
+    refused(tied, "*.0.up", "several modules share this parameter")
+    single = Mixture(1)
+    single.is_transposed = True
+    refused(Net(single), "*.up", r"peft takes a single expert as stored \(out, in\)")
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = made("qwen")
     folder = saved(trained_in_peft(model, r=2, target_modules=[], target_parameters=BOTH), tmp_path)

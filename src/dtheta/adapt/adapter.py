@@ -33,6 +33,7 @@ from dtheta.core.peft_layers import uses
 from dtheta.core.provenance import Provenance
 from dtheta.core.selection import Site
 from dtheta.core.spectral import Spectral
+from dtheta.core.stacked import Stacked
 from dtheta.core.tensors import base_tensors
 from dtheta.errors import ConfigError, DthetaWarning, ShapeMismatch, UnknownParameter, did_you_mean
 
@@ -267,6 +268,8 @@ def _placed(change: Change, site: Site) -> Change:
         return Spectral(change.shift, shape, change.left, change.right, change.probe)
     if isinstance(change, LowRank):
         return LowRank(change.left, change.right, change.core, shape)
+    if isinstance(change, Stacked):
+        return Stacked(change.left, change.right, change.core, shape)
     if isinstance(change, Dense):
         return Dense(change.values.reshape(shape))
     return change

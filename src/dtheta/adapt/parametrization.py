@@ -48,7 +48,7 @@ class AdditiveParametrization(nn.Module):
     def _sum(self, weight: Tensor, active: Sequence[tuple[Source, float]]) -> Tensor:
         """Return weight plus terms, added in the wider of their dtypes and rounded once."""
         source, w = active[0]
-        if len(active) == 1 and isinstance(source.term, StackedTerm):
+        if len(active) == 1 and isinstance(source.term, StackedTerm) and source.term.shape == weight.shape:
             return source.term.added(weight, w)
         moved = [self._placed(source, w, matrix_shape(weight.shape)) for source, w in active]
         total = moved[0]

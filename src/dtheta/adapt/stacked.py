@@ -30,6 +30,11 @@ class StackedTerm(FactoredTerm):
     transposed = Term.transposed
     rows = Term.rows
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """E, m and n."""
+        return len(self.left), self.left.shape[1], self.right.shape[2]
+
     def triple(self) -> None:
         """Return None: no layer has this term behind it."""
 

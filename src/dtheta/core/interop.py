@@ -34,7 +34,7 @@ from dtheta.core.peft_config import CONFIG
 from dtheta.core.peft_folder import BASE, WEIGHTS
 from dtheta.core.peft_layers import Layout, Uses, layouts, uses, why_not_used
 from dtheta.core.peft_reader import read_delta
-from dtheta.core.peft_stacks import packed_stacks
+from dtheta.core.peft_stacks import Wrapped, packed_stacks
 from dtheta.core.peft_whole import inside, is_bias, saved_biases, saved_modules
 from dtheta.core.stacked import stack_of
 from dtheta.core.tensorfile import data_of, write_tensors
@@ -84,6 +84,7 @@ def to_peft(
     products = {name: change for name, change in rest.items() if name not in biases and name not in stacks}
     pairs = [pair for name, change in products.items() for pair in _pairs(name, change, recorded)]
     experts = packed_stacks(stacks, model)
+    _check_beside([place for place, _ in experts], [layout for layout, _ in pairs], modules_to_save)
     if not pairs and not experts:
         full = ", ".join([*biases, *modules_to_save]) or "nothing"
         raise ConfigError(
@@ -96,7 +97,8 @@ def to_peft(
             f"two changes of this delta are recorded for the module {twice!r}; pass the base, model=model"
         )
     modules = [*pairs, *_companions(pairs)]
-    saved |= saved_biases(delta, biases, [layout.path for layout, _ in modules], modules_to_save, model)
+    wrapped = [*(layout.path for layout, _ in modules), *(place.path for place, _ in experts)]
+    saved |= saved_biases(delta, biases, wrapped, modules_to_save, model)
     stored = [*((layout.names, factors) for layout, factors in modules), *((e.names, pair) for e, pair in experts)]
     tensors = saved | {name: t for names, factors in stored for name, t in _named_factors(names, factors, dtype)}
     ranks = {name: stack.slice_rank for name, stack in stacks.items()}
@@ -198,6 +200,26 @@ def _companions(pairs: Sequence[tuple[Layout, Factors]]) -> list[tuple[Layout, F
             a_shape, b_shape = companion.shapes(len(a))
             found.append((companion, (a.new_zeros(a_shape), a.new_zeros(b_shape))))
     return found
+
+
+def _check_beside(experts: Sequence[Wrapped], layers: Sequence[Layout], whole: Sequence[str]) -> None:
+    """Raise where peft cannot load what stands beside experts, or would look for it under other names.
+
+    Raises:
+        UnsupportedLayer: For layers in the module that holds experts, and for GPT-2's.
+    """
+    for place in experts:
+        others = [*(layout.path for layout in layers), *whole, *(p.path for p in experts if p.path != place.path)]
+        if inner := next((path for path in others if f"{path}.".startswith(f"{place.path}.")), None):
+            raise UnsupportedLayer(
+                f"{place.name}: peft wraps the module {place.path!r} that holds this parameter, and cannot adapt or "
+                f"save {inner!r} inside of it as well; write them apart, with delta.restrict(...)"
+            )
+    if experts and (layer := next((layout.path for layout in layers if layout.use == "transposed"), None)):
+        raise UnsupportedLayer(
+            f"{experts[0].name}: peft has no factors of such a parameter beside those of a layer that is stored as "
+            f"(in, out), here {layer!r}; write them apart, with delta.restrict(...)"
+        )
 
 
 def _named_factors(names: Sequence[str], factors: Factors, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:

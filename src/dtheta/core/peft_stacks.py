@@ -19,8 +19,9 @@ Shape legend: E slices, m rows and n columns of each; r rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,9 @@ from torch import Tensor, nn
 from dtheta.core.change import Change, Factors, Shape
 from dtheta.core.lowrank import LowRank
 from dtheta.core.peft_folder import PREFIX, PeftFolder, read_factors
+from dtheta.core.peft_whole import plain_name
 from dtheta.core.stacked import Stacked
-from dtheta.core.tensors import canonical_names
+from dtheta.core.tensors import Owner, aliases, is_term, owners
 from dtheta.errors import ConfigError, UnknownParameter, UnsupportedLayer, did_you_mean
 
 
@@ -53,6 +55,11 @@ class Wrapped:
     def names(self) -> tuple[str, str]:
         """Names of the two factors in peft's file."""
         return f"{self.stem}.lora_A.weight", f"{self.stem}.lora_B.weight"
+
+    @property
+    def path(self) -> str:
+        """Of the module that holds the parameter."""
+        return plain_name(self.stem)
 
     @property
     def slices(self) -> int:
@@ -87,26 +94,58 @@ def wrapped(model: nn.Module, targets: Sequence[str]) -> list[Wrapped]:
 
     Raises:
         UnknownParameter: If a target is the name of none.
-        UnsupportedLayer: If one is neither a matrix nor a stack of matrices.
+        UnsupportedLayer: If peft cannot wrap one, or it is neither a matrix nor a stack of matrices.
     """
-    canonical, found, named = canonical_names(model), list[Wrapped](), set[str]()
-    for path, module in model.named_modules():
-        own = {f"{path}.{name}": tensor for name, tensor in module.named_parameters(recurse=False)}
-        taken = [key for key in own if any(_names(target, key) for target in targets)]
-        named |= {target for target in targets if any(_names(target, key) for key in taken)}
-        for depth, key in enumerate(reversed(taken)):
-            shape = tuple(own[key].shape)
-            if len(shape) not in (2, 3):
-                raise UnsupportedLayer(
-                    f"{key}: peft has no LoRA of a parameter of shape {shape}; expected 2 or 3 sides"
-                )
-            first = len(shape) == 3 and bool(getattr(module, "is_transposed", False))
-            found.append(Wrapped(canonical[key], f"{PREFIX}{path}{'.base_layer' * depth}", shape, first))
+    shared = {owner.name: (name, held) for name, held in aliases(model).items() for owner in held}
+    found, named = list[Wrapped](), set[str]()
+    for own in _own(model):
+        taken = [(o, tensor) for o, tensor in own if any(_names(target, o.name) for target in targets)]
+        named |= {target for target in targets if any(_names(target, owner.name) for owner, _ in taken)}
+        for depth, (owner, tensor) in enumerate(reversed(taken)):
+            name, held = shared[owner.name]
+            shape = tuple(tensor.shape)
+            first = len(shape) == 3 and bool(getattr(owner.module, "is_transposed", False))
+            if why := _why_not_wrapped(owner, held, shape, first):
+                raise UnsupportedLayer(f"{owner.name}: {why}; leave it out, or merge it")
+            found.append(Wrapped(name, f"{PREFIX}{owner.path}{'.base_layer' * depth}", shape, first))
     for target in targets:
         if target not in named:
-            near = did_you_mean(target, canonical)
+            near = did_you_mean(target, shared)
             raise UnknownParameter(f"the folder adapts a parameter {target!r}, which this model does not have{near}")
     return found
+
+
+def _own(model: nn.Module) -> Iterable[list[tuple[Owner, Tensor]]]:
+    """Return the parameters that each module holds itself, under its first path and in its own order."""
+    found: dict[int, list[tuple[Owner, Tensor]]] = {}
+    for owner, tensor in owners(model, buffers=False):
+        held = found.setdefault(id(owner.module), [])
+        if isinstance(tensor, nn.Parameter) and (not held or held[0][0].path == owner.path):
+            held.append((owner, tensor))
+    for held in found.values():
+        place = {name: i for i, name in enumerate(_order(held[0][0].module))} if held else {}
+        held.sort(key=lambda item, place=place: place.get(item[0].attribute, len(place)))
+    return found.values()
+
+
+def _order(module: nn.Module) -> list[str]:
+    """Return the names of a module's parameters as it had them before an adapter of ours was put on some."""
+    entries: Any = module._modules.get("parametrizations") or {}
+    before = next((p.order for entry in entries.values() for p in entry if is_term(p)), [])
+    return list(dict.fromkeys([*before, *module._parameters, *entries]))
+
+
+def _why_not_wrapped(owner: Owner, held: Sequence[Owner], shape: Shape, input_first: bool) -> str:
+    """Return why peft has no factors of a parameter, or not those that its shape says; else an empty string."""
+    if len(shape) not in (2, 3):
+        return f"peft has no LoRA of a parameter of shape {shape}; expected 2 or 3 sides"
+    if not owner.path:
+        return "peft wraps the module that holds a parameter, and here that is the model itself"
+    if len({id(other.module) for other in held}) > 1:
+        return "several modules share this parameter, and peft would move it in one of them alone"
+    if input_first and shape[0] == 1:
+        return "peft takes a single expert as stored (out, in), whatever its module's is_transposed says"
+    return ""
 
 
 def _names(target: str, key: str) -> bool:

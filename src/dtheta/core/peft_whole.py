@@ -119,7 +119,7 @@ def saved_biases(
     Args:
         delta: What is written.
         moved: Names of the biases that it moves.
-        adapted: Paths of the modules that have factors.
+        adapted: Paths of the modules that have factors, once for each pair of them.
         modules: Those that are stored in full by themselves.
         model: The base.
 
@@ -148,13 +148,13 @@ def inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def plain_name(stored: str) -> str:
-    """Return the model's own name of what peft keeps in the modules that it wraps, one in another for attention."""
-    return stored.removeprefix(PREFIX).replace(".base_layer.", ".")
+    """Return the model's own name of what peft keeps in the modules that it wraps, some of them several times."""
+    return re.sub(r"(\.base_layer)+(?=\.|$)", "", stored.removeprefix(PREFIX))
 
 
 def _stored_name(name: str, adapted: Collection[str]) -> str:
-    """Return what peft calls a parameter, given the paths of the modules that it wraps."""
-    for path in sorted({plain_name(path) for path in adapted}, key=len, reverse=True):
+    """Return what peft calls a parameter, given the paths of the modules that it wraps, each as often as it does."""
+    for path in sorted((plain_name(path) for path in adapted), key=len, reverse=True):
         if name.startswith(f"{path}."):
             name = f"{path}.base_layer{name.removeprefix(path)}"
     return f"{PREFIX}{name}"

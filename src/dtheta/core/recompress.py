@@ -58,7 +58,7 @@ def _recompressed_stack(name: str, change: Change, rank: int | float) -> tuple[C
         return None
     if (stack := stack_of(change)) is not None:
         return recompressed_stack(stack, rank)
-    if not is_stack(name, change.shape):
+    if not is_stack(name, change.shape) or not change.shape[0] or min(change.shape[1:]) < 2:
         return None
     dense = isinstance(change, Dense | Sum | Scaled) and not change.is_new and change.rank is None
     return factored_stack(change.dense(), rank) if dense else None

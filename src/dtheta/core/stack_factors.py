@@ -10,13 +10,15 @@ Shape legend: E slices, m rows and n columns of each; p triplets, r rank kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from dtheta.core.change import frobenius
 from dtheta.core.linalg import kept_of, lowrank_svd
 from dtheta.core.stacked import Stacked
-from dtheta.core.svd import balanced_factors, full_svd
+from dtheta.core.svd import balanced_factors, full_svd, truncated_svd
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 
@@ -28,13 +30,23 @@ def recompressed_stack(stack: Stacked, rank: int | float) -> tuple[Stacked, floa
         stack: In factors, which are never multiplied out.
         rank: Of every slice; or, as a float in (0, 1), the share of the energy that all slices keep together.
     """
-    return _cut([lowrank_svd(*pair) for pair in stack.slices()], rank, stack.dtype)
+    found, lost = _cut([lowrank_svd(*pair) for pair in stack.slices()], rank, stack.dtype)
+    return replace(found, full_shape=stack.full_shape), lost
 
 
 def factored_stack(values_Emn: Tensor, rank: int | float) -> tuple[Stacked, float]:
-    """Return the best stack of a rank, and the energy it lost; arguments as of `recompressed_stack`."""
-    found = [full_svd(part) for part in values_Emn]
-    return _cut([(svd.U, svd.S, svd.Vh) for svd in found], rank, found[0].U.dtype)
+    """Return the best stack of a rank, and the energy it lost; arguments as of `recompressed_stack`.
+
+    The triplets of a rank that is given are those of `truncated_svd`, so the time is that of few, not of all.
+    """
+    if not isinstance(rank, int):
+        found = [full_svd(part) for part in values_Emn]
+        return _cut([(svd.U, svd.S, svd.Vh) for svd in found], rank, found[0].U.dtype)
+    most = min(rank, *values_Emn.shape[1:])
+    leading = [truncated_svd(part, most) for part in values_Emn]
+    left, right = (torch.stack(both) for both in zip(*(svd.balanced() for svd in leading), strict=True))
+    lost = sum(svd.residual**2 * frobenius(part) ** 2 for svd, part in zip(leading, values_Emn, strict=True))
+    return Stacked(left, right), lost
 
 
 def _cut(parts: Sequence[Triplets], rank: int | float, dtype: torch.dtype) -> tuple[Stacked, float]:

@@ -14,6 +14,7 @@ Shape legend: E slices, m rows and n columns of a slice; r rank of each; k slice
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +26,9 @@ from dtheta.core.change import Change, Factors, Shape, as_vector, matrix_shape, 
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.linalg import lowrank_inner, lowrank_norm
 from dtheta.errors import ShapeMismatch
+
+# a layer's weight, or what torch's weight norm, spectral norm and pruning, in their older and newer form, make of it
+_WEIGHT = re.compile(r"(^|\.)(weight|weight_[gv]|weight_orig|parametrizations\.weight\.[^.]+)$")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,10 +123,14 @@ class Stacked(Change):
 
     def norm(self) -> float:
         """Return the Frobenius norm, from the factors of each slice."""
+        if not self.slice_rank:  # a file may claim any number of slices of rank 0
+            return 0.0
         return math.hypot(*(lowrank_norm(*pair) for pair in self.slices()))
 
     def inner(self, other: Stacked) -> float:
         """Return the inner product with a stack of slices of the same shape, from the factors of both."""
+        if not (self.slice_rank and other.slice_rank):
+            return 0.0
         return math.fsum(lowrank_inner(*a, *b) for a, b in zip(self.slices(), other.slices(), strict=True))
 
     def meta(self) -> dict[str, Any]:
@@ -144,10 +152,10 @@ class Stacked(Change):
 def is_stack(name: str, shape: Sequence[int]) -> bool:
     """Tell whether a parameter is a stack of matrices, as far as its name and shape say.
 
-    Convolutions have three dimensions too, and call theirs ``weight``, as layers do; experts, tables of positions and
-    other bare parameters have names of their own.
+    Convolutions have three dimensions too, and call theirs ``weight``, as layers do, also where a parametrization such
+    as weight norm splits it in parts; experts, tables of positions and other bare parameters have names of their own.
     """
-    return len(shape) == 3 and name.rpartition(".")[2] != "weight"
+    return len(shape) == 3 and _WEIGHT.search(name) is None
 
 
 def stack_of(change: Change) -> Stacked | None:

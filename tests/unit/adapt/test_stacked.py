@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import dtheta as dt
 from dtheta.adapt.sorsa import orthonormality, orthonormality_gradient
 from dtheta.adapt.stacked import StackedTerm
+from dtheta.core.block import Block
+from dtheta.core.change import Change
 from dtheta.core.seeds import generator, normal
 from dtheta.core.stacked import Stacked
 from dtheta.errors import ConfigError, UnsupportedLayer
@@ -159,6 +161,26 @@ def test_a_sum_trains_on_in_factors_and_an_idle_adapter_is_noticed() -> None:
     torch.testing.assert_close(term.matrix().detach().view(3, 5, 6), (0.5 * a + b)["experts.up"].dense())
     adapter.detach()
     assert dt.attach(model, dt.PiSSA(rank=1), select="experts.up").term("experts.up").is_zero()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("experts.up", Stacked(torch.ones(3, 10, 2), torch.ones(3, 2, 3), None, (3, 5, 6))),
+        ("experts.up", Block(Stacked(torch.ones(2, 5, 1), torch.ones(2, 1, 6), None, (2, 30)), 0, 1, (3, 5, 6))),
+        ("head.weight", Stacked(torch.ones(2, 3, 1), torch.ones(2, 1, 2), None, (2, 6))),
+    ],
+    ids=["other slices", "some of the slices", "rows of a matrix"],
+)
+def test_slices_that_are_not_those_of_the_parameter_are_attached_as_well(name: str, change: Change) -> None:
+    model, delta = Model(), dt.Delta({name: change})
+    with dt.applied(model, delta, strict=False):
+        expected = model(X)
+    adapter = dt.attach(model, delta, strict=False)
+    torch.testing.assert_close(model(X), expected)
+    again = adapter.delta()
+    adapter.detach()
+    assert tuple(again[name].shape) == tuple(change.shape) and torch.equal(again[name].dense(), change.dense())
 
 
 def test_ranks_are_those_of_a_slice_and_what_cannot_be_is_refused() -> None:

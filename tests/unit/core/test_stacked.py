@@ -181,3 +181,19 @@ def test_what_takes_entries_takes_them_and_factors_are_not_compressed() -> None:
 def test_names_tell_stacks_from_convolutions() -> None:
     assert is_stack("layers.0.experts.gate_up_proj", (4, 8, 6)) and is_stack("pos_embed", (1, 4, 4))
     assert not is_stack("conv.weight", (4, 8, 3)) and not is_stack("experts.up", (4, 8))
+    for split in ("conv.weight_v", "conv.weight_orig", "conv.parametrizations.weight.original1"):
+        assert not is_stack(split, (4, 8, 3))  # of a convolution with weight norm
+    assert is_stack("experts.weights", (4, 8, 6)) and is_stack("experts.up_weight", (4, 8, 6))
+
+
+def test_slices_without_columns_are_not_gone_through() -> None:
+    none = Stacked(torch.zeros(1 << 40, M, 0), torch.zeros(1 << 40, 0, N))  # as a file of a few bytes may say
+    assert none.norm() == 0.0 and inner(none, none) == 0.0
+
+
+def test_recompression_keeps_the_shape_and_what_has_no_rank() -> None:
+    flat = Stacked(normal(E, M, R), normal(E, R, N), None, (E, M * N))
+    assert tuple(recompress(Delta({"head.weight": flat}), 1)["head.weight"].shape) == (E, M * N)
+    for shape in ((0, M, N), (E, 0, N), (1, 1, N)):
+        kept = Dense(torch.ones(shape))
+        assert recompress(Delta({"embed.cls_token": kept}), 1)["embed.cls_token"] is kept
