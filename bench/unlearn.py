@@ -11,7 +11,8 @@ its oracle.
                         ablation erases the traces and is harder to undo
     ours (Repair)       goal: target at most 10 %, unrelated at least 95 % of the original, recovery under 30 %
 
-Every run is kept in a file; intervals are 95 % t intervals over concepts and seeds.
+Every run is kept in a file; intervals are 95 % t intervals over concepts, of each concept's mean over its seeds: seeds
+of one concept draw other questions of the same facts, and are no further evidence of what other concepts do.
 
     python bench/unlearn.py [--json] [--concepts 20] [--seeds 3] [--methods ...] [--runs unlearn_runs.jsonl]
 """
@@ -22,6 +23,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -173,10 +175,14 @@ def measure(arguments: argparse.Namespace) -> Iterable[Row]:
 def rows(method: str, runs: Sequence[dict[str, Any]]) -> Iterable[Row]:
     """Yield the rows of a method."""
     for number in NUMBERS:
-        values = [run[number] for run in runs if run[number] is not None]
+        of: dict[str, list[float]] = {}
+        for run in runs:
+            if run[number] is not None:
+                of.setdefault(run["concept"], []).append(run[number])
+        values = [fmean(seeds) for seeds in of.values()]
         if values:
             interval = mean_interval(values) if len(values) > 1 else Interval(values[0], values[0], values[0])
-            note = f"[{interval.low:.3f}, {interval.high:.3f}] of {len(values)} runs"
+            note = f"[{interval.low:.3f}, {interval.high:.3f}] of {len(values)} concepts"
             yield compare(f"{method}: {number}", interval.estimate, None, "share", note=note)
 
 
