@@ -77,6 +77,22 @@ def as_vector(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32 if tensor.is_floating_point() else torch.float64)
 
 
+def settle_factors(change: Any) -> None:
+    """Widen ``left``, ``right`` and ``core`` of a frozen change by ``as_vector``, and make ``full_shape`` a tuple."""
+    for name in ("left", "right", "core"):
+        if (factor := getattr(change, name)) is not None:
+            object.__setattr__(change, name, as_vector(factor))
+    if change.full_shape is not None:
+        object.__setattr__(change, "full_shape", tuple(change.full_shape))
+
+
+def shapes_text(change: Any) -> str:
+    """Return the shapes of a change's factors and parameter in words, for an error."""
+    core = None if change.core is None else tuple(change.core.shape)
+    whole = f", parameter {change.full_shape}" if change.full_shape is not None else ""
+    return f"left {tuple(change.left.shape)}, core {core}, right {tuple(change.right.shape)}{whole}"
+
+
 class Change(ABC):
     """Displacement of one parameter: a vector with ``+ - *``, ``inner`` (see products.py) and ``norm``.
 

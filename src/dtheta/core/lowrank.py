@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Change, Factors, Shape, as_vector, matrix_shape
+from dtheta.core.change import Change, Factors, Shape, matrix_shape, settle_factors, shapes_text
 from dtheta.errors import ShapeMismatch
 
 
@@ -32,18 +32,11 @@ class LowRank(Change):
     kind: ClassVar[str] = "low-rank"
 
     def __post_init__(self) -> None:
-        for name in ("left", "right", "core"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, as_vector(getattr(self, name)))
-        if self.full_shape is not None:
-            object.__setattr__(self, "full_shape", tuple(self.full_shape))
+        settle_factors(self)
         if not self._fits():
-            core = None if self.core is None else tuple(self.core.shape)
-            whole = f", parameter {self.full_shape}" if self.full_shape is not None else ""
             raise ShapeMismatch(
-                f"low-rank factors do not fit: left {tuple(self.left.shape)}, core {core}, right "
-                f"{tuple(self.right.shape)}{whole}; expected (m, r), (r,), (r, n) with m rows and n elements a row "
-                "in the parameter"
+                f"low-rank factors do not fit: {shapes_text(self)}; expected (m, r), (r,), (r, n) with m rows and n "
+                "elements a row in the parameter"
             )
 
     def _fits(self) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dtheta.core.change import Change, Factors, Shape, as_vector, matrix_shape, slabs
+from dtheta.core.change import Change, Factors, Shape, matrix_shape, settle_factors, shapes_text, slabs
 from dtheta.core.combination import Scaled, Sum
 from dtheta.core.linalg import lowrank_inner, lowrank_norm
 from dtheta.errors import ShapeMismatch
@@ -46,18 +46,11 @@ class Stacked(Change):
     kind: ClassVar[str] = "stacked"
 
     def __post_init__(self) -> None:
-        for name in ("left", "right", "core"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, as_vector(getattr(self, name)))
-        if self.full_shape is not None:
-            object.__setattr__(self, "full_shape", tuple(self.full_shape))
+        settle_factors(self)
         if not self._fits():
-            core = None if self.core is None else tuple(self.core.shape)
-            whole = f", parameter {self.full_shape}" if self.full_shape is not None else ""
             raise ShapeMismatch(
-                f"stacked factors do not fit: left {tuple(self.left.shape)}, core {core}, right "
-                f"{tuple(self.right.shape)}{whole}; expected (E, m, r), (E, r), (E, r, n) with m n elements in a slice "
-                "of the parameter"
+                f"stacked factors do not fit: {shapes_text(self)}; expected (E, m, r), (E, r), (E, r, n) with m n "
+                "elements in a slice of the parameter"
             )
 
     def _fits(self) -> bool:
