@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,15 +121,8 @@ def stepping(repeat: int) -> Iterator[Row]:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     for rank in (16, 64):
         theirs = in_peft(copy.deepcopy(base), rank, True)
-        steps = {"peft": training_step(theirs, batch)}
-        methods: list[Method] = [LoRA(rank), PiSSA(rank), SORSA(rank), CLIPSVD(ratio=rank / 384)]
-        for method in methods:
-            adapter = attach(copy.deepcopy(base), method)
-            steps[method.name] = training_step(adapter, batch)
-        seconds = interleaved(steps, repeat)
-        for method in methods:
-            name = f"training step: {method.name}, minilm, r={rank}"
-            yield compare(name, seconds[method.name], seconds["peft"], "CPU s", goal=1.0, note="against LoRA in peft")
+        methods = [LoRA(rank), PiSSA(rank), SORSA(rank), CLIPSVD(ratio=rank / 384)]
+        yield from against_peft(f"minilm, r={rank}", base, theirs, methods, batch, None, repeat)
 
 
 def expert_steps(repeat: int) -> Iterator[Row]:
@@ -139,14 +132,27 @@ def expert_steps(repeat: int) -> Iterator[Row]:
     experts = ["experts.gate_up_proj", "experts.down_proj"]
     for rank in (8, 32):
         theirs = in_peft(copy.deepcopy(base), rank, True, target_modules=[], target_parameters=experts)
-        steps = {"peft": training_step(theirs, batch)}
-        methods: list[Method] = [LoRA(rank), PiSSA(rank), SORSA(rank)]
-        for method in methods:
-            steps[method.name] = training_step(attach(copy.deepcopy(base), method, "*.experts.*"), batch)
-        seconds = interleaved(steps, repeat)
-        for method in methods:
-            name = f"training step: {method.name}, 2 x 32 experts, r={rank}"
-            yield compare(name, seconds[method.name], seconds["peft"], "CPU s", goal=1.0, note="against LoRA in peft")
+        methods = [LoRA(rank), PiSSA(rank), SORSA(rank)]
+        yield from against_peft(f"2 x 32 experts, r={rank}", base, theirs, methods, batch, "*.experts.*", repeat)
+
+
+def against_peft(
+    title: str,
+    base: nn.Module,
+    theirs: nn.Module,
+    methods: Sequence[Method],
+    batch: dict[str, Tensor],
+    select: str | None,
+    repeat: int,
+) -> Iterator[Row]:
+    """A row for a step of each method on copies of the base, beside a step of peft's model."""
+    steps = {"peft": training_step(theirs, batch)}
+    for method in methods:
+        steps[method.name] = training_step(attach(copy.deepcopy(base), method, select), batch)
+    seconds = interleaved(steps, repeat)
+    for method in methods:
+        name = f"training step: {method.name}, {title}"
+        yield compare(name, seconds[method.name], seconds["peft"], "CPU s", goal=1.0, note="against LoRA in peft")
 
 
 def mixture() -> nn.Module:

@@ -74,8 +74,7 @@ class LoRA(Method):
 
     def restore(self, site: Site, change: Change) -> Term:
         """Return the term that goes on from a stored change; c is that of the file, where it is one number."""
-        scale = _one_scale(change) if isinstance(change, LowRank | Stacked) else None
-        if isinstance(change, LowRank | Stacked) and scale is not None:
+        if isinstance(change, LowRank | Stacked) and (scale := _one_scale(change)) is not None:
             term: Term = factored(change.left.clone(), change.right.clone(), scale=scale)
         else:
             term = restored(change)

@@ -106,7 +106,7 @@ class Method:
 def restored(change: Change) -> Term:
     """Return a trainable term that starts at a stored change, whatever made it."""
     if (stack := stack_of(change)) is not None:
-        return StackedTerm(stack.left.clone(), stack.right.clone())
+        return StackedTerm(stack.left, stack.right)  # copies already
     if isinstance(change, Spectral):
         left, right = change.left, change.right
         assert left is not None and right is not None, "bound by attach"

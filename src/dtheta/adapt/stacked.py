@@ -63,11 +63,12 @@ class StackedTerm(FactoredTerm):
             raise UnsupportedLayer("a stacked term takes the derivatives by the entries of its parameter")
         left, right = self.left.detach().to(gradients), self.right.detach().to(gradients)
         core = left.new_ones(right.shape[:2]) if self.core is None else self.core.detach().to(gradients)
+        weights = (core * self.scale)[:, None]
         by_entry = gradients.flatten(2).unflatten(2, (len(left), left.shape[1], right.shape[2]))
         met = by_entry @ right.mT  # (N, O, E, m, r)
         found: dict[str, Tensor] = {
-            "left": met * (core * self.scale)[:, None],
-            "right": (left * (core * self.scale)[:, None]).mT @ by_entry,
+            "left": met * weights,
+            "right": (left * weights).mT @ by_entry,
             "core": self.scale * (left * met).sum(-2),
         }
         return self._trained({name: Direct(values.flatten(2)) for name, values in found.items()})

@@ -126,16 +126,16 @@ def _require_compressible(options: Options, header: Header, keep: str) -> None:
     """Raise what compressing would raise, reading only changes whose header leaves that open."""
     from dtheta.compress.plan import plan
     from dtheta.core.header import open_delta
-    from dtheta.core.kinds import NEW_KINDS
+    from dtheta.core.kinds import NEW_KINDS, kinds_in
     from dtheta.core.naming import naming
     from dtheta.core.tensors import matches
 
     of: Of = "balanced" if options.of == "auto" else options.of
-    doubtful = {*NEW_KINDS} if of == "product" else {*NEW_KINDS, "stacked", "sum", "scaled", "block"}
-    doubtful |= {"low-rank"} if of == "factors" else set()
+    doubtful = NEW_KINDS if of != "factors" else {*NEW_KINDS, "low-rank", "sum", "scaled", "block"}
     opened = open_delta(options.delta)
     for name, meta in sorted(header.changes.items()):
-        if meta["kind"] in doubtful and not (keep and matches(name, keep)):
+        stacked = of != "product" and "stacked" in kinds_in(meta)
+        if (stacked or meta["kind"] in doubtful) and not (keep and matches(name, keep)):
             naming(name, lambda name=name: plan(opened.change(name), of, options.new))
 
 

@@ -181,9 +181,8 @@ def _nearest(found: Signs) -> float:
         else:
             b += math.fsum(float(vector.sums.sum()) for vector in vectors)
             e += sum(int(vector.counts.sum()) for vector in vectors)
-    unit = (
-        next((float(scale) for scale in mean_abs(found)), 0.0) or 1.0
-    )  # s = unit u, so that the coefficients of u are of one size
+    means = mean_abs(found)  # of no vector at all, none
+    unit = float(means[0]) if means and bool(means[0]) else 1.0  # s = unit u: the coefficients of u are of one size
     c1, c2, c4 = -2 * b * unit, (e - 2 * p) * unit * unit, q * unit * unit * unit * unit
     size = max(abs(c1), abs(c2), abs(c4))
     if not math.isfinite(size):

@@ -33,6 +33,7 @@ from dtheta.core.checkpoints import Checkpoint, open_checkpoint
 from dtheta.core.delta import Delta
 from dtheta.core.difference import difference
 from dtheta.core.fingerprint import Fingerprint, merkle_root, tensor_digest
+from dtheta.core.linalg import kept_of
 from dtheta.core.lowrank import LowRank
 from dtheta.core.provenance import Provenance
 from dtheta.core.rows import Rows
@@ -313,7 +314,7 @@ class _Extraction:
             svd = truncated_svd(matrix, self.rank)
         else:
             svd = full_svd(matrix)
-            svd = svd.truncate(_smallest_rank(svd.S, float(self.rank or 1.0)))
+            svd = svd.truncate(kept_of(svd.S.double().square(), float(self.rank or 1.0)))
             if svd.rank > most:
                 return None
         self.discarded[name] = min(1.0, svd.residual**2)
@@ -331,13 +332,6 @@ class _Extraction:
             DthetaWarning,
             stacklevel=3,
         )
-
-
-def _smallest_rank(singular_values: Tensor, energy: float) -> int:
-    """Return the smallest rank that holds a share of the sum of squares."""
-    squares = singular_values.double().square()
-    tail = squares.flip(0).cumsum(0).flip(0)  # tail[i]: the energy from i on
-    return max(1, int((tail > (1 - energy) * tail[0]).sum()))
 
 
 def _check_pair(name: str, base: Tensor, tuned: Tensor) -> None:

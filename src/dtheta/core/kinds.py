@@ -30,7 +30,7 @@ rank; k count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,6 +264,13 @@ def parse(meta: Any, depth: int = 0) -> Form:
     if problem := _problem(form):
         raise FormatError(f"a change of kind {kind!r} cannot be: {problem}")
     return form
+
+
+def kinds_in(meta: Meta) -> Iterator[str]:
+    """Yield the kind of a checked description, and those of all that it is made of."""
+    yield meta["kind"]
+    for inner in _inner(meta).values():
+        yield from kinds_in(inner)
 
 
 def _inner(meta: Meta) -> dict[str, Any]:

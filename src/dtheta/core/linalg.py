@@ -135,9 +135,11 @@ def recompress(
     )
 
 
-def kept_of(squares: Tensor, rank: int | None = None, energy: float | None = None) -> int:
-    """Return how many of the squares (p,), descending, one of the limits of `recompress` keeps."""
-    return _kept(_tails(squares), rank, energy, None)
+def kept_of(squares: Tensor, rank: int | float) -> int:
+    """Return how many of the squares (p,), descending, are kept: so many, or the fewest with a share of their sum."""
+    return (
+        _kept(_tails(squares), rank, None, None) if isinstance(rank, int) else _kept(_tails(squares), None, rank, None)
+    )
 
 
 def _tails(squares: Tensor) -> Tensor:

@@ -100,13 +100,18 @@ class PeftConfig:
             return None
         if isinstance(self.targets, str):
             return re.fullmatch(self.targets, path) is not None
-        return any(path == t or path.endswith(f".{t}") for t in self.targets)
+        return any(is_called(path, target) for target in self.targets)
 
     def narrows(self) -> bool:
         """Tell whether other fields take modules away from those that the targets name."""
         return any(self.raw.get(name) for name in ("exclude_modules", "modules_to_save")) or (
             self.raw.get("layers_to_transform") not in (None, [])
         )
+
+
+def is_called(path: str, target: str) -> bool:
+    """Tell whether a target that is no expression means this path: it is the path, or the end of it after a dot."""
+    return path == target or path.endswith(f".{target}")
 
 
 def _matched(patterns: Mapping[str, Any], path: str, default: Any) -> Any:

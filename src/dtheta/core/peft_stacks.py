@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from dtheta.core.change import Change, Factors, Shape
 from dtheta.core.lowrank import LowRank
+from dtheta.core.peft_config import is_called
 from dtheta.core.peft_folder import PREFIX, PeftFolder, read_factors
 from dtheta.core.peft_whole import plain_name
 from dtheta.core.stacked import Stacked
@@ -99,8 +100,8 @@ def wrapped(model: nn.Module, targets: Sequence[str]) -> list[Wrapped]:
     shared = {owner.name: (name, held) for name, held in aliases(model).items() for owner in held}
     found, named = list[Wrapped](), set[str]()
     for own in _own(model):
-        taken = [(o, tensor) for o, tensor in own if any(_names(target, o.name) for target in targets)]
-        named |= {target for target in targets if any(_names(target, owner.name) for owner, _ in taken)}
+        taken = [(o, tensor) for o, tensor in own if any(is_called(o.name, target) for target in targets)]
+        named |= {target for target in targets if any(is_called(owner.name, target) for owner, _ in taken)}
         for depth, (owner, tensor) in enumerate(reversed(taken)):
             name, held = shared[owner.name]
             shape = tuple(tensor.shape)
@@ -146,10 +147,6 @@ def _why_not_wrapped(owner: Owner, held: Sequence[Owner], shape: Shape, input_fi
     if input_first and shape[0] == 1:
         return "peft takes a single expert as stored (out, in), whatever its module's is_transposed says"
     return ""
-
-
-def _names(target: str, key: str) -> bool:
-    return key == target or key.endswith(f".{target}")
 
 
 def read_stacks(folder: PeftFolder, model: nn.Module) -> dict[str, tuple[str, Change]]:

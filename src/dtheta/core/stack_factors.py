@@ -51,7 +51,7 @@ def factored_stack(values_Emn: Tensor, rank: int | float) -> tuple[Stacked, floa
 
 def _cut(parts: Sequence[Triplets], rank: int | float, dtype: torch.dtype) -> tuple[Stacked, float]:
     squares = torch.stack([S.double() for _, S, _ in parts]).square().sum(0)
-    kept = kept_of(squares, rank=rank) if isinstance(rank, int) else kept_of(squares, energy=rank)
+    kept = kept_of(squares, rank)
     pairs = [balanced_factors(U[:, :kept], S[:kept], Vh[:kept]) for U, S, Vh in parts]
     left, right = (torch.stack(both).to(dtype) for both in zip(*pairs, strict=True))
     return Stacked(left, right), float(squares[kept:].sum())
